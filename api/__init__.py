@@ -1,0 +1,1 @@
+"""The edge for clients: HTTP, server-sent events, grants."""

@@ -1,0 +1,1 @@
+"""The pure core: CRDTs, lanes, cursors, gossip. No clock, no randomness, no I/O, no async."""

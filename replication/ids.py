@@ -1,0 +1,188 @@
+"""Identifiers, epochs, lane keys, and the hashes that name things.
+
+Rule of this file: everything that must come out the same in every region, whoever computes it, is
+computed here, from explicit bytes, by BLAKE2b (RFC 7693). Nothing here depends on the process.
+"""
+
+import base64
+import binascii
+import hmac
+import json
+import re
+from hashlib import blake2b, sha256
+from typing import Any, NamedTuple
+
+from perdure.replication.errors import Refusal
+from perdure.replication.limits import CLAIM_ID_CHARS_MIN, EPOCH_COUNTER_MAX, ID_CHARS_MAX
+
+_ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{ID_CHARS_MAX}}}\Z")
+_ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+_EPOCH = re.compile(r"([1-9][0-9]{0,9})-([0-9a-f]{16})\Z")
+# The producer of a complete message that names none. No client can be confused with it: what
+# decides is the epoch, which is a hash of the body.
+NO_PRODUCER = "~"
+
+
+class Epoch(NamedTuple):
+    """The fencing number of a lane: a counter, and a nonce that makes it globally unique (I3)."""
+
+    counter: int
+    nonce: int
+
+    def __str__(self) -> str:
+        return f"{self.counter}-{self.nonce:016x}"
+
+
+class LaneKey(NamedTuple):
+    """Who writes a lane: the producer and its epoch."""
+
+    producer: str
+    epoch: Epoch
+
+    def __str__(self) -> str:
+        return f"{self.producer}/{self.epoch}"
+
+
+def is_id(text: object) -> bool:
+    """True for a well-formed id; ``.`` and ``..`` would vanish from URLs and are none."""
+    return isinstance(text, str) and _ID.match(text) is not None and text not in (".", "..")
+
+
+def check_id(text: object, field: str) -> str:
+    """The id, or ``Refusal`` ``invalid_id`` naming the field."""
+    if not isinstance(text, str) or not is_id(text):
+        raise Refusal(
+            "invalid_id",
+            f"{field} must be 1 to {ID_CHARS_MAX} characters of A-Z a-z 0-9 . _ ~ -",
+            field=field,
+        )
+    return text
+
+
+def check_claim_id(text: object, field: str = "claim_id") -> str:
+    """A random id that names one open, claim or idempotent request; at least 8 characters."""
+    checked = check_id(text, field)
+    if len(checked) < CLAIM_ID_CHARS_MIN:
+        raise Refusal(
+            "invalid_id", f"{field} must have at least {CLAIM_ID_CHARS_MIN} characters", field=field
+        )
+    return checked
+
+
+def check_role(text: object) -> str:
+    """The role, or ``Refusal`` ``invalid_body``."""
+    if not isinstance(text, str) or not _ROLE.match(text):
+        raise Refusal(
+            "invalid_body",
+            "role must be 1 to 32 characters: a lower-case letter, then a-z 0-9 _ -",
+            field="role",
+        )
+    return text
+
+
+def parse_epoch(text: str) -> Epoch:
+    """The epoch of its text form; ``ValueError`` when it has none."""
+    match = _EPOCH.match(text)
+    if match is None or int(match[1]) > EPOCH_COUNTER_MAX:
+        raise ValueError("not an epoch")
+    return Epoch(int(match[1]), int(match[2], 16))
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, characters as they are."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def digest(size_bytes: int, *parts: str | bytes) -> bytes:
+    """BLAKE2b of the parts, each with its length before it, so that no two lists collide."""
+    hasher = blake2b(digest_size=size_bytes)
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        hasher.update(len(raw).to_bytes(8, "big"))
+        hasher.update(raw)
+    return hasher.digest()
+
+
+def hash64(*parts: str | bytes) -> int:
+    """A 64-bit hash of the parts."""
+    return int.from_bytes(digest(8, *parts), "big")
+
+
+def open_epoch(session: str, message: str, producer: str, claim_id: str) -> Epoch:
+    """The epoch of an open: the same for the same ``claim_id``, in every region."""
+    return Epoch(1, hash64("open", session, message, producer, claim_id))
+
+
+def complete_epoch(session: str, message: str, body: str) -> Epoch:
+    """The epoch of a complete message: equal bodies are one message."""
+    return Epoch(1, hash64("complete", session, message, body))
+
+
+def claim_tag(session: str, message: str, producer: str, claim_id: str) -> int:
+    """Names one claim, however many regions were asked to carry it out."""
+    return hash64("claim", session, message, producer, claim_id)
+
+
+def claim_epoch(counter: int, tag: int, previous: LaneKey | None, base: int) -> Epoch:
+    """The epoch of a claim as one region carried it out: what it continues is part of its name."""
+    return Epoch(counter, hash64("link", f"{tag:016x}", str(previous), str(base)))
+
+
+def derived_message_id(session: str, idempotency_key: str) -> str:
+    """The id of a message that was sent with an ``Idempotency-Key`` instead of one."""
+    return "k-" + digest(16, "key", session, idempotency_key).hex()
+
+
+def client_id(lane: LaneKey) -> int:
+    """The 53-bit Yjs client id of a lane (never 0)."""
+    return (hash64("yjs", lane.producer, str(lane.epoch)) >> 11) or 1
+
+
+def slot(message: str) -> int:
+    """The 32-bit name of a message in a cursor."""
+    return hash64("slot", message) >> 32
+
+
+def lane_tag(lane: LaneKey) -> int:
+    """The 32-bit name of a lane in a cursor."""
+    return hash64("tag", lane.producer, str(lane.epoch)) >> 32
+
+
+def session_tag(session: str) -> int:
+    """The 16-bit name of a session in a cursor."""
+    return hash64("session", session) >> 48
+
+
+def bucket(session: str, buckets: int) -> int:
+    """Which digest bucket a session belongs to."""
+    return hash64("bucket", session) % buckets
+
+
+class HeaderSeal:
+    """Signs the opaque ``header`` that producers carry from region to region.
+
+    ``key`` is derived from the regions' shared secret, so any region can open what another sealed.
+    """
+
+    _TAG_BYTES = 16
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def seal(self, payload: bytes) -> str:
+        """The header text of a payload: base64url, without padding."""
+        return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
+
+    def unseal(self, text: str) -> bytes:
+        """The payload; ``Refusal`` ``invalid_header`` for anything that these regions did not make."""
+        try:
+            raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raw = b""
+        payload = raw[self._TAG_BYTES :]
+        if not hmac.compare_digest(raw[: self._TAG_BYTES], self._mac(payload)):
+            raise Refusal("invalid_header", "this header was not made by these regions")
+        return payload
+
+    def _mac(self, payload: bytes) -> bytes:
+        return hmac.new(self._key, payload, sha256).digest()[: self._TAG_BYTES]

@@ -1,0 +1,36 @@
+"""Every limit of the service that clients or peers can meet, with its unit last.
+
+``docs/PROTOCOL.md`` A.2 lists the same names and values; a test compares the two.
+"""
+
+ID_CHARS_MAX = 128
+CLAIM_ID_CHARS_MIN = 8
+ROLE_CHARS_MAX = 32
+TOKEN_BYTES_MAX = 1_048_576
+MARK_BYTES_MAX = 262_144
+JSON_DEPTH_MAX = 64
+APPEND_ITEMS_MAX = 4_096
+# A token of TOKEN_BYTES_MAX control characters takes six bytes each in JSON ("\u0000").
+BODY_BYTES_MAX = 8_388_608
+BODY_READ_S_MAX = 30
+MESSAGE_ITEMS_MAX = 2_000_000
+MESSAGE_BYTES_MAX = 67_108_864
+METADATA_BYTES_MAX = 65_536
+METADATA_KEYS_MAX = 128
+SNAPSHOT_MESSAGES_MAX = 200
+PAGE_ITEMS_MAX = 1_000
+PAGE_ITEMS_DEFAULT = 100
+CURSOR_ENTRIES_MAX = 16
+CURSOR_CHARS_MAX = 512
+HOLD_MS = 30_000
+KEEPALIVE_S = 10
+FEED_BYTES_MAX = 1_048_576
+READERS_MAX = 20_000
+ACK_WAIT_MS_MAX = 10_000
+CLOCK_AHEAD_MS_MAX = 60_000
+DRAIN_S_MAX = 8
+SEQ_MAX = 2**53 - 1
+EPOCH_COUNTER_MAX = 2**31 - 1
+# Writes waiting for the disk; beyond it requests are refused with Retry-After.
+WRITE_QUEUE_ITEMS_MAX = 20_000
+COMMIT_BYTES_MAX = 16_777_216

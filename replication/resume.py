@@ -1,0 +1,335 @@
+"""What a returning reader gets (``docs/PROTOCOL.md`` A.6), as a machine without I/O.
+
+A :class:`Returning` is made from a session and a cursor. While it ``differs`` from what the region
+shows it has cursors of its own: its own position is kept for every message that is held. When it
+no longer differs, it takes part in the shared events, which cost nothing per reader.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from itertools import islice
+from typing import NamedTuple
+
+from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
+from perdure.replication.errors import Refusal
+from perdure.replication.feed import (
+    Draft,
+    Event,
+    delete_draft,
+    finish,
+    growth_drafts,
+    message_draft,
+    metadata_draft,
+    ready_draft,
+    replace_draft,
+    snapshot_event,
+    stale_draft,
+)
+from perdure.replication.ids import lane_tag, session_tag
+from perdure.replication.limits import HOLD_MS
+from perdure.replication.message import Message
+from perdure.replication.session import Belief, Change, Session
+
+# How many deletions a reader may have missed and still be told of them one by one.
+_GHOSTS_MAX = 256
+
+
+class Verdict(Enum):
+    """What one message of a cursor needs."""
+
+    GROW = "grow"
+    HOLD = "hold"
+    FENCED = "fenced"
+    CONFLICT = "conflict"
+    BEHIND = "behind"
+    MESSAGE = "message"
+    DELETED = "deleted"
+
+
+class Missing(NamedTuple):
+    """What the reader lacks of the messages that its cursor does not name."""
+
+    messages: list[str]
+    deleted: list[str]
+
+
+def judge(message: Message | None, entry: Entry) -> Verdict:
+    """Compare what a reader was told of a message with what this region shows."""
+    if message is None or message.shown is None:
+        return Verdict.HOLD
+    offset = 0
+    shown = message.shown
+    for index, run in enumerate(shown.runs):
+        if lane_tag(run.lane) == entry.tag:
+            last = index + 1 == len(shown.runs) and run.lane == message.tip
+            kept = shown.length if last else offset + run.take
+            return _judge_length(message, entry, last, kept)
+        offset += run.take
+    return _judge_off_chain(message, entry)
+
+
+def _judge_length(message: Message, entry: Entry, last: bool, kept: int) -> Verdict:
+    shown = message.shown
+    assert shown is not None
+    if _forked_below(message, entry.length):
+        return Verdict.CONFLICT
+    if not last and message.tip not in [run.lane for run in shown.runs]:
+        # The base of a later lane is not all here: nothing can be said of what is beyond.
+        return Verdict.GROW if entry.length <= shown.length else Verdict.HOLD
+    if not last:
+        ended_before = entry.status != "streaming"
+        return Verdict.FENCED if entry.length > kept or ended_before else Verdict.GROW
+    if entry.length > shown.length:
+        return Verdict.HOLD if shown.status == "streaming" else Verdict.BEHIND
+    if entry.status != "streaming" and shown.status == "streaming":
+        return Verdict.HOLD
+    return Verdict.GROW
+
+
+def _forked_below(message: Message, length: int) -> bool:
+    offset = 0
+    assert message.shown is not None
+    for run in message.shown.runs:
+        forked_at = message.lane(run.lane).forked_at
+        if forked_at is not None and offset + forked_at < length:
+            return True
+        offset += run.take
+    return False
+
+
+def _judge_off_chain(message: Message, entry: Entry) -> Verdict:
+    for key in message.lanes:
+        if lane_tag(key) == entry.tag:
+            if message.lost_header(key):
+                return Verdict.MESSAGE
+            if message.is_fenced(key):
+                return Verdict.FENCED
+            # Known by its claim alone; what it continues is not here yet.
+            return Verdict.HOLD
+    tip = message.tip
+    if tip is not None and tip.epoch.counter > entry.counter and message.lane(tip).entries:
+        return Verdict.FENCED
+    return Verdict.HOLD
+
+
+def find_missing(session: Session, position: Position) -> Missing | None:
+    """What the reader lacks of the messages its cursor does not name; None: it cannot be shown
+    that this region is ahead of the reader.
+
+    The region is ahead when the reader's count and digest are those of this region without its
+    newest k messages (by serial, or in the order in which this region came to show them), and with
+    some of the messages that were deleted here since.
+    """
+    named = {id_ for entry in position.entries for id_ in session.by_slot(entry.slot)}
+    count = len(session.order) - len(named)
+    total = session.content_sum() - session.content_sum(named)
+    named_slots = {entry.slot for entry in position.entries}
+    by_serial = (serial[17:] for serial in reversed(session.order))
+    for order in (by_serial, reversed(session.arrival)):
+        newest = (id_ for id_ in order if id_ not in named)
+        found = _match(session, position, named_slots, newest, count, total)
+        if found is not None:
+            return found
+    return None
+
+
+def _match(
+    session: Session,
+    position: Position,
+    named: set[int],
+    newest: Iterator[str],
+    count: int,
+    total: int,
+) -> Missing | None:
+    ghosts = [
+        id_
+        for id_, content in islice(reversed(session.tombstones.items()), _GHOSTS_MAX)
+        if content and not any(session.buried(slot) == id_ for slot in named)
+    ]
+    missing: list[str] = []
+    deleted: list[str] = []
+    # One step forward: one more deletion is assumed to be unknown to the reader. Each step may need
+    # one more missing message, so both lists only grow and the whole is linear.
+    for ghost in [None, *ghosts]:
+        if ghost is not None:
+            deleted.append(ghost)
+            total += session.tombstones[ghost]
+        while count + len(deleted) - len(missing) > position.rest:
+            id_ = next(newest, None)
+            if id_ is None:
+                return None
+            missing.append(id_)
+            total -= session.content_sum([id_])
+        same = count + len(deleted) - len(missing) == position.rest
+        if same and total & DIGEST_MASK == position.digest:
+            return Missing(missing[::-1], deleted[::-1])
+    return None
+
+
+class Returning:
+    """A reader with a position of its own. ``start`` once; then every change and the time."""
+
+    def __init__(self, session: Session, position: Position) -> None:
+        self._session = session
+        self._position = position
+        self._belief = Belief()
+        self._deadline_ms = 0
+        # The cursor's rest does not match: nothing is sent until it does, or the time is over.
+        self._waiting = False
+
+    @property
+    def differs(self) -> bool:
+        """Whether this reader needs cursors of its own."""
+        return self._waiting or bool(self._belief.overrides)
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When the holds end, on the caller's monotonic clock; None: nothing is held."""
+        return self._deadline_ms if self.differs else None
+
+    def start(self, now_ms: int) -> list[Event]:
+        """What the reader gets at once."""
+        self._deadline_ms = now_ms + HOLD_MS
+        ambiguous = any(len(self._session.by_slot(e.slot)) > 1 for e in self._position.entries)
+        if self._session.deleted:
+            return [finish(self._session, Draft("deleted", "{}"))]
+        if self._position.session != session_tag(self._session.id) or ambiguous:
+            return [snapshot_event(self._session), finish(self._session, ready_draft())]
+        events = self._catch_up()
+        if events is None:
+            self._waiting = True
+            return [self._own(stale_draft(None, True))]
+        return events
+
+    def on_change(self, change: Change, drafts: list[Draft]) -> list[Event]:
+        """One change of the session, just refreshed, and the events that others get for it."""
+        if self._session.deleted:
+            self._waiting, self._belief = False, Belief()
+            return [finish(self._session, draft) for draft in drafts]
+        if self._waiting:
+            return self._try_again()
+        slots = [s for s in self._belief.overrides if change.message in self._names(s)]
+        if change.message == "" or not slots:
+            return [finish(self._session, draft, self._belief) for draft in drafts]
+        return self._rejudge(slots[0])
+
+    def on_time(self, now_ms: int) -> list[Event]:
+        """The time is over: what this region holds is said, whatever it is."""
+        if not self.differs or now_ms < self._deadline_ms:
+            return []
+        unknown = [s for s in self._belief.overrides if not self._session.by_slot(s)]
+        if self._waiting or unknown:
+            was_waiting, self._waiting, self._belief = self._waiting, False, Belief()
+            events = [snapshot_event(self._session, "behind")]
+            if was_waiting:
+                events.append(finish(self._session, ready_draft()))
+            return events
+        events = []
+        for number in list(self._belief.overrides):
+            message = self._message(number)
+            assert message is not None
+            events.append(self._own(stale_draft(message.id, False)))
+            del self._belief.overrides[number]
+            events.append(self._own(replace_draft(message, "behind")))
+        return events
+
+    def _own(self, draft: Draft) -> Event:
+        if self._waiting:
+            return Event(draft.name, encode(self._position), draft.data)
+        return finish(self._session, draft, self._belief)
+
+    def _names(self, number: int) -> list[str]:
+        buried = self._session.buried(number)
+        return [*self._session.by_slot(number), *([buried] if buried else [])]
+
+    def _message(self, number: int) -> Message | None:
+        names = self._session.by_slot(number)
+        return self._session.visible(names[0]) if names else None
+
+    def _verdict(self, entry: Entry) -> Verdict:
+        if self._session.buried(entry.slot):
+            return Verdict.DELETED
+        return judge(self._message(entry.slot), entry)
+
+    def _try_again(self) -> list[Event]:
+        over = self._own(stale_draft(None, False))
+        events = self._catch_up()
+        return [] if events is None else [over, *events]
+
+    def _catch_up(self) -> list[Event] | None:
+        """Everything that is missing, then metadata and ready; None when that cannot be said."""
+        missing = find_missing(self._session, self._position)
+        if missing is None:
+            return None
+        self._waiting = False
+        self._belief = Belief(
+            overrides={entry.slot: entry for entry in self._position.entries},
+            absent=set(missing.messages),
+            ghosts=set(missing.deleted),
+        )
+        events: list[Event] = []
+        for ghost in missing.deleted:
+            self._belief.ghosts.discard(ghost)
+            events.append(self._own(delete_draft(ghost)))
+        for entry in self._position.entries:
+            events += self._tell(entry, self._verdict(entry))
+        for id_ in missing.messages:
+            self._belief.absent.discard(id_)
+            events.append(self._own(message_draft(self._session.messages[id_])))
+        return [*events, self._own(metadata_draft(self._session)), self._own(ready_draft())]
+
+    def _tell(self, entry: Entry, verdict: Verdict) -> list[Event]:
+        message = self._message(entry.slot)
+        if verdict is Verdict.HOLD:
+            name = message.id if message else None
+            return [self._own(stale_draft(name, True))]
+        if verdict is Verdict.GROW:
+            assert message is not None
+            return self._grow(entry, message)
+        del self._belief.overrides[entry.slot]
+        if verdict is Verdict.DELETED:
+            return [self._own(delete_draft(self._names(entry.slot)[-1]))]
+        assert message is not None
+        if verdict is Verdict.MESSAGE:
+            return [self._own(message_draft(message))]
+        return [self._own(replace_draft(message, verdict.value))]
+
+    def _grow(self, entry: Entry, message: Message) -> list[Event]:
+        """Appends and the end, each with a cursor that says how far it brings the reader."""
+        drafts = list(growth_drafts(message, entry.length, entry.status))
+        tip = message.tip
+        assert tip is not None
+        events: list[Event] = []
+        for draft in drafts[:-1]:
+            assert draft.told is not None
+            reached = Entry(
+                entry.slot, message.tag(), tip.epoch.counter, entry.status, draft.told.length
+            )
+            self._belief.overrides[entry.slot] = reached
+            events.append(self._own(draft._replace(told=None)))
+        del self._belief.overrides[entry.slot]
+        return events + [self._own(draft._replace(told=None)) for draft in drafts[-1:]]
+
+    def _rejudge(self, number: int) -> list[Event]:
+        """The held message of a slot has changed: is the hold over?"""
+        entry = self._belief.overrides[number]
+        verdict = self._verdict(entry)
+        if verdict is Verdict.HOLD:
+            return []
+        over = self._own(stale_draft(self._names(number)[0], False))
+        return [over, *self._tell(entry, verdict)]
+
+
+def resume(session: Session, position: Position | None, now_ms: int) -> tuple[list[Event], Returning]:
+    """The first events of a subscription, and the reader's machine from then on.
+
+    ``position`` None: a reader that comes for the first time. The session must be refreshed.
+    """
+    if position is None:
+        if session.deleted:
+            raise Refusal("deleted", "this session was deleted")
+        returning = Returning(session, session.position())
+        first = [snapshot_event(session), finish(session, ready_draft())]
+        return first, returning
+    returning = Returning(session, position)
+    return returning.start(now_ms), returning
