@@ -66,6 +66,7 @@ class Message:
         # The lane that was ended or cancelled, and the place of the first operation that did it:
         # when that is on disk everywhere, the message is settled.
         self.ended_at: tuple[LaneKey, Place] | None = None
+        self.opened_at: Place | None = None
         self.shown: Shown | None = None
         self._headers: dict[bytes, Header] = {}
         self._chain: tuple[Link, ...] = ()
@@ -77,6 +78,7 @@ class Message:
     def apply_open(self, op: Open, place: Place) -> None:
         """Another header, or the same with another time."""
         header = op.header
+        self.opened_at = self.opened_at or place
         known = self._headers.get(header.identity)
         if known is None or header.created < known.created:
             self._headers[header.identity] = header

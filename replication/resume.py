@@ -233,6 +233,10 @@ class Returning:
             events.append(self._own(replace_draft(message, "behind")))
         return events
 
+    def tell(self, draft: Draft) -> Event:
+        """An event that changes nothing of what the reader holds."""
+        return self._own(draft)
+
     def _own(self, draft: Draft) -> Event:
         if self._waiting:
             return Event(draft.name, encode(self._position), draft.data)

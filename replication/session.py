@@ -291,6 +291,11 @@ class Session:
         """Whether any operation has made this session (a tombstone of a message alone has not)."""
         return self.created is not None and not self.deleted
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing at all is known of this session."""
+        return not (self.deleted or self.created is not None or self.messages or self.tombstones)
+
     def visible(self, id_: str) -> Message | None:
         """The message, when its header is known and it is not deleted."""
         message = self.messages.get(id_)
@@ -319,6 +324,15 @@ class Session:
             "more": more,
             "presence": [],
             "runs": [],
+        }
+
+    def summary(self, cursor: str) -> dict[str, Any]:
+        """The session in a list of sessions."""
+        return {
+            "id": self.id,
+            "created": to_time(self.created) if self.created is not None else None,
+            "messages": len(self.order),
+            "cursor": cursor,
         }
 
     def whole(self) -> bytes:

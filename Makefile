@@ -1,0 +1,51 @@
+# Every target says what it does; plain `make` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+STAMP := $(VENV)/.made
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test test-js check format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with perdure and everything that its tests need
+
+$(STAMP): pyproject.toml sdk/python/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "perdure needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt -e sdk/python -e '.[dev]'
+	@mkdir -p .typing/perdure
+	@for part in replication regions api; do ln -sfn ../../$$part .typing/perdure/$$part; done
+	@touch $(STAMP)
+
+demo: setup ## three regions, one killed in the middle of a word, and the proof that nothing was lost
+	$(BIN)/perdure demo failover $(ARGS)
+
+dev: setup ## three regions eu, us, ap on ports 7101 to 7103, until Ctrl-C
+	$(BIN)/perdure dev $(ARGS)
+
+test: setup ## the whole test suite, Python and JavaScript
+	$(BIN)/pytest -q $(ARGS)
+	@$(MAKE) --no-print-directory test-js
+
+test-js: ## the tests of the JavaScript client
+	@if command -v node >/dev/null; then node --test sdk/javascript/test/*.test.js; \
+	elif [ "$$CI" = true ]; then echo "the JavaScript tests need Node 18 or newer"; exit 1; \
+	else echo "no node here: the JavaScript client was not tested"; fi
+
+check: setup ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p perdure.replication -p perdure.regions -p perdure.api -p perdure_client
+
+format: setup ## put the code into the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what setup and the tests made
+	rm -rf $(VENV) .typing .data build dist *.egg-info sdk/python/*.egg-info \
+		.mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,193 @@
+"""The OpenAPI description: FastAPI's for its own routes, and the hot paths beside them."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+_PROBLEM = {
+    "description": "A refusal (RFC 9457); `code` is stable and listed in docs/PROTOCOL.md A.1",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_ITEM = {
+    "oneOf": [
+        {"type": "string", "description": "a token"},
+        {"type": "object", "description": 'a mark: {"part": {…}} or {"set": {…}}'},
+    ]
+}
+_END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
+_SCHEMAS: dict[str, Any] = {
+    "Problem": {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"type": "string"},
+            "expected": {"type": "integer", "description": "with gap: the next seq"},
+            "field": {"type": "string", "description": "what was wrong"},
+        },
+    },
+    "Ack": {
+        "type": "object",
+        "required": ["next", "accepted", "stable", "duplicates", "ended"],
+        "properties": {
+            "next": {"type": "integer", "description": "the next seq of the lane"},
+            "accepted": {"type": "integer", "description": "items on disk here"},
+            "stable": {
+                "type": ["integer", "null"],
+                "description": "items on disk in another region too; null: none is configured",
+            },
+            "duplicates": {"type": "integer", "description": "items that were here already"},
+            "ended": {"enum": [None, "accepted", "stable"]},
+        },
+    },
+    "Append": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"tokens": {"type": "array", "items": _ITEM, "maxItems": 4096}, "end": _END},
+    },
+    "Draft": {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "with text: a complete message; without: opens a streaming one; or header",
+        "properties": {
+            name: {"type": "string"}
+            for name in "id role text author after replaces producer claim_id header".split()
+        }
+        | {"metadata": {"type": "object"}},
+    },
+    "Claim": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["producer", "claim_id", "mode"],
+        "properties": {
+            "producer": {"type": "string"},
+            "claim_id": {"type": "string", "minLength": 8},
+            "mode": {"enum": ["continue", "restart"]},
+        },
+    },
+    "Create": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"metadata": {"type": "object"}},
+    },
+    "Patch": {"type": "object", "description": "top-level keys; null deletes"},
+}
+_BODIES = {
+    ("/v1/sessions/{s}", "put"): "Create",
+    ("/v1/sessions/{s}/metadata", "patch"): "Patch",
+    ("/v1/sessions/{s}/messages", "post"): "Draft",
+    ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claim",
+}
+_QUERIES = {
+    ("/v1/sessions", "get"): ("after", "limit"),
+    ("/v1/sessions/{s}/messages", "get"): ("before", "limit"),
+    ("/v1/sessions/{s}/messages", "post"): ("ack", "wait_ms"),
+    ("/v1/verify", "get"): ("session",),
+}
+
+
+def _parameter(name: str, where: str, *, required: bool = True, text: str = "") -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": where,
+        "required": required,
+        "description": text,
+        "schema": {"type": "string"},
+    }
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def _hot_paths() -> dict[str, Any]:
+    session, message = _parameter("s", "path"), _parameter("m", "path")
+    producer = [
+        _parameter("Producer-Id", "header"),
+        _parameter("Producer-Epoch", "header", text="as it was given"),
+    ]
+    seq = _parameter("Producer-Seq", "header", text="the position of the first item")
+    return {
+        "/v1/sessions/{s}/messages/{m}/tokens": {
+            "post": {
+                "summary": "Append items, and perhaps the end",
+                "parameters": [
+                    *(session, message, *producer, seq),
+                    _parameter("ack", "query", required=False, text="accepted or stable"),
+                    _parameter("wait_ms", "query", required=False, text="0 to 10000"),
+                ],
+                "requestBody": {"required": True, "content": _json("Append")},
+                "responses": {
+                    "200": {"description": "on disk here", "content": _json("Ack")},
+                    "default": _PROBLEM,
+                },
+            }
+        },
+        "/v1/sessions/{s}/messages/{m}/stream": {
+            "post": {
+                "summary": "One long append: lines in, acknowledgements out",
+                "parameters": [session, message, *producer, {**seq, "required": False}],
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+                },
+                "responses": {
+                    "200": {
+                        "description": "Ack objects, a line each; a refusal is one Problem, last",
+                        "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+                    },
+                    "default": _PROBLEM,
+                },
+            }
+        },
+        "/v1/sessions/{s}/events": {
+            "get": {
+                "summary": "Follow the session as server-sent events",
+                "parameters": [
+                    session,
+                    _parameter("Last-Event-ID", "header", required=False, text="wins"),
+                    _parameter("cursor", "query", required=False, text="resume position"),
+                ],
+                "responses": {
+                    "200": {
+                        "description": "docs/PROTOCOL.md A.5",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    },
+                    "default": _PROBLEM,
+                },
+            }
+        },
+    }
+
+
+def describe(routes: FastAPI) -> None:
+    """Give the application a description of all its operations."""
+
+    def schema() -> dict[str, Any]:
+        if routes.openapi_schema is None:
+            routes.openapi_schema = _describe(routes)
+        return routes.openapi_schema
+
+    setattr(routes, "openapi", schema)  # noqa: B010 - mypy refuses to assign to a method
+
+
+def _describe(routes: FastAPI) -> dict[str, Any]:
+    value = get_openapi(title=routes.title, version=routes.version, routes=routes.routes)
+    for (path, method), name in _BODIES.items():
+        operation = value["paths"][path][method]
+        operation["requestBody"] = {"required": name != "Create", "content": _json(name)}
+    for (path, method), names in _QUERIES.items():
+        operation = value["paths"][path][method]
+        operation.setdefault("parameters", [])
+        operation["parameters"] += [_parameter(name, "query", required=False) for name in names]
+    value["paths"].update(_hot_paths())
+    for operations in value["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"].setdefault("default", _PROBLEM)
+    value.setdefault("components", {})["schemas"] = _SCHEMAS
+    return value

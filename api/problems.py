@@ -1,0 +1,84 @@
+"""Refusals as RFC 9457 problems (``docs/PROTOCOL.md`` A.1)."""
+
+import json
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from perdure.regions.ports import StorageError, StorageFull
+from perdure.replication.errors import Refusal
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+STATUS = {
+    "invalid_json": 400,
+    "invalid_body": 400,
+    "invalid_id": 400,
+    "invalid_producer": 400,
+    "invalid_cursor": 400,
+    "invalid_query": 400,
+    "invalid_header": 400,
+    "idempotency_key_required": 400,
+    "clock_ahead": 400,
+    "unauthorized": 401,
+    "fenced": 403,
+    "cancelled": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "timeout": 408,
+    "conflict": 409,
+    "gap": 409,
+    "unknown_epoch": 409,
+    "ended": 409,
+    "deleted": 410,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "too_many": 429,
+    "internal": 500,
+    "storage_failed": 503,
+    "draining": 503,
+    "starting": 503,
+    "storage_full": 507,
+}
+_RETRY = frozenset({"too_many", "storage_failed", "draining", "starting", "storage_full"})
+
+
+class Problem(NamedTuple):
+    """A problem, ready to be sent."""
+
+    status: int
+    body: dict[str, Any]
+    headers: list[tuple[str, str]]
+
+    def encode(self) -> bytes:
+        """The JSON of the problem."""
+        return json.dumps(self.body, ensure_ascii=False).encode()
+
+
+def problem(error: Exception) -> Problem:
+    """The problem of an exception; of an unexpected one it tells nothing."""
+    if isinstance(error, StorageFull):
+        error = Refusal("storage_full", "the disk of this region is full")
+    elif isinstance(error, StorageError):
+        error = Refusal("storage_failed", "the disk of this region has failed")
+    elif not isinstance(error, Refusal):
+        error = Refusal("internal", "an internal error; it was logged")
+    extra = {key: value for key, value in error.extra.items() if key != "retry_after_s"}
+    status = STATUS[error.code]
+    body = {
+        "type": f"urn:perdure:problem:{error.code}",
+        "title": _title(status),
+        "status": status,
+        "detail": error.detail,
+        "code": error.code,
+        **extra,
+    }
+    headers = [("content-type", MEDIA_TYPE)]
+    if error.code in _RETRY:
+        headers.append(("retry-after", str(error.extra.get("retry_after_s", RETRY_AFTER_S))))
+    if error.code == "unauthorized":
+        headers.append(("www-authenticate", "Bearer"))
+    return Problem(status, body, headers)
+
+
+def _title(status: int) -> str:
+    return HTTPStatus(status).phrase

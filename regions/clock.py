@@ -1,0 +1,28 @@
+"""The clock and the entropy of the operating system."""
+
+import secrets
+import time
+
+
+class SystemClock:
+    """Milliseconds from the operating system."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, UTC; may jump."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic_ms(self) -> int:
+        """Milliseconds from an arbitrary point; never goes back."""
+        return time.monotonic_ns() // 1_000_000
+
+
+class SystemEntropy:
+    """Randomness from the operating system."""
+
+    def token(self, bits: int) -> int:
+        """A uniform integer of so many bits."""
+        return secrets.randbits(bits)
+
+    def uniform(self) -> float:
+        """A float in [0, 1), for jitter."""
+        return secrets.randbits(53) / 2**53

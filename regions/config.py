@@ -1,0 +1,102 @@
+"""What a region is told from outside: flags, environment, files; checked before anything starts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from perdure.replication.frames import SECRET_BYTES_MIN
+from perdure.replication.ids import is_id
+
+PEER_SECRET = "PERDURE_PEER_SECRET"
+JWT_SECRET = "PERDURE_JWT_SECRET"
+LOOPBACK_ORIGINS = r"(https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?)|null"
+
+
+class ConfigError(Exception):
+    """A wrong setting, in the operator's words."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One region's settings."""
+
+    region: str
+    data: Path
+    port: int
+    peer_port: int
+    host: str = "127.0.0.1"
+    peer_host: str = "127.0.0.1"
+    peers: Mapping[str, str] = field(default_factory=dict)
+    peer_secret: bytes = b""
+    jwt_secret: bytes | None = None
+    cors_origins: tuple[str, ...] = ()
+
+    @property
+    def no_auth(self) -> bool:
+        """Whether clients need no grant."""
+        return self.jwt_secret is None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def read_secret(name: str, environment: Mapping[str, str] | None = None) -> bytes | None:
+    """A secret from the environment, or from the file that ``NAME_FILE`` names.
+
+    Raises ``ConfigError`` for one that is too short or cannot be read.
+    """
+    environment = os.environ if environment is None else environment
+    value = environment.get(name)
+    if value is None and (path := environment.get(f"{name}_FILE")):
+        try:
+            value = Path(path).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+    if value is None:
+        return None
+    if len(value.encode()) < SECRET_BYTES_MIN:
+        raise ConfigError(f"{name} must have at least {SECRET_BYTES_MIN} bytes")
+    return value.encode()
+
+
+def parse_peers(texts: list[str]) -> dict[str, str]:
+    """``NAME=URL`` texts as a mapping; ``ConfigError`` names the wrong one."""
+    peers: dict[str, str] = {}
+    for text in texts:
+        name, _, url = text.partition("=")
+        parts = urlsplit(url)
+        if not is_id(name) or parts.scheme not in ("http", "https", "ws", "wss"):
+            raise ConfigError(f"--peer {text!r} must be NAME=URL, the URL of its peer port")
+        if not parts.hostname:
+            raise ConfigError(f"--peer {text!r}: the URL names no host")
+        if name in peers:
+            raise ConfigError(f"--peer {name} is given twice")
+        peers[name] = url
+    return peers
+
+
+def check(config: Config) -> None:
+    """Raises ``ConfigError`` for settings that do not go together."""
+    if not is_id(config.region):
+        raise ConfigError(f"--region {config.region!r} must be 1 to 128 of A-Z a-z 0-9 . _ ~ -")
+    if config.region in config.peers:
+        raise ConfigError(f"--peer {config.region} is this region itself")
+    if config.no_auth and not is_loopback(config.host):
+        raise ConfigError(
+            f"--dev-no-auth serves anybody, so it listens on loopback only, not on {config.host}"
+        )
+    if not config.peer_secret:
+        raise ConfigError(
+            f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same {SECRET_BYTES_MIN} bytes or more"
+            " in every region"
+        )

@@ -1,0 +1,221 @@
+"""The readers of this region: one shared log of events a session, and readers that look at it.
+
+A reader that is up to date costs an index into the shared log: events are made, and encoded, once
+for all of them. A reader that is held has events of its own until its hold is over. The log keeps
+at most ``FEED_BYTES_MAX``; a reader that has fallen further behind is cut and resumes by cursor,
+and no other reader feels it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from perdure.replication.cursor import Position
+from perdure.replication.errors import Refusal
+from perdure.replication.feed import Draft, Event, change_drafts, finish
+from perdure.replication.limits import FEED_BYTES_MAX, READERS_MAX
+from perdure.replication.resume import Returning, resume
+from perdure.replication.session import Session
+
+
+class Feed:
+    """The events of one session for its readers here."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.readers: set[Reader] = set()
+        self.closing = False
+        self._events: deque[Event] = deque()
+        self._first = 0
+        self._bytes = 0
+        self._changed: asyncio.Future[None] | None = None
+
+    @property
+    def end(self) -> int:
+        """The index after the last event."""
+        return self._first + len(self._events)
+
+    def publish(self) -> None:
+        """Tell the readers what has changed since the last time, change by change."""
+        held = [reader for reader in self.readers if reader.returning is not None]
+        for change in self.session.refresh():
+            drafts = list(change_drafts(self.session, change))
+            for draft in drafts:
+                self._add(finish(self.session, draft))
+            for reader in held:
+                reader.offer(reader.returning.on_change(change, drafts) if reader.returning else [])
+        if self.session.deleted:
+            self.closing = True
+        self.wake()
+
+    def announce(self, draft: Draft) -> None:
+        """Tell all readers something that changes nothing of what they hold."""
+        for reader in self.readers:
+            if reader.returning is not None:
+                reader.offer([reader.returning.tell(draft)])
+        self._add(finish(self.session, draft))
+        self.wake()
+
+    def _add(self, event: Event) -> None:
+        self._events.append(event)
+        self._bytes += len(event.data)
+        while self._bytes > FEED_BYTES_MAX and len(self._events) > 1:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._bytes -= len(self._events.popleft().data)
+        self._first += 1
+
+    def trim(self) -> None:
+        """Let go of what every reader has taken."""
+        slowest = min((reader.index for reader in self.readers), default=self.end)
+        while self._events and self._first < slowest:
+            self._drop()
+
+    def since(self, index: int) -> list[Event] | None:
+        """The events from an index on; None when they are no longer here."""
+        if index < self._first:
+            return None
+        return list(islice(self._events, index - self._first, None))
+
+    def wake(self) -> None:
+        """Let every waiting reader look."""
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    async def wait(self) -> None:
+        """Until the next :meth:`wake`."""
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        # Shielded: one reader that is cancelled must not cancel the others' future.
+        await asyncio.shield(self._changed)
+
+
+class Reader:
+    """One subscription. ``next`` until it gives None; ``close`` always."""
+
+    def __init__(self, feed: Feed, first: list[Event], returning: Returning, gone: Callable[[], None]):
+        self.feed = feed
+        self.returning: Returning | None = returning if returning.differs else None
+        self.index = feed.end
+        self._own: deque[Event] = deque(first)
+        # The first answer may be a long snapshot: it is written by pull and not counted.
+        self._own_bytes = 0
+        self._cut = False
+        self._gone = gone
+
+    def offer(self, events: list[Event]) -> None:
+        """Events for this reader alone; when it no longer differs it joins the others."""
+        self._own.extend(events)
+        self._own_bytes += sum(len(event.data) for event in events)
+        if self._own_bytes > FEED_BYTES_MAX and len(events) < len(self._own):
+            self._cut = True
+        self.index = self.feed.end
+        if self.returning is not None and not self.returning.differs:
+            self.returning = None
+
+    def expire(self, now_ms: int) -> None:
+        """The time may have ended a hold."""
+        if self.returning is not None:
+            events = self.returning.on_time(now_ms)
+            if events:
+                self.offer(events)
+                self.feed.wake()
+
+    async def next(self) -> list[Event] | None:
+        """Events to write now; an empty list when a keep-alive is due; None when it is over."""
+        waited = False
+        while True:
+            if self._cut:
+                return None
+            if self._own:
+                events = list(self._own)
+                self._own.clear()
+                self._own_bytes = 0
+                return events
+            if self.returning is None and self.index < self.feed.end:
+                since = self.feed.since(self.index)
+                if since is None:
+                    self._cut = True
+                    return None
+                self.index = self.feed.end
+                return since
+            if self.feed.closing:
+                return None
+            if waited:
+                return []
+            await self.feed.wait()
+            waited = True
+
+    def cut(self) -> None:
+        """End this subscription; the client resumes by its cursor."""
+        self._cut = True
+        self.feed.wake()
+
+    def close(self) -> None:
+        """Leave; idempotent."""
+        if self in self.feed.readers:
+            self.feed.readers.discard(self)
+            self._gone()
+
+
+class Fanout:
+    """The feeds of a region. A session has one while it has readers."""
+
+    def __init__(self, on_empty: Callable[[str], None]) -> None:
+        self._feeds: dict[str, Feed] = {}
+        self._on_empty = on_empty
+        self.count = 0
+        self.draining = False
+
+    def get(self, session: str) -> Feed | None:
+        """The feed of a session that has readers."""
+        return self._feeds.get(session)
+
+    def subscribe(self, session: Session, position: Position | None, now_ms: int) -> Reader:
+        """Snapshot and subscription in one step. The session must be refreshed.
+
+        Raises ``Refusal``: ``deleted``, ``too_many``, ``draining``.
+        """
+        if session.deleted:
+            raise Refusal("deleted", "this session was deleted")
+        if self.draining:
+            raise Refusal("draining", "this region is shutting down", retry_after_s=1)
+        if self.count >= READERS_MAX:
+            raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
+        feed = self._feeds.get(session.id)
+        if feed is None:
+            feed = self._feeds[session.id] = Feed(session)
+        first, returning = resume(session, position, now_ms)
+        reader = Reader(feed, first, returning, lambda: self._left(session.id))
+        feed.readers.add(reader)
+        self.count += 1
+        return reader
+
+    def _left(self, session: str) -> None:
+        self.count -= 1
+        feed = self._feeds[session]
+        if not feed.readers:
+            del self._feeds[session]
+            self._on_empty(session)
+
+    def expire(self, now_ms: int) -> None:
+        """End the holds whose time is over."""
+        for feed in list(self._feeds.values()):
+            for reader in list(feed.readers):
+                reader.expire(now_ms)
+
+    def keep_alive(self) -> None:
+        """Wake every reader, so that an idle connection shows that it lives."""
+        for feed in self._feeds.values():
+            feed.trim()
+            feed.wake()
+
+    def drain(self, retry_ms: int) -> None:
+        """Tell every reader to come back elsewhere, and end the subscriptions."""
+        self.draining = True
+        for feed in self._feeds.values():
+            feed.closing = True
+            feed.announce(Draft("reconnect", f'{{"retry_ms":{retry_ms}}}'))

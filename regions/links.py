@@ -1,0 +1,30 @@
+"""What a node asks of its links to the peers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+
+class PeerUnreachable(Exception):
+    """The peer gave no answer."""
+
+
+class DigestAnswer(Protocol):
+    """Digests of a peer: of buckets, or of sessions."""
+
+    buckets: list[str] | None
+    sessions: dict[str, str] | None
+
+
+class Links(Protocol):
+    """The links of a region, as the node sees them."""
+
+    @property
+    def counters(self) -> Mapping[str, int]: ...
+
+    def wake(self) -> None: ...
+
+    async def flush(self, timeout_s: float) -> bool: ...
+
+    async def ask_digests(
+        self, peer: str, session: str | None, buckets: Sequence[int] | None
+    ) -> DigestAnswer: ...

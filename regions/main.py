@@ -1,0 +1,140 @@
+"""The composition root: the ``perdure`` command. Nobody imports this module."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from perdure.api.app import create_app
+from perdure.api.grants import Grants
+from perdure.regions.config import (
+    JWT_SECRET,
+    LOOPBACK_ORIGINS,
+    PEER_SECRET,
+    Config,
+    ConfigError,
+    check,
+    parse_peers,
+    read_secret,
+)
+from perdure.regions.node import Node
+from perdure.regions.ports import StorageError
+from perdure.regions.serving import serve
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # uvloop has no build for this platform: asyncio's own loop does.
+    from asyncio import new_event_loop
+
+# Only known where nothing listens outside this machine (``--dev-no-auth``).
+DEV_SECRET = b"perdure development secret, loopback only"
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return EXIT_USAGE
+    level = logging.DEBUG if getattr(options, "verbose", False) else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except (ConfigError, StorageError) as error:
+        print(f"perdure: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perdure", description="Durable sessions for AI applications, in several regions."
+    )
+    parser.add_argument("--version", action="version", version=f"perdure {version('perdure')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_serve(commands)
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    serving = commands.add_parser("serve", help="run one region", description=_SERVE)
+    serving.add_argument("--region", required=True, metavar="NAME", help="the name of this region")
+    serving.add_argument("--port", type=int, default=7101, help="clients' port (default 7101)")
+    serving.add_argument("--peer-port", type=int, default=7201, help="peers' port (default 7201)")
+    serving.add_argument("--host", default="127.0.0.1", help="address for clients")
+    serving.add_argument("--peer-host", default="127.0.0.1", help="address for peers")
+    serving.add_argument("--data", type=Path, required=True, metavar="DIR", help="data directory")
+    serving.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=URL",
+        help="another region and the URL of its peer port; once for each",
+    )
+    serving.add_argument(
+        "--cors-origin", action="append", default=[], metavar="ORIGIN", help="browsers' origin"
+    )
+    serving.add_argument(
+        "--dev-no-auth", action="store_true", help="serve anybody, on loopback only"
+    )
+    serving.add_argument("--verbose", action="store_true", help="log more")
+    serving.set_defaults(run=_serve)
+
+
+_SERVE = (
+    f"Run one region until SIGTERM. Secrets come from the environment: {PEER_SECRET} (the same in"
+    f" every region) and {JWT_SECRET} (grants of clients), or files that {PEER_SECRET}_FILE and"
+    f" {JWT_SECRET}_FILE name. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live"
+    " node has this region's name."
+)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    jwt_secret = read_secret(JWT_SECRET)
+    peer_secret = read_secret(PEER_SECRET)
+    if options.dev_no_auth:
+        jwt_secret = None
+        peer_secret = peer_secret or DEV_SECRET
+    elif jwt_secret is None:
+        raise ConfigError(f"set {JWT_SECRET} (32 bytes or more), or use --dev-no-auth on loopback")
+    return Config(
+        region=options.region,
+        data=options.data,
+        port=options.port,
+        peer_port=options.peer_port,
+        host=options.host,
+        peer_host=options.peer_host,
+        peers=parse_peers(options.peer),
+        peer_secret=peer_secret or b"",
+        jwt_secret=jwt_secret,
+        cors_origins=tuple(options.cors_origin),
+    )
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = _config(options)
+    check(config)
+
+    def make_app(node: Node) -> Any:
+        return create_app(
+            node,
+            grants=Grants(config.jwt_secret) if config.jwt_secret else None,
+            version=version("perdure"),
+            cors_origins=config.cors_origins,
+            cors_origin_regex=LOOPBACK_ORIGINS if config.no_auth else None,
+        )
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(serve(config, make_app))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,547 @@
+"""One region: the operations of ``docs/PROTOCOL.md`` part A, over state, writer, fan-out and links.
+
+The node's event loop owns the state. Reads are plain functions, writes go through the
+:class:`Writer`. What the node needs of its surroundings comes in through ports.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from perdure.regions.fanout import Fanout, Reader
+from perdure.regions.links import Links
+from perdure.regions.ports import Clock, Entropy, Storage, StorageFailed
+from perdure.regions.state import State
+from perdure.regions.verify import verify
+from perdure.regions.writer import Applied, Writer
+from perdure.replication import admission
+from perdure.replication.admission import Draft, Pending, Site
+from perdure.replication.cursor import decode, encode
+from perdure.replication.errors import Malformed, Refusal
+from perdure.replication.frames import VERSIONS, header_key
+from perdure.replication.gossip import Gossip
+from perdure.replication.hlc import check_serial
+from perdure.replication.ids import HeaderSeal, LaneKey, check_id, parse_epoch
+from perdure.replication.items import End, Entry, make_items
+from perdure.replication.lane import Lane
+from perdure.replication.limits import KEEPALIVE_S
+from perdure.replication.message import Message
+from perdure.replication.operations import Claim, Open, Operation
+from perdure.replication.operations import decode as decode_operation
+from perdure.replication.operations import encode as encode_operation
+from perdure.replication.records import Origin, Record
+from perdure.replication.session import Session
+
+TICK_MS = 1_000
+RECONNECT_MS_MAX = 1_000
+_INCARNATION_BITS = 64
+
+
+class Opened(NamedTuple):
+    """The answer to an open."""
+
+    created: bool
+    id: str
+    serial: str
+    epoch: str
+    header: str
+    next: int
+
+
+class Sent(NamedTuple):
+    """The answer to a complete message. ``stable`` None: no other region is configured."""
+
+    created: bool
+    message: dict[str, Any]
+    stable: bool | None
+
+
+@dataclass(frozen=True)
+class Ack:
+    """The answer to an append: counts of items of the lane; the end is told apart."""
+
+    next: int
+    accepted: int
+    stable: int | None
+    duplicates: int
+    ended: str | None
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether everything that is accepted is stable, as far as it can ever be."""
+        return self.stable is None or (self.stable >= self.accepted and self.ended != "accepted")
+
+
+class Node:
+    """A region. ``start``, then anything, then ``drain`` and ``stop``."""
+
+    def __init__(
+        self,
+        region: str,
+        storage: Storage,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        secret: bytes,
+        peers: Sequence[str] = (),
+    ) -> None:
+        self.region = region
+        self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
+        self.gossip = Gossip(self.origin, peers)
+        self.state = State(region, self.gossip)
+        self.fanout = Fanout(self.state.forget_empty)
+        self.counters = dict.fromkeys(("appends", "duplicates", "resumes", "readers_cut"), 0)
+        self._storage = storage
+        self._clock = clock
+        self._seal = HeaderSeal(header_key(secret))
+        self._links: Links | None = None
+        self._status: str | None = "starting"
+        self._tasks: list[asyncio.Task[None]] = []
+        self._progress: asyncio.Future[None] | None = None
+        self._last_keep_alive_ms = 0
+        self._writer = Writer(
+            self.origin,
+            storage,
+            self.gossip,
+            clock,
+            self.state.session,
+            self.state.apply,
+            self._tell,
+            self.state.decode,
+        )
+
+    # Life
+
+    def recover(self) -> None:
+        """Open the storage and bring back everything that was acknowledged.
+
+        Raises ``StorageLocked`` and ``StorageFailed``.
+        """
+        self._storage.open()
+        for record in self._storage.replay():
+            self.state.apply([Applied(self.state.decode(record), record)])
+        self.gossip.recovered(self._storage.vector())
+        for session in self.state.take_touched():
+            for _ in session.refresh():
+                pass
+        self.state.settle()
+
+    def start(self, links: Links | None) -> None:
+        """Begin to work; ``links`` carry what is committed to the peers."""
+        self._links = links
+        self._tasks = [
+            asyncio.create_task(self._writer.run(), name="perdure-writer"),
+            asyncio.create_task(self._tick(), name="perdure-tick"),
+        ]
+        self._status = None
+
+    def readiness(self) -> str | None:
+        """None when ready; else why not."""
+        if isinstance(self._writer.failed, StorageFailed):
+            return "storage_failed"
+        return self._status
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more writes, send readers elsewhere, and flush to the peers that are up."""
+        self._status = "draining"
+        self.fanout.drain(RECONNECT_MS_MAX)
+        if self._links is not None:
+            await self._links.flush(timeout_s)
+
+    async def stop(self) -> None:
+        """Finish the running commit and close the storage."""
+        self._writer.close()
+        if self._tasks:
+            writer, tick = self._tasks
+            tick.cancel()
+            await asyncio.gather(writer, tick, return_exceptions=True)
+        self._storage.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_MS / 1000)
+            self.tick()
+
+    def tick(self) -> None:
+        """What time brings: holds that end, keep-alives."""
+        now_ms = self._clock.monotonic_ms()
+        self.fanout.expire(now_ms)
+        if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
+            self._last_keep_alive_ms = now_ms
+            self.fanout.keep_alive()
+
+    # What the writer and the links tell
+
+    def _tell(self) -> None:
+        """Operations were applied: tell readers here, then the peers."""
+        for session in self.state.take_touched():
+            feed = self.fanout.get(session.id)
+            if feed is not None:
+                feed.publish()
+            else:
+                for _ in session.refresh():
+                    pass
+        self.peers_changed()
+        if self._links is not None:
+            self._links.wake()
+
+    def peers_changed(self) -> None:
+        """More is stable, perhaps, or settled."""
+        self.state.settle()
+        progress, self._progress = self._progress, None
+        if progress is not None and not progress.done():
+            progress.set_result(None)
+
+    async def receive(self, records: Sequence[Record]) -> None:
+        """Records of a peer: on disk when this returns."""
+        await self._writer.receive(records)
+
+    def digests(
+        self, session: str | None, buckets: Sequence[int] | None
+    ) -> tuple[list[str] | None, dict[str, str] | None]:
+        """What a peer asks for: (all buckets, None), or (None, sessions)."""
+        if session is not None:
+            return None, {session: self.state.digest(session)}
+        if buckets is not None:
+            return None, self.state.in_buckets(buckets)
+        return self.state.buckets(), None
+
+    # Writes
+
+    def _site(self) -> Site:
+        return Site(self.region, self.state.clock, self._clock.wall_ms())
+
+    def _check_open(self) -> None:
+        reason = self.readiness()
+        if reason is not None:
+            raise Refusal(reason, "this region takes no writes now", retry_after_s=1)
+
+    async def create(self, session: str, metadata: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Create a session; True when it is new."""
+        self._check_open()
+        check_id(session, "session")
+
+        def admit(state: Session, _: Pending) -> list[Operation]:
+            return admission.admit_create(state, metadata, self._site())
+
+        created = await self._writer.write(session, admit)
+        return created, self.snapshot(session)
+
+    async def send(self, session: str, draft: Draft, ack_wait_ms: int | None = None) -> Sent:
+        """A complete message; with ``ack_wait_ms`` waits for stable at most so long."""
+        created, id_, _ = await self._admit_message(session, draft)
+        message = self._message(session, id_)
+        if ack_wait_ms is not None:
+            await self._wait(lambda: self._is_stable(message) is not False, ack_wait_ms)
+        return Sent(created, self.message(session, id_), self._is_stable(message))
+
+    def _is_stable(self, message: Message) -> bool | None:
+        if not self.gossip.peers:
+            return None
+        assert message.opened_at is not None
+        return self.gossip.is_stable(*message.opened_at)
+
+    async def open(self, session: str, draft: Draft) -> Opened:
+        """Open a streaming message, or find it opened by the same claim."""
+        created, id_, lane = await self._admit_message(session, draft)
+        return self._opened(created, session, id_, lane)
+
+    async def _admit_message(self, session: str, draft: Draft) -> tuple[bool, str, LaneKey]:
+        self._check_open()
+        check_id(session, "session")
+        admitted: list[admission.Admission] = []
+
+        def admit(state: Session, _: Pending) -> list[Operation]:
+            admitted.append(admission.admit_message(state, draft, self._site()))
+            return admitted[-1].operations
+
+        created = await self._writer.write(session, admit)
+        return created, admitted[-1].message, admitted[-1].lane
+
+    async def reopen(self, session: str, header: str) -> Opened:
+        """Make this region know a message and an epoch that another region opened or claimed."""
+        self._check_open()
+        operations = self._unseal(session, header)
+        last = operations[-1]
+        assert isinstance(last, Open | Claim)
+        lane = last.header.lane if isinstance(last, Open) else last.lane
+
+        def admit(state: Session, _: Pending) -> list[Operation]:
+            return admission.admit_reopening(state, operations)
+
+        created = await self._writer.write(session, admit)
+        return self._opened(created, session, last.message, lane)
+
+    def _unseal(self, session: str, header: str) -> list[Operation]:
+        try:
+            bodies = json.loads(self._seal.unseal(header))
+            operations = [decode_operation(json.dumps(body).encode()) for body in bodies]
+        except (Malformed, ValueError) as error:
+            raise Refusal("invalid_header", "this header was not made by these regions") from error
+        ours = all(isinstance(op, Open | Claim) and op.session == session for op in operations)
+        if not operations or not ours:
+            raise Refusal("invalid_header", "this header belongs to another session")
+        return operations
+
+    def _opened(self, created: bool, session: str, id_: str, lane: LaneKey) -> Opened:
+        message = self._message(session, id_)
+        if message.lost_header(lane):
+            raise Refusal("conflict", f"message {id_} exists with another body")
+        header = self._header(message)
+        return Opened(
+            created, id_, message.serial, str(lane.epoch), header, message.lane(lane).count
+        )
+
+    def _header(self, message: Message) -> str:
+        bodies = [json.loads(encode_operation(op)) for op in message.reopening()]
+        return self._seal.seal(json.dumps(bodies, separators=(",", ":")).encode())
+
+    async def claim(
+        self, session: str, message: str, producer: str, claim_id: str, mode: str
+    ) -> dict[str, Any]:
+        """Take a message over; the answer of PROTOCOL A.4."""
+        self._check_open()
+        self._existing(session)
+        check_id(message, "message")
+        admitted: list[admission.Admission] = []
+
+        def admit(state: Session, _: Pending) -> list[Operation]:
+            admitted.append(admission.admit_claim(state, message, producer, claim_id, mode))
+            return admitted[-1].operations
+
+        await self._writer.write(session, admit)
+        found = self._message(session, message)
+        claim = found.claims[admitted[-1].lane]
+        shown = found.shown
+        assert shown is not None
+        return {
+            "epoch": str(claim.lane.epoch),
+            "header": self._header(found),
+            "base": claim.base,
+            "next": found.lane(claim.lane).count,
+            "length": shown.length,
+            "text": found.assembly.text(),
+            "parts": found.assembly.parts(),
+        }
+
+    async def append(
+        self,
+        session: str,
+        message: str,
+        producer: str,
+        epoch: str,
+        seq: int,
+        items: Sequence[Any],
+        end: str | None = None,
+    ) -> Ack:
+        """Items, and perhaps the end, of a lane. On disk when this returns."""
+        self._check_open()
+        lane = self._lane_key(producer, epoch)
+        entries: tuple[Entry, ...] = tuple(make_items(list(items)))
+        if end is not None:
+            entries += (End(end),)
+        duplicates = 0
+
+        def admit(state: Session, pending: Pending) -> list[Operation]:
+            nonlocal duplicates
+            admitted = admission.admit_append(state, message, lane, seq, entries, pending)
+            duplicates = admitted.duplicates
+            return admitted.operations
+
+        await self._writer.write(session, admit, exclusive=False)
+        self.counters["appends"] += 1
+        self.counters["duplicates"] += duplicates
+        return self._ack(session, message, lane, duplicates)
+
+    @staticmethod
+    def _lane_key(producer: str, epoch: str) -> LaneKey:
+        try:
+            return LaneKey(producer, parse_epoch(epoch))
+        except ValueError as error:
+            raise Refusal("invalid_producer", "Producer-Epoch is not an epoch") from error
+
+    def _ack(self, session: str, message: str, key: LaneKey, duplicates: int) -> Ack:
+        state = self.state.sessions[session]
+        admission.check_live(state, message)
+        lane = state.messages[message].lane(key)
+        return Ack(
+            lane.count, lane.count, self._stable(lane), duplicates, self._ended(lane)
+        )
+
+    def _stable(self, lane: Lane) -> int | None:
+        if not self.gossip.peers:
+            return None
+        return min(lane.count, lane.stable_entries(self.gossip.stable_vector()))
+
+    def _ended(self, lane: Lane) -> str | None:
+        if lane.end is None:
+            return None
+        reached = lane.stable_entries(self.gossip.stable_vector())
+        return "stable" if self.gossip.peers and reached == len(lane.entries) else "accepted"
+
+    async def until_stable(
+        self, session: str, message: str, producer: str, epoch: str, ack: Ack, wait_ms: int
+    ) -> Ack:
+        """Wait until the lane is stable, at most ``wait_ms``; the true state either way."""
+        lane = self._lane_key(producer, epoch)
+        latest = ack
+
+        def done() -> bool:
+            nonlocal latest
+            latest = self._ack(session, message, lane, ack.duplicates)
+            return latest.is_stable
+
+        await self._wait(done, wait_ms)
+        return latest
+
+    def acknowledged(self, session: str, message: str, producer: str, epoch: str) -> Ack:
+        """What is accepted and stable of a lane now."""
+        return self._ack(session, message, self._lane_key(producer, epoch), 0)
+
+    async def progress(self) -> None:
+        """Until something may have become stable."""
+        if self._progress is None:
+            self._progress = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._progress)
+
+    async def _wait(self, done: Callable[[], bool], wait_ms: int) -> None:
+        deadline = asyncio.get_running_loop().time() + wait_ms / 1000
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not done():
+                    await self.progress()
+        except TimeoutError:
+            done()
+
+    async def cancel(self, session: str, message: str) -> str:
+        """Mark the message's epoch cancelled; the status it has now."""
+        self._check_open()
+        self._existing(session)
+        check_id(message, "message")
+        await self._writer.write(session, lambda s, _: admission.admit_cancel(s, message))
+        shown = self._message(session, message).shown
+        assert shown is not None
+        return shown.status
+
+    async def delete(self, session: str, message: str | None = None) -> None:
+        """Delete a message or the session, for ever, in every region."""
+        self._check_open()
+        check_id(session, "session")
+        if message is not None:
+            check_id(message, "message")
+        await self._writer.write(session, lambda s, _: admission.admit_delete(s, message))
+
+    async def patch_metadata(self, session: str, patch: dict[str, Any]) -> dict[str, Any]:
+        """Set top-level keys of the metadata; the metadata as it is then."""
+        self._check_open()
+        check_id(session, "session")
+
+        def admit(state: Session, _: Pending) -> list[Operation]:
+            return admission.admit_metadata(state, patch, self._site())
+
+        await self._writer.write(session, admit)
+        return self.metadata(session)
+
+    # Reads
+
+    def _existing(self, session: str) -> Session:
+        check_id(session, "session")
+        state = self.state.sessions.get(session)
+        if state is not None:
+            admission.check_live(state)
+        if state is None or not state.exists:
+            raise Refusal("not_found", f"this region knows no session {session}")
+        return state
+
+    def _message(self, session: str, id_: str) -> Message:
+        state = self._existing(session)
+        check_id(id_, "message")
+        admission.check_live(state, id_)
+        message = state.visible(id_)
+        if message is None:
+            raise Refusal("not_found", f"this region knows no message {id_}")
+        return message
+
+    def snapshot(self, session: str) -> dict[str, Any]:
+        """The session with its newest messages."""
+        state = self._existing(session)
+        return state.value(encode(state.position()))
+
+    def message(self, session: str, id_: str) -> dict[str, Any]:
+        """One message."""
+        return self._message(session, id_).value()
+
+    def metadata(self, session: str) -> dict[str, Any]:
+        """The session's metadata."""
+        return self._existing(session).metadata()
+
+    def messages(self, session: str, before: str | None, limit: int) -> dict[str, Any]:
+        """A page of messages, the newest before a serial."""
+        state = self._existing(session)
+        if before is not None:
+            check_serial(before, "before")
+        messages, more = state.page(before, limit)
+        return {"messages": messages, "more": more}
+
+    def sessions(self, after: str | None, limit: int) -> dict[str, Any]:
+        """A page of sessions by id."""
+        if after is not None:
+            check_id(after, "after")
+        page, more = self.state.page(after, limit)
+        return {
+            "sessions": [session.summary(encode(session.position())) for session in page],
+            "next": page[-1].id if more else None,
+        }
+
+    def subscribe(self, session: str, cursor: str | None) -> Reader:
+        """Follow a session from a cursor on, or from now.
+
+        Raises ``Refusal``: ``invalid_cursor``, ``deleted``, ``too_many``, ``draining``.
+        """
+        check_id(session, "session")
+        position = decode(cursor) if cursor else None
+        self.counters["resumes"] += position is not None
+        state = self.state.session(session)
+        try:
+            return self.fanout.subscribe(state, position, self._clock.monotonic_ms())
+        finally:
+            if self.fanout.get(session) is None:
+                self.state.forget_empty(session)
+
+    def version(self) -> dict[str, Any]:
+        """Who this is."""
+        return {
+            "region": self.region,
+            "incarnation": f"{self.origin.incarnation:016x}",
+            "wire": list(VERSIONS),
+        }
+
+    async def verify(self, session: str | None = None) -> dict[str, Any]:
+        """Whether every region that can be reached holds the same (PROTOCOL A.4)."""
+        if session is not None:
+            check_id(session, "session")
+        return await verify(self.state, self.gossip, self._links, session)
+
+    def regions(self) -> dict[str, Any]:
+        """What this region knows of the others."""
+        now_ms = self._clock.monotonic_ms()
+        peers = [
+            {
+                "region": name,
+                "state": peer.state(now_ms),
+                "behind": self.gossip.behind(name),
+                "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
+            }
+            for name, peer in sorted(self.gossip.peers.items())
+        ]
+        counters = {
+            **self.counters,
+            **(self._links.counters if self._links is not None else {}),
+            "sessions": len(self.state),
+            "readers": self.fanout.count,
+            "undecodable": self.state.undecodable,
+            "damaged": self._storage.damaged,
+        }
+        return {**self.version(), "peers": peers, "counters": counters}

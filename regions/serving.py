@@ -1,0 +1,152 @@
+"""One region as a process: start, serve until a signal, drain, stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+
+from perdure.regions.clock import SystemClock, SystemEntropy
+from perdure.regions.config import Config
+from perdure.regions.node import Node
+from perdure.regions.storage import SqliteStorage
+from perdure.regions.transport import PeerLinks
+
+log = logging.getLogger("perdure")
+
+FLUSH_S_MAX = 3.0
+SHUTDOWN_S_MAX = 3
+KEEP_ALIVE_S = 30
+BACKLOG = 4_096
+NAME_REFUSED_S_MAX = 15
+EXIT_NAME_IN_USE = 4
+
+MakeApp = Callable[[Node], Any]
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: readers are told before connections close."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the region."""
+        yield
+
+
+def build_node(config: Config) -> tuple[Node, PeerLinks]:
+    """A region on the real clock, disk and network, recovered and not yet started.
+
+    Raises ``StorageLocked`` and ``StorageFailed``.
+    """
+    clock, entropy = SystemClock(), SystemEntropy()
+    storage = SqliteStorage(config.data)
+    node = Node(
+        config.region,
+        storage,
+        clock,
+        entropy,
+        secret=config.peer_secret,
+        peers=list(config.peers),
+    )
+    node.recover()
+    links = PeerLinks(
+        node.gossip,
+        storage,
+        node,
+        clock,
+        entropy,
+        secret=config.peer_secret,
+        peers=config.peers,
+        bind=(config.peer_host, config.peer_port),
+    )
+    return node, links
+
+
+async def serve(config: Config, make_app: MakeApp) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code."""
+    node, links = build_node(config)
+    try:
+        await links.start()
+    except OSError as error:
+        await node.stop()
+        print(f"perdure: cannot listen on peer port {config.peer_port}: {error}", file=sys.stderr)
+        return 1
+    node.start(links)
+    server = Server(
+        uvicorn.Config(
+            make_app(node),
+            host=config.host,
+            port=config.port,
+            lifespan="off",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_S_MAX,
+        )
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(_listen(server))
+    watching = asyncio.create_task(_watch_name(links, stop))
+    stopping = asyncio.create_task(stop.wait())
+    _announce(config, node)
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    code = await _shut_down(node, links, server, serving)
+    for task in (watching, stopping):
+        task.cancel()
+    refused = await asyncio.gather(watching, return_exceptions=True)
+    return EXIT_NAME_IN_USE if refused == [True] else code
+
+
+async def _listen(server: Server) -> None:
+    # uvicorn leaves by SystemExit when it cannot bind: that must not end the loop before the disk.
+    try:
+        await server.serve()
+    except SystemExit as error:
+        raise OSError("cannot listen on the client port") from error
+
+
+def _announce(config: Config, node: Node) -> None:
+    grants = "no grants needed" if config.no_auth else "grants needed"
+    print(
+        f"perdure {config.region}: http://{config.host}:{config.port} ({grants}),"
+        f" peers on {config.peer_host}:{config.peer_port}, data in {config.data},"
+        f" {len(node.state)} sessions",
+        flush=True,
+    )
+
+
+async def _watch_name(links: PeerLinks, stop: asyncio.Event) -> bool:
+    """Stop this node when peers keep saying that another live one has its name."""
+    seconds = 0
+    while seconds < NAME_REFUSED_S_MAX:
+        await asyncio.sleep(1)
+        seconds = seconds + 1 if links.refused() else 0
+    log.error("this node stops: %s", links.refused())
+    print(f"perdure: this node stops: {links.refused()}", file=sys.stderr, flush=True)
+    stop.set()
+    return True
+
+
+async def _shut_down(
+    node: Node, links: PeerLinks, server: Server, serving: asyncio.Task[None]
+) -> int:
+    """Tell readers, flush to peers, close: within ``DRAIN_S_MAX``."""
+    await node.drain(FLUSH_S_MAX)
+    server.should_exit = True
+    result = await asyncio.gather(serving, return_exceptions=True)
+    await links.stop()
+    await node.stop()
+    if isinstance(result[0], Exception):
+        print(f"perdure: {result[0]}", file=sys.stderr)
+        return 1
+    return 0

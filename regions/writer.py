@@ -1,0 +1,199 @@
+"""The one order of effects: admit, persist, apply, reply, tell local readers, send to peers.
+
+Writes are *intents*: functions that look at the state and return operations, or refuse. One batch
+at a time: what has gathered while the last commit ran is admitted together, committed with one
+fsync, and only then applied. State never holds what is not on disk, so a failed commit has nothing
+to undo. Records from peers take the same way.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from perdure.regions.ports import Clock, Storage, StorageError
+from perdure.replication.admission import Pending
+from perdure.replication.errors import Refusal
+from perdure.replication.gossip import Gossip
+from perdure.replication.limits import COMMIT_BYTES_MAX, WRITE_QUEUE_ITEMS_MAX
+from perdure.replication.operations import Operation, encode
+from perdure.replication.records import Origin, Record, bytes_of, seal
+from perdure.replication.session import Session
+
+Admit = Callable[[Session, Pending], Sequence[Operation]]
+
+
+@dataclass(eq=False)
+class Intent:
+    """A write that waits. ``exclusive``: it wants the session without anything pending."""
+
+    session: str
+    admit: Admit
+    exclusive: bool
+    done: asyncio.Future[bool]
+
+
+@dataclass(eq=False)
+class Arrival:
+    """Records of a peer that wait."""
+
+    records: Sequence[Record]
+    done: asyncio.Future[bool]
+
+
+class Applied(NamedTuple):
+    """An operation with its record, ready to be applied."""
+
+    operation: Operation | None
+    record: Record
+
+
+@dataclass
+class Batch:
+    """What is committed together."""
+
+    applied: list[Applied] = field(default_factory=list)
+    waiting: list[tuple[asyncio.Future[bool], bool]] = field(default_factory=list)
+    pending: dict[str, Pending] = field(default_factory=dict)
+    # Sessions with an operation in this batch; those with an exclusive one; those put off.
+    touched: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    own: int = 0
+    bytes: int = 0
+
+
+class Writer:
+    """The only way to change the state of a region."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        storage: Storage,
+        gossip: Gossip,
+        clock: Clock,
+        find: Callable[[str], Session],
+        apply: Callable[[Iterable[Applied]], None],
+        told: Callable[[], None],
+        decode: Callable[[Record], Operation | None],
+    ) -> None:
+        self._origin = origin
+        self._storage = storage
+        self._gossip = gossip
+        self._clock = clock
+        self._find = find
+        self._apply = apply
+        self._told = told
+        self._decode = decode
+        self._queue: deque[Intent] = deque()
+        self._arrivals: deque[Arrival] = deque()
+        self._wake = asyncio.Event()
+        self._closed = False
+        self.failed: StorageError | None = None
+
+    async def write(self, session: str, admit: Admit, *, exclusive: bool = True) -> bool:
+        """Carry out one write. True when it logged anything, False for a retry.
+
+        Raises ``Refusal``, ``StorageFull``, ``StorageFailed``; then nothing has changed.
+        """
+        if len(self._queue) >= WRITE_QUEUE_ITEMS_MAX:
+            raise Refusal("too_many", "too many writes wait for the disk", retry_after_s=1)
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.append(Intent(session, admit, exclusive, done))
+        self._wake.set()
+        return await done
+
+    async def receive(self, records: Sequence[Record]) -> None:
+        """Store and apply a peer's records; they are on disk when this returns."""
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._arrivals.append(Arrival(records, done))
+        self._wake.set()
+        await done
+
+    def close(self) -> None:
+        """Finish what waits, then let :meth:`run` return."""
+        self._closed = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit batch after batch until :meth:`close`."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._queue or self._arrivals:
+                await self._commit(self._collect())
+            if self._closed:
+                return
+
+    def _collect(self) -> Batch:
+        batch = Batch()
+        self._collect_arrivals(batch)
+        put_off: list[Intent] = []
+        while self._queue and batch.bytes < COMMIT_BYTES_MAX:
+            intent = self._queue.popleft()
+            if intent.done.done():
+                continue
+            busy = intent.exclusive and intent.session in batch.touched
+            if busy or intent.session in batch.closed:
+                # Everything later for this session waits too, so that its order stays.
+                batch.closed.add(intent.session)
+                put_off.append(intent)
+            else:
+                self._admit(batch, intent)
+        self._queue.extendleft(reversed(put_off))
+        return batch
+
+    def _collect_arrivals(self, batch: Batch) -> None:
+        arrived: list[Record] = []
+        while self._arrivals and batch.bytes < COMMIT_BYTES_MAX:
+            arrival = self._arrivals.popleft()
+            arrived += arrival.records
+            batch.bytes += bytes_of(arrival.records)
+            batch.waiting.append((arrival.done, True))
+        # Another link may have brought the same records since the link looked.
+        fresh, _ = self._gossip.admit(arrived)
+        batch.applied += [Applied(self._decode(record), record) for record in fresh]
+
+    def _admit(self, batch: Batch, intent: Intent) -> None:
+        pending = batch.pending.setdefault(intent.session, {})
+        try:
+            operations = intent.admit(self._find(intent.session), pending)
+        except Exception as error:
+            intent.done.set_exception(error)
+            return
+        for operation in operations:
+            batch.own += 1
+            lsn = self._gossip.vector.get(self._origin, 0) + batch.own
+            record = seal(self._origin, lsn, encode(operation))
+            batch.applied.append(Applied(operation, record))
+            batch.bytes += len(record.body)
+        if operations:
+            batch.touched.add(intent.session)
+            if intent.exclusive:
+                batch.closed.add(intent.session)
+        batch.waiting.append((intent.done, bool(operations)))
+
+    async def _commit(self, batch: Batch) -> None:
+        records = [applied.record for applied in batch.applied]
+        if records:
+            try:
+                await self._storage.commit(records)
+            except StorageError as error:
+                self._refuse(batch, error)
+                return
+            except Exception as error:
+                self._refuse(batch, StorageError(f"{type(error).__name__}: {error}"))
+                return
+            self._gossip.stored(records, self._clock.monotonic_ms())
+            self._apply(batch.applied)
+        for done, changed in batch.waiting:
+            if not done.done():
+                done.set_result(changed)
+        if records:
+            self._told()
+
+    def _refuse(self, batch: Batch, error: StorageError) -> None:
+        self.failed = error
+        for done, _ in batch.waiting:
+            if not done.done():
+                done.set_exception(error)

@@ -1,0 +1,121 @@
+"""How two regions find out that they may talk (``docs/PROTOCOL.md`` B.1): pure, for either side.
+
+The acceptor speaks first, with a nonce; so what a dialer says is fresh, and an old recording of it
+opens nothing.
+"""
+
+import hmac
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.replication.errors import Malformed
+from perdure.replication.frames import (
+    VERSIONS,
+    Channel,
+    Frame,
+    FrameError,
+    Kind,
+    decode_json,
+    encode_json,
+    link_key,
+    vector_from_json,
+    vector_to_json,
+)
+from perdure.replication.records import Origin, Vector, parse_origin
+
+_TIME_MS_MAX = 2**53
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who one side of a link is. ``started_ms``: wall time, only to tell two of one name apart."""
+
+    origin: Origin
+    started_ms: int
+    nonce: str
+
+
+class LinkRefused(Exception):
+    """The acceptor does not want this link."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+
+
+def challenge(me: Identity) -> bytes:
+    """The acceptor's first payload."""
+    return encode_json(
+        {"versions": list(VERSIONS), **_identity_json(me)},
+    )
+
+
+def answer(me: Identity, payload: bytes, expected: str, vector: Vector) -> tuple[Identity, bytes]:
+    """The dialer's hello to a challenge, and who the acceptor is.
+
+    Raises ``FrameError`` when no version is common or the acceptor is not the ``expected`` region.
+    """
+    value = decode_json(payload)
+    them = _identity(value)
+    versions = value.get("versions")
+    common = set(VERSIONS) & set(versions if isinstance(versions, list) else [])
+    if not common:
+        raise FrameError("version", f"the peer speaks {versions}")
+    if them.origin.region != expected:
+        raise FrameError("foreign", f"this is {them.origin.region}, not {expected}")
+    hello = {
+        "version": max(common),
+        **_identity_json(me),
+        "answers": them.nonce,
+        "vector": vector_to_json(vector),
+    }
+    return them, encode_json(hello)
+
+
+def check_hello(me: Identity, payload: bytes) -> tuple[Identity, Vector]:
+    """Who the dialer is and what it holds; raises ``FrameError``."""
+    value = decode_json(payload)
+    if value.get("version") not in VERSIONS:
+        raise FrameError("version", f"the peer speaks {value.get('version')}")
+    answers = value.get("answers")
+    if not isinstance(answers, str) or not hmac.compare_digest(answers.encode(), me.nonce.encode()):
+        raise FrameError("unauthenticated", "the hello answers another challenge")
+    return _identity(value), vector_from_json(value.get("vector"))
+
+
+def expect(frame: Frame, kind: Kind) -> bytes:
+    """The payload of a frame that must be of this kind; ``LinkRefused`` when the peer refused."""
+    if frame.kind is Kind.REFUSED:
+        value = decode_json(frame.payload)
+        raise LinkRefused(str(value.get("code"))[:64], str(value.get("detail"))[:256])
+    if frame.kind is not kind:
+        raise FrameError("unexpected", f"{frame.kind.name} instead of {kind.name}")
+    return frame.payload
+
+
+def establish(channel: Channel, secret: bytes, dialer: Identity, acceptor: Identity) -> None:
+    """Both sides know each other: the rest of the link has its own key."""
+    names = (str(dialer.origin), str(acceptor.origin))
+    channel.establish(link_key(secret, (dialer.nonce, acceptor.nonce), names))
+
+
+def _identity_json(me: Identity) -> dict[str, Any]:
+    return {
+        "region": me.origin.region,
+        "incarnation": f"{me.origin.incarnation:016x}",
+        "started_ms": me.started_ms,
+        "nonce": me.nonce,
+    }
+
+
+def _identity(value: dict[str, Any]) -> Identity:
+    started_ms, nonce = value.get("started_ms"), value.get("nonce")
+    if type(started_ms) is not int or not 0 <= started_ms <= _TIME_MS_MAX:
+        raise FrameError("payload", "started_ms is out of range")
+    if not isinstance(nonce, str) or not 32 <= len(nonce) <= 128:
+        raise FrameError("payload", "a nonce has 32 to 128 characters")
+    try:
+        origin = parse_origin(f"{value.get('region')}/{value.get('incarnation')}")
+    except Malformed as error:
+        raise FrameError("payload", "not an origin") from error
+    return Identity(origin, started_ms, nonce)
