@@ -15,6 +15,7 @@ from perdure.api.hot import JSON, encode_json
 from perdure.api.openapi import describe
 from perdure.api.problems import problem
 from perdure.regions.node import Node, Opened
+from perdure.regions.ports import StorageError
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
 
@@ -46,6 +47,8 @@ def create_app(
     _add_sessions(routes, node)
     _add_messages(routes, node)
     routes.add_exception_handler(HTTPException, _http_problem)
+    for kind in (Refusal, StorageError, Exception):
+        routes.add_exception_handler(kind, _problem)
     describe(routes)
     edge: Any = Edge(node, grants, routes)
     return CORSMiddleware(
@@ -58,14 +61,18 @@ def create_app(
     )
 
 
+async def _problem(_: Request, error: Exception) -> Response:
+    found = problem(error)
+    return Response(found.encode(), found.status, headers=dict(found.headers))
+
+
 async def _http_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        found = problem(Refusal("method_not_allowed", "this path does not take this method"))
-    elif error.status_code == 404:
-        found = problem(Refusal("not_found", "there is nothing at this path"))
-    else:
-        found = problem(Refusal("internal", "an internal error"))
+    refusals = {
+        404: Refusal("not_found", "there is nothing at this path"),
+        405: Refusal("method_not_allowed", "this path does not take this method"),
+    }
+    found = problem(refusals.get(error.status_code, error))
     headers = {**(error.headers or {}), **dict(found.headers)}
     return Response(found.encode(), found.status, headers=headers)
 

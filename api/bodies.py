@@ -5,7 +5,9 @@ length. The parser here is pydantic's, with our own limits on depth and integers
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from math import isfinite
 from typing import Any
 
 from pydantic_core import from_json
@@ -19,11 +21,16 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
-_DIGITS_MAX = 64
+# A string of a valid JSON text.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 class Disconnected(Exception):
     """The client went away in the middle of its request."""
+
+
+class Unread(Refusal):
+    """A refusal while the rest of the body is still on its way."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -45,10 +52,9 @@ def check_media_type(scope: Scope, *allowed: str) -> None:
 
 
 async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Raises ``Refusal``: ``too_large``, ``timeout``; and ``Disconnected``."""
-    for key, value in scope["headers"]:
-        if key == b"content-length" and value.isdigit() and int(value) > BODY_BYTES_MAX:
-            raise _too_large()
+    """The whole body. Raises ``Unread``: ``too_large``, ``timeout``; and ``Disconnected``."""
+    if _declared_bytes(scope) > BODY_BYTES_MAX:
+        raise _too_large()
     chunks: list[bytes] = []
     size = 0
     try:
@@ -65,59 +71,65 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
                 if not message.get("more_body"):
                     return b"".join(chunks)
     except TimeoutError as error:
-        raise Refusal("timeout", f"the body did not arrive within {BODY_READ_S_MAX} s") from error
+        raise Unread("timeout", f"the body did not arrive within {BODY_READ_S_MAX} s") from error
 
 
-def _too_large() -> Refusal:
-    return Refusal("too_large", "the body is too large", limit_bytes=BODY_BYTES_MAX)
+def _declared_bytes(scope: Scope) -> int:
+    """What ``Content-Length`` says; 0 without one. (The server has refused malformed ones.)"""
+    for key, value in scope["headers"]:
+        if key == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else BODY_BYTES_MAX + 1
+    return 0
+
+
+def _too_large() -> Unread:
+    return Unread("too_large", "the body is too large", limit_bytes=BODY_BYTES_MAX)
 
 
 def parse_json(raw: bytes) -> Any:
-    """The value of a JSON text, or ``Refusal`` ``invalid_json``."""
-    _check_depth(raw)
+    """The value of a JSON text, or ``Refusal`` ``invalid_json``.
+
+    Refused beside what is no JSON: nesting beyond ``JSON_DEPTH_MAX``, integers beyond 64 bits,
+    numbers that no double holds, and a key that an object has twice.
+    """
     try:
+        # The parser gives up at a depth of 200, before it could run out of stack.
         value = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
-        raise Refusal("invalid_json", f"the body is not JSON: {str(error)[:200]}") from error
-    _check_numbers(value)
+        raise _invalid(f"the body is not JSON: {str(error)[:200]}") from error
+    keys = _check_values(value)
+    # Every key has its colon: with as many keys as colons none was overwritten. More colons stand
+    # in strings, mostly, so only then is it worth it to take the strings away and count again.
+    if raw.count(b":") != keys and _STRING.sub(b"", raw).count(b":") != keys:
+        raise _invalid("a key is given twice in one object")
     return value
 
 
-def _check_depth(raw: bytes) -> None:
-    """Refuse nesting before the parser meets it; brackets in strings do not count."""
-    if raw.count(b"[") + raw.count(b"{") <= JSON_DEPTH_MAX:
-        return
-    depth = 0
-    in_string = escaped = False
-    for byte in raw:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            if depth > JSON_DEPTH_MAX:
-                raise Refusal("invalid_json", f"nested deeper than {JSON_DEPTH_MAX}")
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
+def _check_values(value: Any) -> int:
+    """Refuse what other JSON readers could not take, level by level; how many keys there are."""
+    keys = 0
+    level: list[Any] = [[value]]
+    for _ in range(JSON_DEPTH_MAX + 1):
+        deeper: list[Any] = []
+        for container in level:
+            is_object = type(container) is dict
+            keys += len(container) if is_object else 0
+            for at in container.values() if is_object else container:
+                kind = type(at)
+                if kind is dict or kind is list:
+                    deeper.append(at)
+                elif kind is int and not _INT_MIN <= at <= _INT_MAX:
+                    raise _invalid("an integer is beyond 64 bits")
+                elif kind is float and not isfinite(at):
+                    raise _invalid("a number is too large")
+        if not deeper:
+            return keys
+        level = deeper
+    raise _invalid(f"nested deeper than {JSON_DEPTH_MAX}")
 
 
-def _check_numbers(value: Any) -> None:
-    """Integers within 64 bits: greater ones would not survive other JSON readers."""
-    stack = [value]
-    while stack:
-        at = stack.pop()
-        if isinstance(at, dict):
-            stack.extend(at.values())
-        elif isinstance(at, list):
-            stack.extend(at)
-        elif isinstance(at, int) and not _INT_MIN <= at <= _INT_MAX:
-            raise Refusal("invalid_json", "an integer is beyond 64 bits")
+def _invalid(detail: str) -> Refusal:
+    return Refusal("invalid_json", detail)
 
 
 def parse_object(raw: bytes, *, empty: bool = False) -> dict[str, Any]:

@@ -3,25 +3,34 @@
 Raw ASGI, for its cost: every request passes here, and the hot ones end here.
 """
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
-from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, header
+from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread, header
 from perdure.api.grants import Grants
 from perdure.api.hot import append_tokens, events, respond
-from perdure.api.problems import Problem, problem
+from perdure.api.problems import problem
 from perdure.api.stream import stream
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_id
+from perdure.replication.limits import BODY_BYTES_MAX
 
 log = logging.getLogger("perdure.api")
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-_OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
-_ID_AT = {3: "session", 5: "message"}
+# Probes, which know no secret, and who this is.
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
+# How long, and how much, is read of a body that was refused.
+LINGER_S = 2
+LINGER_BYTES_MAX = BODY_BYTES_MAX
+_SESSIONS = "/v1/sessions/"
+_CLOSED = frozenset({"starting", "draining"})
+_HOT = {(5, "events"): "GET", (7, "tokens"): "POST", (7, "stream"): "POST"}
 
 
 class Edge:
@@ -60,41 +69,53 @@ class Edge:
             return
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
-                log.exception("%s failed", scope["method"])
+                # As bytes and quoted: nothing in a path can forge a line of the log.
+                log.exception("%s %r failed", scope["method"], scope.get("raw_path"))
             if started:
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
-            await self._refuse(send, problem(error))
+            await self._refuse(error, receive, send)
 
-    async def _refuse(self, send: Send, found: Problem) -> None:
+    async def _refuse(self, error: Exception, receive: Receive, send: Send) -> None:
+        found = problem(error)
         headers = [(k.encode(), v.encode()) for k, v in found.headers] + self._headers
-        if found.status in (408, 413):
-            # The rest of the body is not read: the connection cannot be used again.
-            headers.append((b"connection", b"close"))
-        await respond(send, found.status, found.encode(), headers)
+        if not isinstance(error, Unread):
+            await respond(send, found.status, found.encode(), headers)
+            return
+        headers.append((b"connection", b"close"))
+        await respond(send, found.status, found.encode(), headers, more=True)
+        await _linger(receive)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._grants is not None and scope["path"] not in _OPEN_PATHS:
+        if scope["path"] not in OPEN_PATHS:
+            self._admit(scope)
+        parts = _parts(scope)
+        if len(parts) in (5, 7) and (len(parts), parts[-1]) in _HOT:
+            await self._hot(parts, scope, receive, send)
+        else:
+            await self._routes(scope, receive, self._marked(send))
+
+    def _admit(self, scope: Scope) -> None:
+        if self._grants is not None:
             try:
                 authorization = header(scope, b"authorization")
             except ValueError:
                 authorization = None
             self._grants.check(authorization)
-        parts = _parts(scope)
-        method = scope["method"]
-        if len(parts) == 7 and parts[4] == "messages" and method == "POST":
-            if parts[6] == "tokens":
-                await append_tokens(
-                    self._node, scope, receive, send, parts[3], parts[5], self._headers
-                )
-                return
-            if parts[6] == "stream":
-                await stream(self._node, scope, receive, send, parts[3], parts[5], self._headers)
-                return
-        if len(parts) == 5 and parts[4] == "events" and method == "GET":
+        reason = self._node.readiness()
+        if reason in _CLOSED:
+            raise Refusal(reason, f"this region is {reason}; another one serves you", retry_after_s=1)
+
+    async def _hot(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != _HOT[len(parts), parts[-1]]:
+            # The other routes do not know this path; what they would say is not true.
+            raise Refusal("method_not_allowed", "this path does not take this method")
+        if parts[-1] == "events":
             await events(self._node, scope, receive, send, parts[3], self._headers)
             return
-        await self._routes(scope, receive, self._marked(send))
+        work = append_tokens if parts[-1] == "tokens" else stream
+        await work(self._node, scope, receive, send, parts[3], parts[5], self._headers)
 
     def _marked(self, send: Send) -> Send:
         async def marked(message: Message) -> None:
@@ -106,13 +127,39 @@ class Edge:
 
 
 def _parts(scope: Scope) -> list[str]:
-    """The segments of a session's path, each decoded by itself and its ids checked, so that an
-    encoded slash is part of a bad id and never of the path."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    if not raw.startswith(b"/v1/sessions/"):
+    """The segments of a session's path, with its ids checked; empty for other paths.
+
+    Each segment is decoded by itself, so that an encoded slash is part of a bad id and never of
+    the path. ``Refusal``: ``invalid_id``, ``not_found``.
+    """
+    path: str = scope["path"]
+    if not path.startswith(_SESSIONS):
         return []
-    parts = [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")]
-    for at, name in _ID_AT.items():
-        if at < len(parts) and (at == 3 or parts[4] == "messages"):
-            check_id(parts[at], name)
+    raw: bytes = scope["raw_path"]
+    if b"%" not in raw:
+        parts = path.split("/")
+    else:
+        parts = [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")]
+    if len(parts) > 3:
+        check_id(parts[3], "session")
+    if len(parts) > 5 and parts[4] == "messages":
+        check_id(parts[5], "message")
+    if len(parts) != path.count("/") + 1:
+        raise Refusal("not_found", "there is nothing at this path")
     return parts
+
+
+async def _linger(receive: Receive) -> None:
+    """Read on for a while after a refusal.
+
+    Closing a connection with bytes unread resets it, and a client that is still writing would
+    never see the answer.
+    """
+    left = LINGER_BYTES_MAX
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return

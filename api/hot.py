@@ -93,12 +93,17 @@ def encode_ack(ack: Ack) -> bytes:
 
 
 async def respond(
-    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: list[tuple[bytes, bytes]],
+    *,
+    more: bool = False,
 ) -> None:
-    """One whole answer."""
+    """One whole answer. With ``more`` the caller says when the exchange is over."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def append_tokens(

@@ -1,6 +1,7 @@
 """What a node asks of its links to the peers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -8,8 +9,9 @@ class PeerUnreachable(Exception):
     """The peer gave no answer."""
 
 
-class DigestAnswer(Protocol):
-    """Digests of a peer: of buckets, or of sessions."""
+@dataclass(frozen=True)
+class Digests:
+    """A peer's answer to a question for digests: of all buckets, or of sessions."""
 
     buckets: list[str] | None
     sessions: dict[str, str] | None
@@ -27,4 +29,4 @@ class Links(Protocol):
 
     async def ask_digests(
         self, peer: str, session: str | None, buckets: Sequence[int] | None
-    ) -> DigestAnswer: ...
+    ) -> Digests: ...

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from perdure.api.app import create_app
 from perdure.api.grants import Grants
 from perdure.regions.config import (
@@ -24,11 +26,6 @@ from perdure.regions.config import (
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.regions.serving import serve
-
-try:
-    from uvloop import new_event_loop
-except ImportError:  # uvloop has no build for this platform: asyncio's own loop does.
-    from asyncio import new_event_loop
 
 # Only known where nothing listens outside this machine (``--dev-no-auth``).
 DEV_SECRET = b"perdure development secret, loopback only"
@@ -132,7 +129,7 @@ def _serve(options: argparse.Namespace) -> int:
             cors_origin_regex=LOOPBACK_ORIGINS if config.no_auth else None,
         )
 
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve(config, make_app))
 
 

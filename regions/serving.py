@@ -103,8 +103,8 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     code = await _shut_down(node, links, server, serving)
     for task in (watching, stopping):
         task.cancel()
-    refused = await asyncio.gather(watching, return_exceptions=True)
-    return EXIT_NAME_IN_USE if refused == [True] else code
+    (refused,) = await asyncio.gather(watching, return_exceptions=True)
+    return EXIT_NAME_IN_USE if refused is True else code
 
 
 async def _listen(server: Server) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp import WSMessage, WSMsgType, web
 
-from perdure.regions.links import PeerUnreachable
+from perdure.regions.links import Digests, PeerUnreachable
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError
 from perdure.replication.frames import (
     FRAME_BYTES_MAX,
@@ -67,14 +67,6 @@ class Host(Protocol):
     def digests(
         self, session: str | None, buckets: Sequence[int] | None
     ) -> tuple[list[str] | None, dict[str, str] | None]: ...
-
-
-@dataclass(frozen=True)
-class Digests:
-    """A peer's answer to a question for digests."""
-
-    buckets: list[str] | None
-    sessions: dict[str, str] | None
 
 
 @dataclass

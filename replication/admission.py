@@ -229,7 +229,7 @@ def _check_claimable(message: Message) -> None:
     assert shown is not None and tip is not None
     end = message.lane(tip).end
     if end is not None:
-        raise Refusal("ended", f"the message has ended ({end.status})", status=end.status)
+        raise Refusal("ended", f"the message has ended ({end.status})")
     if tip in message.cancels:
         raise Refusal("cancelled", "the message was cancelled")
 

@@ -113,7 +113,7 @@ class Lane:
 
     def _refuse_different(self, other: Entry, entry: Entry, at: int) -> None:
         if isinstance(other, End):
-            raise Refusal("ended", f"this lane ended ({other.status}) at {at}", status=other.status)
+            raise Refusal("ended", f"this lane ended ({other.status}) at seq {at}")
         raise Refusal("conflict", f"another item is held at seq {at}", seq=at)
 
     def _check_fresh(
@@ -121,7 +121,7 @@ class Lane:
     ) -> None:
         end = self.end or next((e for e in pending if isinstance(e, End)), None)
         if end is not None:
-            raise Refusal("ended", f"this lane ended ({end.status})", status=end.status)
+            raise Refusal("ended", f"this lane ended ({end.status})")
         if at > next_:
             raise Refusal("gap", f"seq {at} is beyond what is held", expected=next_)
         if self.forked:

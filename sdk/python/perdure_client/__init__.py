@@ -1,1 +1,39 @@
-"""The client of perdure."""
+"""The Python client of perdure: durable sessions for AI applications, in several regions."""
+
+from perdure_client.client import Client
+from perdure_client.errors import (
+    BufferLost,
+    Cancelled,
+    Conflict,
+    Deleted,
+    Ended,
+    Fenced,
+    NotFound,
+    OutOfStep,
+    PerdureError,
+    Unavailable,
+)
+from perdure_client.reducer import MessageView, SessionView, apply
+from perdure_client.session import Event, Session
+from perdure_client.writer import Writer
+
+__version__ = "0.1.0"
+__all__ = [
+    "BufferLost",
+    "Cancelled",
+    "Client",
+    "Conflict",
+    "Deleted",
+    "Ended",
+    "Event",
+    "Fenced",
+    "MessageView",
+    "NotFound",
+    "OutOfStep",
+    "PerdureError",
+    "Session",
+    "SessionView",
+    "Unavailable",
+    "Writer",
+    "apply",
+]

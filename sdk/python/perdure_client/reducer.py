@@ -1,0 +1,140 @@
+"""The assembled session from its events: a pure function of what was received, in order.
+
+It checks what it is told: an ``append`` that does not start where the message ends raises
+:class:`~perdure_client.errors.OutOfStep` and is never glued on.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure_client.errors import OutOfStep
+
+
+@dataclass
+class MessageView:
+    """One message as it stands. ``length`` counts items: tokens and marks."""
+
+    id: str
+    serial: str
+    role: str
+    status: str
+    length: int
+    parts: list[dict[str, Any]]
+    author: str | None = None
+    created: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    replaces: str | None = None
+    held: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text of the parts of type ``text``, joined."""
+        return "".join(part["text"] for part in self.parts if part.get("type") == "text")
+
+
+@dataclass
+class SessionView:
+    """A session as a reader has been told. ``ready``: caught up at least once."""
+
+    id: str
+    messages: list[MessageView] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    cursor: str | None = None
+    region: str | None = None
+    ready: bool = False
+    deleted: bool = False
+    more: bool = False
+
+    def message(self, id_: str) -> MessageView | None:
+        """The message of an id."""
+        return next((message for message in self.messages if message.id == id_), None)
+
+
+def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
+    """Bring the view up to date with one event. Unknown events are ignored."""
+    match name:
+        case "snapshot":
+            view.messages = [_message(value) for value in data["messages"]]
+            view.metadata = data["metadata"]
+            view.more = data["more"]
+        case "message":
+            _place(view, _message(data))
+        case "append":
+            _append(_held(view, data), data)
+        case "replace":
+            message = _held(view, data)
+            message.length, message.status = data["to"], data["status"]
+            message.parts = [dict(part) for part in data["parts"]]
+            message.held = False
+        case "end":
+            _end(_held(view, data), data)
+        case "delete":
+            view.messages = [m for m in view.messages if m.id != data["message"]]
+        case "metadata":
+            view.metadata = data["metadata"]
+        case "stale":
+            for message in view.messages:
+                if data["message"] in (None, message.id):
+                    message.held = data["held"]
+        case "ready":
+            view.ready = True
+        case "deleted":
+            view.deleted, view.messages, view.metadata = True, [], {}
+
+
+def _message(value: dict[str, Any]) -> MessageView:
+    return MessageView(
+        id=value["id"],
+        serial=value["serial"],
+        role=value["role"],
+        status=value["status"],
+        length=value["length"],
+        parts=[dict(part) for part in value["parts"]],
+        author=value.get("author"),
+        created=value.get("created", ""),
+        metadata=value.get("metadata", {}),
+        replaces=value.get("replaces"),
+    )
+
+
+def _place(view: SessionView, message: MessageView) -> None:
+    view.messages = [other for other in view.messages if other.id != message.id]
+    insort(view.messages, message, key=lambda other: other.serial)
+
+
+def _held(view: SessionView, data: dict[str, Any]) -> MessageView:
+    message = view.message(data["message"])
+    if message is None:
+        raise OutOfStep(f"an event of message {data['message']}, which is not held")
+    return message
+
+
+def _end(message: MessageView, data: dict[str, Any]) -> None:
+    if data["length"] != message.length:
+        raise OutOfStep(f"{message.id} ends at {data['length']}, {message.length} are held")
+    message.status = data["status"]
+
+
+def _append(message: MessageView, data: dict[str, Any]) -> None:
+    if data["from"] != message.length:
+        raise OutOfStep(f"{message.id} goes on at {data['from']}, {message.length} are held")
+    if "items" in data:
+        for item in data["items"]:
+            _mark(message, item)
+    else:
+        if data["part"] == len(message.parts) == 0:
+            message.parts.append({"type": "text", "text": ""})
+        if data["part"] >= len(message.parts):
+            raise OutOfStep(f"{message.id} has no part {data['part']}")
+        message.parts[data["part"]]["text"] += data["text"]
+    message.length = data["to"]
+
+
+def _mark(message: MessageView, item: dict[str, Any]) -> None:
+    if "part" in item:
+        message.parts.append({**item["part"], "text": ""})
+        return
+    if not message.parts:
+        message.parts.append({"type": "text", "text": ""})
+    message.parts[-1].update(item.get("set", {}))

@@ -1,0 +1,71 @@
+"""Server-sent events from bytes (WHATWG HTML, 9.2.6), incrementally and bounded."""
+
+import codecs
+from typing import NamedTuple
+
+# A snapshot is one event: as large as 200 messages may be.
+EVENT_CHARS_MAX = 268_435_456
+
+
+class ServerEvent(NamedTuple):
+    """One event as it stood on the wire."""
+
+    event: str
+    id: str
+    data: str
+
+
+class EventParser:
+    """Feed it bytes as they come; it gives whole events."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending: list[str] = []
+        self._size = 0
+        self._after_cr = False
+        self._last_id = ""
+        self._clear()
+
+    def _clear(self) -> None:
+        self._event = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> list[ServerEvent]:
+        """The events that these bytes complete. ``ValueError`` for an event without end."""
+        text = self._decoder.decode(chunk)
+        if self._after_cr and text.startswith("\n"):
+            text = text[1:]
+        if text:
+            self._after_cr = text.endswith("\r")
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        events: list[ServerEvent] = []
+        for line in lines[:-1]:
+            self._pending.append(line)
+            whole = "".join(self._pending)
+            self._pending, self._size = [], 0
+            event = self._line(whole)
+            if event is not None:
+                events.append(event)
+        self._pending.append(lines[-1])
+        self._size += len(lines[-1])
+        if self._size > EVENT_CHARS_MAX:
+            raise ValueError("an event is too long")
+        return events
+
+    def _line(self, line: str) -> ServerEvent | None:
+        if not line:
+            event = None
+            if self._data:
+                name = self._event or "message"
+                event = ServerEvent(name, self._last_id, "\n".join(self._data))
+            self._clear()
+            return event
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            self._event = value
+        elif name == "data":
+            self._data.append(value)
+        elif name == "id" and "\0" not in value:
+            self._last_id = value
+        return None
