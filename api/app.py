@@ -118,7 +118,9 @@ def _add_health(routes: FastAPI, node: Node, version: str) -> None:
     @routes.get("/v1/verify")
     async def verify(request: Request) -> Response:
         """Compare digests with every region that can be reached."""
-        return _answer(await node.verify(query(request.scope["query_string"], "session").get("session")))
+        return _answer(
+            await node.verify(query(request.scope["query_string"], "session").get("session"))
+        )
 
 
 def _add_sessions(routes: FastAPI, node: Node) -> None:

@@ -91,7 +91,7 @@ class Edge:
         if scope["path"] not in OPEN_PATHS:
             self._admit(scope)
         parts = _parts(scope)
-        if len(parts) in (5, 7) and (len(parts), parts[-1]) in _HOT:
+        if _is_hot(parts):
             await self._hot(parts, scope, receive, send)
         else:
             await self._routes(scope, receive, self._marked(send))
@@ -105,12 +105,15 @@ class Edge:
             self._grants.check(authorization)
         reason = self._node.readiness()
         if reason in _CLOSED:
-            raise Refusal(reason, f"this region is {reason}; another one serves you", retry_after_s=1)
+            raise Refusal(
+                reason, f"this region is {reason}; another one serves you", retry_after_s=1
+            )
 
     async def _hot(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != _HOT[len(parts), parts[-1]]:
-            # The other routes do not know this path; what they would say is not true.
-            raise Refusal("method_not_allowed", "this path does not take this method")
+        method = _HOT[len(parts), parts[-1]]
+        if scope["method"] != method:
+            # The other routes would say that there is no such path.
+            raise Refusal("method_not_allowed", f"this path takes {method} only", allow=method)
         if parts[-1] == "events":
             await events(self._node, scope, receive, send, parts[3], self._headers)
             return
@@ -124,6 +127,11 @@ class Edge:
             await send(message)
 
         return marked
+
+
+def _is_hot(parts: list[str]) -> bool:
+    count = len(parts)
+    return count in (5, 7) and (count, parts[-1]) in _HOT and (count == 5 or parts[4] == "messages")
 
 
 def _parts(scope: Scope) -> list[str]:

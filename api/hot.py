@@ -130,9 +130,7 @@ async def append_tokens(
         session, message, producer.id, producer.epoch, producer.seq, tokens, end
     )
     if wait_ms is not None and not ack.is_stable:
-        ack = await node.until_stable(
-            session, message, producer.id, producer.epoch, ack, wait_ms
-        )
+        ack = await node.until_stable(session, message, producer.id, producer.epoch, ack, wait_ms)
     await respond(send, 200, encode_ack(ack), [*headers, (b"content-type", JSON.encode())])
 
 

@@ -39,6 +39,7 @@ STATUS = {
     "starting": 503,
     "storage_full": 507,
 }
+_IN_HEADERS = frozenset({"retry_after_s", "allow"})
 _RETRY = frozenset({"too_many", "storage_failed", "draining", "starting", "storage_full"})
 
 
@@ -62,21 +63,23 @@ def problem(error: Exception) -> Problem:
         error = Refusal("storage_failed", "the disk of this region has failed")
     elif not isinstance(error, Refusal):
         error = Refusal("internal", "an internal error; it was logged")
-    extra = {key: value for key, value in error.extra.items() if key != "retry_after_s"}
     status = STATUS[error.code]
     body = {
+        # First, so that no detail of a refusal can stand in for what every problem says.
+        **{key: value for key, value in error.extra.items() if key not in _IN_HEADERS},
         "type": f"urn:perdure:problem:{error.code}",
         "title": _title(status),
         "status": status,
         "detail": error.detail,
         "code": error.code,
-        **extra,
     }
     headers = [("content-type", MEDIA_TYPE)]
     if error.code in _RETRY:
         headers.append(("retry-after", str(error.extra.get("retry_after_s", RETRY_AFTER_S))))
     if error.code == "unauthorized":
         headers.append(("www-authenticate", "Bearer"))
+    if "allow" in error.extra:
+        headers.append(("allow", error.extra["allow"]))
     return Problem(status, body, headers)
 
 

@@ -96,7 +96,9 @@ class Feed:
 class Reader:
     """One subscription. ``next`` until it gives None; ``close`` always."""
 
-    def __init__(self, feed: Feed, first: list[Event], returning: Returning, gone: Callable[[], None]):
+    def __init__(
+        self, feed: Feed, first: list[Event], returning: Returning, gone: Callable[[], None]
+    ):
         self.feed = feed
         self.returning: Returning | None = returning if returning.differs else None
         self.index = feed.end

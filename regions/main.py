@@ -13,6 +13,8 @@ import uvloop
 
 from perdure.api.app import create_app
 from perdure.api.grants import Grants
+from perdure.regions.cluster import ClusterError
+from perdure.regions.commands import add_commands
 from perdure.regions.config import (
     JWT_SECRET,
     LOOPBACK_ORIGINS,
@@ -23,6 +25,8 @@ from perdure.regions.config import (
     parse_peers,
     read_secret,
 )
+from perdure.regions.demo import TOKENS_PER_S, failover
+from perdure.regions.dev import dev
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.regions.serving import serve
@@ -44,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (ConfigError, StorageError) as error:
+    except (ConfigError, StorageError, ClusterError) as error:
         print(f"perdure: {error}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
@@ -58,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"perdure {version('perdure')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_serve(commands)
+    _add_dev(commands)
+    _add_demo(commands)
+    add_commands(commands)
     return parser
 
 
@@ -84,6 +91,32 @@ def _add_serve(commands: Any) -> None:
     )
     serving.add_argument("--verbose", action="store_true", help="log more")
     serving.set_defaults(run=_serve)
+
+
+def _add_dev(commands: Any) -> None:
+    text = "run three regions (eu, us, ap) on ports 7101 to 7103, until Ctrl-C"
+    dev_parser = commands.add_parser("dev", help=text, description=text)
+    dev_parser.add_argument(
+        "--data", type=Path, default=Path(".data/dev"), metavar="DIR", help="(.data/dev)"
+    )
+    dev_parser.set_defaults(run=lambda options: asyncio.run(dev(options.data)))
+
+
+def _add_demo(commands: Any) -> None:
+    text = "show what happens when a region dies in the middle of a word"
+    demo_parser = commands.add_parser("demo", help=text, description=text)
+    demo_parser.add_argument("which", choices=["failover"])
+    demo_parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    demo_parser.add_argument(
+        "--tokens-per-s", type=float, default=TOKENS_PER_S, help=f"pace ({TOKENS_PER_S:.0f})"
+    )
+    demo_parser.set_defaults(run=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.tokens_per_s <= 0:
+        raise ConfigError("--tokens-per-s must be positive")
+    return asyncio.run(failover(as_json=options.json, tokens_per_s=options.tokens_per_s))
 
 
 _SERVE = (

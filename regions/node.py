@@ -366,9 +366,7 @@ class Node:
         state = self.state.sessions[session]
         admission.check_live(state, message)
         lane = state.messages[message].lane(key)
-        return Ack(
-            lane.count, lane.count, self._stable(lane), duplicates, self._ended(lane)
-        )
+        return Ack(lane.count, lane.count, self._stable(lane), duplicates, self._ended(lane))
 
     def _stable(self, lane: Lane) -> int | None:
         if not self.gossip.peers:

@@ -221,9 +221,7 @@ class SqliteStorage:
     async def read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
         """Records of an origin in lsn order, from ``after_lsn`` + 1 on without a gap: about
         ``bytes_max`` bytes, at least one record when there is one. Stops before a damaged one."""
-        return await self._run(
-            self._read_thread, lambda: self._read(origin, after_lsn, bytes_max)
-        )
+        return await self._run(self._read_thread, lambda: self._read(origin, after_lsn, bytes_max))
 
     def _read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
         assert self._reader is not None

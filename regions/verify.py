@@ -54,7 +54,9 @@ async def _compare(
 async def _compare_all(state: State, links: Links, name: str) -> tuple[str, list[str]]:
     theirs = (await links.ask_digests(name, None, None)).buckets or []
     mine = state.buckets()
-    numbers = [number for number, value in enumerate(mine) if theirs[number : number + 1] != [value]]
+    numbers = [
+        number for number, value in enumerate(mine) if theirs[number : number + 1] != [value]
+    ]
     if not numbers:
         return "equal", []
     sessions = (await links.ask_digests(name, None, numbers)).sessions or {}

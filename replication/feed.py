@@ -78,9 +78,7 @@ def growth_drafts(message: Message, length: int, status: str) -> Iterator[Draft]
         told = Told(message.id, segment.stop, status)
         yield Draft("append", f'{head}"to":{segment.stop},{body}}}', told)
     if shown.status != status or (shown.status != "streaming" and shown.length > length):
-        yield _draft(
-            "end", {"message": message.id, "status": shown.status, "length": shown.length}
-        )
+        yield _draft("end", {"message": message.id, "status": shown.status, "length": shown.length})
 
 
 def _text(text: str | None) -> str:

@@ -87,7 +87,5 @@ class Assembly:
                 values = [item.value for item in run if isinstance(item, Mark)]
                 yield Segment(part, at, stop, None, values)
             else:
-                yield Segment(
-                    part, at, stop, "".join(i for i in run if isinstance(i, str)), None
-                )
+                yield Segment(part, at, stop, "".join(i for i in run if isinstance(i, str)), None)
             at = stop

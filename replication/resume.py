@@ -324,7 +324,9 @@ class Returning:
         return [over, *self._tell(entry, verdict)]
 
 
-def resume(session: Session, position: Position | None, now_ms: int) -> tuple[list[Event], Returning]:
+def resume(
+    session: Session, position: Position | None, now_ms: int
+) -> tuple[list[Event], Returning]:
     """The first events of a subscription, and the reader's machine from then on.
 
     ``position`` None: a reader that comes for the first time. The session must be refreshed.

@@ -111,9 +111,7 @@ class Session:
         if self.created is None or hlc < self.created:
             self.created = hlc
 
-    def _apply_to_message(
-        self, op: Open | Items | Claim | Cancel, place: Place, own: bool
-    ) -> None:
+    def _apply_to_message(self, op: Open | Items | Claim | Cancel, place: Place, own: bool) -> None:
         if isinstance(op, Open):
             self._born(op.header.created)
         if op.message in self.tombstones:
@@ -263,9 +261,7 @@ class Session:
         message = self.messages[told.message]
         tip = message.tip
         assert tip is not None
-        return Entry(
-            slot(told.message), message.tag(), tip.epoch.counter, told.status, told.length
-        )
+        return Entry(slot(told.message), message.tag(), tip.epoch.counter, told.status, told.length)
 
     def by_slot(self, number: int) -> list[str]:
         """The visible messages of a slot: one, or none, or (2⁻³² a pair) several."""

@@ -100,9 +100,7 @@ class Regions:
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         headers = {**(headers or {}), **({"content-type": "application/json"} if body else {})}
         try:
-            answer = await self.http.request(
-                method, url + path, content=content, headers=headers
-            )
+            answer = await self.http.request(method, url + path, content=content, headers=headers)
             value = answer.json() if answer.content else {}
         except (httpx2.TransportError, httpx2.DecodingError, ValueError):
             self.failed(url)

@@ -109,7 +109,9 @@ class Session:
 
         async def make() -> Writer:
             opened, region = await self._regions.request("POST", f"{self._path}/messages", body)
-            return self._writer(opened, region, body["id"], body["producer"], on_full, buffer_bytes_max)
+            return self._writer(
+                opened, region, body["id"], body["producer"], on_full, buffer_bytes_max
+            )
 
         return Opening(make)
 

@@ -264,9 +264,7 @@ class Writer:
 
     async def _reopen(self) -> bool:
         """Make the region know the message and the epoch."""
-        answer = await self._regions.once(
-            self.region, "POST", self._path, {"header": self._header}
-        )
+        answer = await self._regions.once(self.region, "POST", self._path, {"header": self._header})
         if answer is None:
             self._move()
             return False

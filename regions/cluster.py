@@ -1,0 +1,145 @@
+"""Three regions on this machine as three processes, for ``perdure dev`` and the demos."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from perdure.regions.config import PEER_SECRET
+
+NAMES = ("eu", "us", "ap")
+READY_S_MAX = 20.0
+STOP_S_MAX = 10.0
+_POLL_S = 0.05
+
+
+class ClusterError(Exception):
+    """A region did not start; the message holds what it said."""
+
+
+@dataclass
+class RegionProcess:
+    """One region and how it is run."""
+
+    name: str
+    port: int
+    peer_port: int
+    data: Path
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL for clients."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What the process prints."""
+        return self.data.parent / f"{self.name}.log"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nothing listens on just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+class Cluster:
+    """Regions that know each other; each can be killed and started again."""
+
+    def __init__(self, directory: Path, ports: list[tuple[int, int]]) -> None:
+        self.regions = {
+            name: RegionProcess(name, port, peer_port, directory / name)
+            for name, (port, peer_port) in zip(NAMES, ports, strict=True)
+        }
+        self._environment = {
+            **os.environ,
+            PEER_SECRET: os.environ.get(PEER_SECRET) or secrets.token_hex(32),
+        }
+
+    async def __aenter__(self) -> "Cluster":
+        try:
+            for region in self.regions.values():
+                await self.start(region.name)
+            await asyncio.gather(*(self.ready(name) for name in self.regions))
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self, name: str) -> None:
+        """Start the process of a region; see :meth:`ready`."""
+        region = self.regions[name]
+        region.data.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
+        command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
+        command += ["--data", str(region.data), "--dev-no-auth"]
+        for other in self.regions.values():
+            if other is not region:
+                command += ["--peer", f"{other.name}=http://127.0.0.1:{other.peer_port}"]
+        with region.log.open("ab") as log:
+            # A session of its own: Ctrl-C reaches us alone, and we stop the regions in order.
+            region.process = await asyncio.create_subprocess_exec(
+                *command,
+                stdout=log,
+                stderr=log,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    async def ready(self, name: str) -> None:
+        """Until the region is ready; raises :class:`ClusterError` when it does not come up."""
+        region = self.regions[name]
+        deadline = asyncio.get_running_loop().time() + READY_S_MAX
+        async with httpx2.AsyncClient(trust_env=False, timeout=1.0) as http:
+            while asyncio.get_running_loop().time() < deadline:
+                if region.process is None or region.process.returncode is not None:
+                    break
+                with contextlib.suppress(httpx2.TransportError):
+                    if (await http.get(f"{region.url}/readyz")).status_code == 200:
+                        return
+                await asyncio.sleep(_POLL_S)
+        said = region.log.read_text(errors="replace").strip().splitlines()[-5:]
+        raise ClusterError(f"region {name} did not start: {' / '.join(said) or 'it said nothing'}")
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL: no drain, no goodbye."""
+        process = self.regions[name].process
+        if process is not None and process.returncode is None:
+            process.kill()
+            await process.wait()
+
+    async def stop(self) -> None:
+        """SIGTERM to every region, and SIGKILL to what does not stop within 10 s."""
+        running = [
+            region.process
+            for region in self.regions.values()
+            if region.process is not None and region.process.returncode is None
+        ]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in running:
+            try:
+                async with asyncio.timeout(STOP_S_MAX):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()

@@ -1,0 +1,235 @@
+"""The commands that talk to running regions, through the Python client."""
+
+import argparse
+import asyncio
+import codecs
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from perdure_client import Client
+from perdure_client.errors import NotFound, PerdureError
+from perdure_client.reducer import SessionView, apply
+
+DEFAULT_URL = "http://127.0.0.1:7101"
+GRANT = "PERDURE_GRANT"
+EXIT_DIFFERENT = 1
+EXIT_UNREACHABLE = 3
+_READ_BYTES = 65_536
+_VERIFY_EVERY_S = 0.25
+
+Command = Callable[[argparse.Namespace, Client], Awaitable[int]]
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser's subcommands."""
+    publish = _add(
+        commands, "publish", _publish, "stream standard input into a session as one message"
+    )
+    publish.add_argument("session")
+    publish.add_argument("--role", default="assistant", help="the message's role (assistant)")
+    publish.add_argument("--id", help="the message's id (random)")
+    publish.add_argument("--author", help="the message's author")
+    tail = _add(commands, "tail", _tail, "follow a session; Ctrl-C ends it")
+    tail.add_argument("session")
+    tail.add_argument("--cursor", help="go on from here instead of from the beginning")
+    tail.add_argument("--until-end", action="store_true", help="stop when a streamed message ends")
+    sessions = _add(commands, "sessions", _sessions, "list the sessions of a region")
+    sessions.add_argument("--after", help="start after this id")
+    sessions.add_argument("--limit", type=int, default=100, help="how many (100)")
+    _add(commands, "regions", _regions, "what a region knows of the others; 3: one is not up")
+    verify = _add(
+        commands, "verify", _verify, "do all regions hold the same? 0 yes, 1 no, 3 one is not there"
+    )
+    verify.add_argument("session", nargs="?")
+    verify.add_argument(
+        "--wait-s", type=float, default=5.0, help="ask again for so long while they differ (5)"
+    )
+
+
+def _add(commands: Any, name: str, run: Command, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument(
+        "--url",
+        action="append",
+        metavar="URL",
+        help=f"a region ({DEFAULT_URL}); again for others to go on at",
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.set_defaults(run=lambda options: _with_client(options, run))
+    return parser
+
+
+def _with_client(options: argparse.Namespace, run: Command) -> int:
+    async def go() -> int:
+        async with Client(options.url or [DEFAULT_URL], os.environ.get(GRANT)) as client:
+            return await run(options, client)
+
+    try:
+        return asyncio.run(go())
+    except PerdureError as error:
+        print(f"perdure: {error}", file=sys.stderr)
+        return EXIT_UNREACHABLE if error.code == "unavailable" else 1
+    except BrokenPipeError:
+        # The reader of our output has left: that is its right.
+        sys.stderr.close()
+        return 0
+
+
+def _print(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+async def _publish(options: argparse.Namespace, client: Client) -> int:
+    session = client.session(options.session)
+    async with session.open(options.role, id=options.id, author=options.author) as writer:
+        async for text in _standard_input():
+            await writer.write(text)
+    if options.json:
+        _print(
+            {
+                "session": options.session,
+                "message": writer.message,
+                "accepted": writer.accepted,
+                "stable": writer.stable_count,
+                "moves": writer.moves,
+            }
+        )
+    else:
+        print(f"{writer.message}: {writer.accepted} tokens, {writer.stable_count} stable")
+    return 0
+
+
+async def _standard_input() -> AsyncIterator[str]:
+    """Text as it arrives; ``UnicodeDecodeError`` ends the message as failed."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    loop = asyncio.get_running_loop()
+    while chunk := await loop.run_in_executor(None, os.read, sys.stdin.fileno(), _READ_BYTES):
+        if text := decoder.decode(chunk):
+            yield text
+    if text := decoder.decode(b"", final=True):
+        yield text
+
+
+async def _tail(options: argparse.Namespace, client: Client) -> int:
+    view = SessionView(options.session)
+    printer = _Printer()
+    async for event in client.session(options.session).events(options.cursor):
+        if options.json:
+            _print({"event": event.event, "id": event.id, "data": event.data})
+        else:
+            printer.show(event.event, event.data)
+        if not options.cursor:
+            apply(view, event.event, event.data)
+        if options.until_end and event.event == "end":
+            break
+    return 0
+
+
+class _Printer:
+    """Prints events as text: a line for each message, its text as it comes."""
+
+    def __init__(self) -> None:
+        self._open: str | None = None
+
+    def show(self, name: str, data: Mapping[str, Any]) -> None:
+        """Print one event."""
+        if name == "snapshot":
+            for message in data["messages"]:
+                self._message(message)
+        elif name == "message":
+            self._message(data)
+        elif name == "append" and "text" in data:
+            self._turn_to(data["message"], f"… {data['message']}: ")
+            print(data["text"], end="", flush=True)
+        elif name == "replace":
+            self._line(f"[{data['message']} is replaced: {data['reason']}]")
+            self._turn_to(data["message"], f"{data['message']}: ")
+            print(data["text"], end="", flush=True)
+        elif name == "end":
+            self._line(f"[{data['message']} {data['status']}, {data['length']} items]")
+        elif name in ("delete", "stale", "deleted"):
+            self._line(f"[{name} {data.get('message') or ''}]")
+
+    def _message(self, message: Mapping[str, Any]) -> None:
+        self._turn_to(message["id"], f"{message['role']} {message['id']}: ")
+        print(message["text"], end="", flush=True)
+        if message["status"] != "streaming":
+            self._line(f"[{message['status']}]")
+
+    def _turn_to(self, message: str, head: str) -> None:
+        if self._open != message:
+            if self._open is not None:
+                print()
+            print(head, end="")
+            self._open = message
+
+    def _line(self, text: str) -> None:
+        if self._open is not None:
+            print()
+            self._open = None
+        print(text, flush=True)
+
+
+async def _sessions(options: argparse.Namespace, client: Client) -> int:
+    page = await client.sessions(after=options.after, limit=options.limit)
+    if options.json:
+        _print(page)
+        return 0
+    for session in page["sessions"]:
+        print(f"{session['id']:<40} {session['messages']:>6} messages  {session['created']}")
+    if page["next"]:
+        print(f"… more: --after {page['next']}")
+    return 0
+
+
+async def _regions(options: argparse.Namespace, client: Client) -> int:
+    known = await client.peers()
+    up = all(peer["state"] == "up" for peer in known["peers"])
+    if options.json:
+        _print(known)
+        return 0 if up else EXIT_UNREACHABLE
+    print(f"{known['region']:<12} this one  {known['counters']['sessions']} sessions")
+    for peer in known["peers"]:
+        seen = "never" if peer["last_seen_ms"] is None else f"{peer['last_seen_ms']} ms ago"
+        print(f"{peer['region']:<12} {peer['state']:<8}  {peer['behind']} behind, seen {seen}")
+    return 0 if up else EXIT_UNREACHABLE
+
+
+async def _verify(options: argparse.Namespace, client: Client) -> int:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + options.wait_s
+    answer = await client.verify(options.session)
+    while not answer["equal"] and loop.time() < deadline:
+        await asyncio.sleep(_VERIFY_EVERY_S)
+        answer = await client.verify(options.session)
+    if options.session is not None:
+        await _must_exist(options.session, client)
+    if options.json:
+        _print(answer)
+    else:
+        _print_verified(answer)
+    if answer["equal"]:
+        return 0
+    differs = "different" in answer["regions"].values()
+    return EXIT_DIFFERENT if differs else EXIT_UNREACHABLE
+
+
+async def _must_exist(session: str, client: Client) -> None:
+    try:
+        await client.session(session).snapshot()
+    except NotFound:
+        print(f"perdure: note: this region knows no session {session}", file=sys.stderr)
+
+
+def _print_verified(answer: Mapping[str, Any]) -> None:
+    now = datetime.now(UTC).strftime("%H:%M:%S")
+    word = "equal" if answer["equal"] else "NOT equal"
+    print(f"{now} {word}: {answer['sessions']} session(s)")
+    for region, outcome in answer["regions"].items():
+        print(f"  {region:<12} {outcome}")
+    for session in answer["different"][:20]:
+        print(f"  differs: {session}")
