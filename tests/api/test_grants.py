@@ -1,0 +1,117 @@
+"""Grants: one algorithm, a subject and an end, and nothing without them."""
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+
+import jwt
+import pytest
+from perdure.api.grants import LEEWAY_S, Grants
+from perdure.replication.errors import Refusal
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+NOW = datetime.now(UTC)
+
+
+def after(seconds: float) -> datetime:
+    """A time relative to the start of the tests."""
+    return NOW + timedelta(seconds=seconds)
+
+
+GOOD = {"sub": "alice", "exp": after(600)}
+
+
+def segment(value: object) -> str:
+    """One part of a hand-made token."""
+    raw = value if isinstance(value, bytes) else json.dumps(value, default=str).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+BAD = {
+    "none": f"{segment({'alg': 'none'})}.{segment({'sub': 'a', 'exp': 9_999_999_999})}.",
+    "no header": f".{segment(GOOD)}.x",
+    "garbage": "garbage",
+    "empty": "",
+    "two dots of nothing": "..",
+    "deep header": f"{segment(b'[' * 5_000)}.e30.AAAA",
+    "header is a list": f"{segment([])}.e30.AAAA",
+    "too long": "a" * 9_000,
+    "other secret": jwt.encode(GOOD, b"x" * 32),
+    "HS384": jwt.encode(GOOD, SECRET + b"x" * 32, algorithm="HS384"),
+    "HS512": jwt.encode(GOOD, SECRET * 2, algorithm="HS512"),
+    "no exp": jwt.encode({"sub": "a"}, SECRET),
+    "no sub": jwt.encode({"exp": after(600)}, SECRET),
+    "empty sub": jwt.encode({**GOOD, "sub": ""}, SECRET),
+    "sub is a number": jwt.encode({**GOOD, "sub": 1}, SECRET),
+    "expired": jwt.encode({**GOOD, "exp": after(-LEEWAY_S - 5)}, SECRET),
+    "not yet": jwt.encode({**GOOD, "nbf": after(LEEWAY_S + 300)}, SECRET),
+    "exp is a word": jwt.encode({**GOOD, "exp": "tomorrow"}, SECRET),
+    "exp is infinite": jwt.encode({**GOOD, "exp": float("inf")}, SECRET),
+    "for another audience": jwt.encode({**GOOD, "aud": "somebody"}, SECRET),
+    "signature cut": jwt.encode(GOOD, SECRET)[:-2],
+}
+
+
+@pytest.mark.parametrize("token", BAD.values(), ids=BAD.keys())
+def test_refuses(token):
+    """None of these opens anything."""
+    with pytest.raises(Refusal) as caught:
+        Grants(SECRET).check(f"Bearer {token}")
+    assert caught.value.code == "unauthorized"
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Basic YTpi", "Bearerx"])
+def test_refuses_other_schemes(header):
+    """Only a bearer grant counts."""
+    with pytest.raises(Refusal, match="unauthorized"):
+        Grants(SECRET).check(header)
+
+
+def test_takes():
+    """A good grant gives its subject, also a little after its end, whatever the case of Bearer."""
+    grants = Grants(SECRET)
+    assert grants.check(f"Bearer {jwt.encode(GOOD, SECRET)}") == "alice"
+    assert grants.check(f"bearer {jwt.encode({**GOOD, 'exp': after(-1)}, SECRET)}") == "alice"
+    assert LEEWAY_S <= 60
+
+
+def test_short_secret():
+    """A secret that could be guessed does not start."""
+    with pytest.raises(ValueError, match="at least 32 bytes"):
+        Grants(b"short")
+
+
+HOT = [
+    ("POST", "/v1/sessions/s/messages/m/tokens"),
+    ("POST", "/v1/sessions/s/messages/m/stream"),
+    ("GET", "/v1/sessions/s/events"),
+    ("GET", "/v1/sessions/s"),
+    ("PUT", "/v1/sessions/s"),
+    ("GET", "/v1/regions"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+    ("GET", "/nowhere"),
+]
+
+
+async def test_everything_needs_a_grant(serve):
+    """Every path but the three open ones answers 401 without a grant, known or not."""
+    async with serve(grants=Grants(SECRET)) as region:
+        for method, path in HOT:
+            reply = await region.request(method, path)
+            reply.assert_problem(401, "unauthorized")
+            assert reply.header("www-authenticate") == "Bearer"
+        for path in ("/livez", "/readyz", "/version"):
+            assert (await region.request("GET", path)).status == 200
+
+
+async def test_a_grant_opens(serve):
+    """With a good grant requests are carried out; given twice it is refused."""
+    good = ("authorization", f"Bearer {jwt.encode(GOOD, SECRET)}")
+    async with serve(grants=Grants(SECRET)) as region:
+        assert (await region.request("PUT", "/v1/sessions/s", headers=[good])).status == 201
+        reply = await region.request("GET", "/v1/sessions/s", headers=[good, good])
+        reply.assert_problem(401, "unauthorized")
+        follower = await region.connect()
+        await follower.start("GET", "/v1/sessions/s/events", [good])
+        assert (await follower.head()).status == 200
