@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
-
 from perdure.api.bodies import check_media_type, header, parse_object, read_body
 from perdure.api.edge import ASGIApp, Edge
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
@@ -14,10 +11,13 @@ from perdure.api.grants import Grants
 from perdure.api.hot import JSON, encode_json
 from perdure.api.openapi import describe
 from perdure.api.problems import problem
-from perdure.regions.node import Node, Opened
+from perdure.regions.answers import Opened
+from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 _CORS_HEADERS = (
     "Authorization",
@@ -29,7 +29,10 @@ _CORS_HEADERS = (
     "Producer-Seq",
 )
 _MESSAGE_FIELDS = frozenset(
-    "id role text author metadata after replaces producer claim_id header".split()
+    (
+        *("id", "role", "text", "author", "metadata"),
+        *("after", "replaces", "producer", "claim_id", "header"),
+    )
 )
 
 
@@ -42,7 +45,13 @@ def create_app(
     cors_origin_regex: str | None = None,
 ) -> ASGIApp:
     """The ASGI application of one region. ``grants`` None: anybody may call."""
-    routes = FastAPI(title="perdure", version=version, redoc_url=None)
+    routes = FastAPI(
+        title="perdure",
+        version=version,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
     _add_health(routes, node, version)
     _add_sessions(routes, node)
     _add_messages(routes, node)

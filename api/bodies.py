@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from math import isfinite
 from typing import Any
 
-from pydantic_core import from_json
-
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import BODY_BYTES_MAX, BODY_READ_S_MAX, JSON_DEPTH_MAX
+from pydantic_core import from_json
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

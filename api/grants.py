@@ -1,7 +1,6 @@
 """Grants: who may call. HS256 JWTs with ``sub`` and ``exp``, from the shared secret."""
 
 import jwt
-
 from perdure.replication.errors import Refusal
 
 SECRET_BYTES_MIN = 32

@@ -18,8 +18,9 @@ from perdure.api.bodies import (
     read_body,
 )
 from perdure.api.fields import Fields, ack_wait_ms, query
+from perdure.regions.answers import Ack
 from perdure.regions.fanout import Reader
-from perdure.regions.node import Ack, Node
+from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Event
 from perdure.replication.ids import is_id, parse_epoch
@@ -121,7 +122,9 @@ async def append_tokens(
     check_media_type(scope, JSON)
     value = parse_object(await read_body(scope, receive))
     Fields(value, _APPEND_FIELDS)
-    tokens, end = value.get("tokens", []), check_end(value.get("end"))
+    end = check_end(value.get("end"))
+    # Only an end may come without tokens: it is no use to name an empty list.
+    tokens = value.get("tokens", [] if end else None)
     if not isinstance(tokens, list):
         raise Refusal("invalid_body", "tokens must be a list", field="tokens")
     check_count(tokens)
@@ -169,27 +172,29 @@ async def events(
 ) -> None:
     """``GET …/events``: server-sent events until the client leaves."""
     reader = node.subscribe(session, cursor_of(scope))
-    gone = asyncio.create_task(_until_gone(receive))
-    gone.add_done_callback(lambda _: reader.cut())
+    writing = asyncio.ensure_future(_write_events(reader, send, headers))
+    gone = asyncio.ensure_future(_until_gone(receive))
     try:
-        start = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache, no-transform"),
-            (b"x-accel-buffering", b"no"),
-            *headers,
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": start})
-        await _write_events(reader, send)
-        await send({"type": "http.response.body", "body": b""})
+        await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():
+            writing.result()
     except TimeoutError:
         # The client takes nothing any more. It comes back with its last event id.
         node.counters["readers_cut"] += 1
     finally:
+        writing.cancel()
         gone.cancel()
         reader.close()
 
 
-async def _write_events(reader: Reader, send: Send) -> None:
+async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    headers = [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache, no-transform"),
+        (b"x-accel-buffering", b"no"),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     while (gathered := await reader.next()) is not None:
         body = b"".join(map(encode_event, gathered)) or _KEEP_ALIVE
         # In slices, so that a long snapshot on a slow link makes progress within the limit.
@@ -197,6 +202,7 @@ async def _write_events(reader: Reader, send: Send) -> None:
             piece = body[start : start + SLICE_BYTES]
             async with asyncio.timeout(WRITE_S_MAX):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _until_gone(receive: Receive) -> None:

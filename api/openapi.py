@@ -16,6 +16,10 @@ _ITEM = {
     ]
 }
 _END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
+_DRAFT_TEXTS = (
+    *("id", "role", "text", "author", "after"),
+    *("replaces", "producer", "claim_id", "header"),
+)
 _SCHEMAS: dict[str, Any] = {
     "Problem": {
         "type": "object",
@@ -53,10 +57,7 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "description": "with text: a complete message; without: opens a streaming one; or header",
-        "properties": {
-            name: {"type": "string"}
-            for name in "id role text author after replaces producer claim_id header".split()
-        }
+        "properties": {name: {"type": "string"} for name in _DRAFT_TEXTS}
         | {"metadata": {"type": "object"}},
     },
     "Claim": {

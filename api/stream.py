@@ -1,35 +1,52 @@
 """``POST …/stream``: one long request, lines in, acknowledgements out.
 
 Lines that have gathered while the last commit ran are appended together. A refusal is one problem
-object on a line of its own, and ends the answer. A piece of a line at the end of the body is dropped.
+object on a line of its own, and ends the answer. A piece of a line is dropped where the body was
+cut; at the orderly end of a body a last line without its newline counts, when it is whole.
 """
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from typing import Any, NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send, check_media_type, parse_object
 from perdure.api.fields import Fields, query
-from perdure.api.hot import Producer, check_count, check_end, encode_ack, producer_of
+from perdure.api.hot import (
+    WRITE_S_MAX,
+    Producer,
+    check_count,
+    check_end,
+    encode_ack,
+    producer_of,
+)
 from perdure.api.problems import problem
-from perdure.regions.node import Ack, Node
+from perdure.regions.answers import Ack
+from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
+from perdure.replication.items import make_items
 from perdure.replication.limits import (
     ACK_WAIT_MS_MAX,
     APPEND_ITEMS_MAX,
     BODY_BYTES_MAX,
     SEQ_MAX,
+    TOKEN_BYTES_MAX,
 )
 
+log = logging.getLogger("perdure.api")
+
 MEDIA_TYPE = "application/x-ndjson"
+# A character takes at most four bytes: tokens up to here are within the limit.
+_SURE_CHARS_MAX = TOKEN_BYTES_MAX // 4
 _LINE_FIELDS = frozenset({"seq", "token", "tokens", "end"})
 _LINES_WAITING_MAX = 4_096
+_BYTES_WAITING_MAX = BODY_BYTES_MAX
 
 
 class Line(NamedTuple):
-    """One line of the request."""
+    """One line of the request, or several that go on from one another."""
 
     seq: int
     items: list[Any]
@@ -37,7 +54,7 @@ class Line(NamedTuple):
 
 
 def parse_line(raw: bytes) -> Line:
-    """The line, or ``Refusal`` ``invalid_json`` or ``invalid_body``."""
+    """The line; ``Refusal`` ``invalid_json``, ``invalid_body`` or ``too_large``."""
     value = parse_object(raw)
     Fields(value, _LINE_FIELDS)
     seq = value.get("seq")
@@ -49,6 +66,9 @@ def parse_line(raw: bytes) -> Line:
     if not isinstance(items, list):
         raise Refusal("invalid_body", "tokens must be a list", field="tokens")
     check_count(items)
+    if not all(type(item) is str and len(item) <= _SURE_CHARS_MAX for item in items):
+        # A bad item is refused by itself: the good lines that came with it are appended.
+        make_items(items)
     end = check_end(value.get("end"))
     if not items and end is None:
         raise Refusal("invalid_body", "a line needs a token or an end", field="token")
@@ -56,148 +76,173 @@ def parse_line(raw: bytes) -> Line:
 
 
 class Lines:
-    """The lines of a body as they arrive, bounded; the client waits while too many are here."""
+    """The lines of a body as they arrive, bounded; the client waits while too much is here."""
 
-    def __init__(self, receive: Receive) -> None:
-        self.whole: deque[bytes] = deque()
+    def __init__(self, receive: Receive, news: asyncio.Event) -> None:
         self.ended = False
         self.gone = False
-        self.too_long = False
         self._receive = receive
-        self._piece = b""
-        self._changed = asyncio.Event()
+        self._news = news
+        self._room = asyncio.Event()
+        self._whole: deque[bytes] = deque()
+        self._whole_bytes = 0
+        self._pieces: list[bytes] = []
+        self._piece_bytes = 0
 
     async def read(self) -> None:
-        """Take in the body until it ends."""
+        """Take in the body until it ends; ``news`` is set whenever something has changed."""
         try:
-            while not self.ended and not self.too_long:
+            more = True
+            while more and self._piece_bytes <= BODY_BYTES_MAX:
                 message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    self.gone = self.ended = True
-                    break
+                self.gone = message["type"] == "http.disconnect"
+                more = bool(message.get("more_body"))
                 self._split(message.get("body", b""))
-                self.ended = not message.get("more_body")
-                while len(self.whole) > _LINES_WAITING_MAX:
-                    await self.changed()
-            if not self.gone:
-                await self._until_gone()
+                while more and self._is_full():
+                    self._room.clear()
+                    await self._room.wait()
         finally:
             self.ended = True
-            self._changed.set()
+            self._news.set()
+
+    def _is_full(self) -> bool:
+        return len(self._whole) > _LINES_WAITING_MAX or self._whole_bytes > _BYTES_WAITING_MAX
 
     def _split(self, chunk: bytes) -> None:
-        *whole, self._piece = (self._piece + chunk).split(b"\n")
-        self.whole.extend(line for line in whole if line.strip())
-        self.too_long = len(self._piece) > BODY_BYTES_MAX
-        self._changed.set()
+        *whole, piece = chunk.split(b"\n")
+        for line in whole:
+            # Pieces are joined once, however small the chunks of a long line are.
+            joined = b"".join([*self._pieces, line])
+            self._pieces.clear()
+            self._piece_bytes = 0
+            if joined.strip():
+                self._whole.append(joined)
+                self._whole_bytes += len(joined)
+        if piece:
+            self._pieces.append(piece)
+            self._piece_bytes += len(piece)
+        self._news.set()
 
-    async def _until_gone(self) -> None:
-        self._changed.set()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
+    def take(self) -> Line | None:
+        """The next line, with those that go on from it; None when there is none now.
 
-    async def changed(self) -> None:
-        """Until something was read, or taken."""
-        self._changed.clear()
-        await self._changed.wait()
-
-    def take(self) -> tuple[Line | None, Refusal | None]:
-        """Lines that go on from one another as one; and the refusal of a bad one behind them."""
-        taken: Line | None = None
-        while self.whole:
+        Raises the ``Refusal`` of a bad line once all before it have been taken.
+        """
+        first = self._next()
+        if first is None:
+            return None
+        seq, items, end = first
+        while end is None:
             try:
-                line = parse_line(self.whole[0])
-            except Refusal as refusal:
-                return taken, refusal
-            if taken is not None:
-                follows = line.seq == taken.seq + len(taken.items) and taken.end is None
-                if not follows or len(taken.items) + len(line.items) > APPEND_ITEMS_MAX:
-                    break
-                line = Line(taken.seq, taken.items + line.items, line.end)
-            taken = line
-            self.whole.popleft()
-        self._changed.set()
-        if taken is None and self.too_long:
-            return None, Refusal("too_large", "a line is too long", limit_bytes=BODY_BYTES_MAX)
-        return taken, None
+                line = self._next(seq + len(items), APPEND_ITEMS_MAX - len(items))
+            except Refusal:
+                break
+            if line is None:
+                break
+            items += line.items
+            end = line.end
+        self._room.set()
+        return Line(seq, items, end)
+
+    def _next(self, seq: int | None = None, items_max: int = APPEND_ITEMS_MAX) -> Line | None:
+        """Take one line, unless it is not the one at ``seq`` or has too many items."""
+        if not self._whole:
+            return self._last() if seq is None else None
+        if len(self._whole[0]) > BODY_BYTES_MAX:
+            raise _too_long()
+        line = parse_line(self._whole[0])
+        if seq is not None and (line.seq != seq or len(line.items) > items_max):
+            return None
+        self._whole_bytes -= len(self._whole.popleft())
+        return line
+
+    def _last(self) -> Line | None:
+        """What stands after the last newline of the body."""
+        if self._piece_bytes > BODY_BYTES_MAX:
+            raise _too_long()
+        if not self.ended or self.gone:
+            return None
+        piece, self._pieces = b"".join(self._pieces), []
+        try:
+            return parse_line(piece) if piece.strip() else None
+        except Refusal as refusal:
+            if refusal.code == "invalid_json":
+                return None
+            raise
+
+
+def _too_long() -> Refusal:
+    return Refusal("too_large", "a line is too long", limit_bytes=BODY_BYTES_MAX)
 
 
 class LongAppend:
-    """One request to ``stream``."""
+    """One request to ``stream``: ``run`` appends and acknowledges, ``watch`` wakes it."""
 
     def __init__(
-        self, node: Node, session: str, message: str, producer: Producer, send: Send
+        self,
+        node: Node,
+        session: str,
+        message: str,
+        producer: Producer,
+        send: Send,
+        news: asyncio.Event,
     ) -> None:
         self._node = node
-        self._session = session
-        self._message = message
-        self._producer = producer
+        self._lane = (session, message, producer.id, producer.epoch)
+        self._first_seq = producer.seq
         self._send = send
+        self._news = news
         self._last: Ack | None = None
+        self._unstable = asyncio.Event()
+
+    async def watch(self) -> None:
+        """Set ``news`` when what was acknowledged may have become stable."""
+        while True:
+            await self._unstable.wait()
+            await self._node.progress()
+            self._news.set()
 
     async def run(self, lines: Lines) -> None:
         """Append what arrives and acknowledge it, until the body ends and all is stable."""
-        while not lines.gone:
-            line, refusal = lines.take()
+        while True:
+            # Cleared before looking: what comes from here on is seen in the next round.
+            self._news.clear()
+            if self._unstable.is_set():
+                await self._tell_progress(self._node.acknowledged(*self._lane))
+            line = lines.take()
             if line is not None:
                 await self._append(line)
-            if refusal is not None:
-                raise refusal
-            if line is None and lines.ended:
+            elif lines.ended:
                 break
-            if line is None:
-                await self._wait(lines)
-        if self._last is not None and not self._last.is_stable:
-            await self._acknowledge(await self._until_stable(self._last))
-
-    async def _append(self, line: Line) -> None:
-        if self._producer.seq is not None and self._last is None and line.seq != self._producer.seq:
-            raise Refusal("invalid_producer", "the first line is not at Producer-Seq", field="seq")
-        ack = await self._node.append(
-            self._session,
-            self._message,
-            self._producer.id,
-            self._producer.epoch,
-            line.seq,
-            line.items,
-            line.end,
-        )
-        await self._acknowledge(ack, always=True)
-
-    async def _wait(self, lines: Lines) -> None:
-        """For more lines; or, while something is not stable, for that."""
-        waits = [asyncio.ensure_future(lines.changed())]
-        if self._last is not None and not self._last.is_stable:
-            waits.append(asyncio.ensure_future(self._node.progress()))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if self._last is not None and not self._last.is_stable:
-            await self._acknowledge(
-                self._node.acknowledged(
-                    self._session, self._message, self._producer.id, self._producer.epoch
-                )
+            else:
+                await self._news.wait()
+        if self._last is not None and self._unstable.is_set() and not lines.gone:
+            await self._tell_progress(
+                await self._node.until_stable(*self._lane, self._last, ACK_WAIT_MS_MAX)
             )
 
-    async def _until_stable(self, ack: Ack) -> Ack:
-        return await self._node.until_stable(
-            self._session,
-            self._message,
-            self._producer.id,
-            self._producer.epoch,
-            ack,
-            ACK_WAIT_MS_MAX,
+    async def _append(self, line: Line) -> None:
+        if self._last is None and self._first_seq not in (None, line.seq):
+            raise Refusal("invalid_producer", "the first line is not at Producer-Seq", field="seq")
+        await self._acknowledge(
+            await self._node.append(*self._lane, line.seq, line.items, line.end)
         )
 
-    async def _acknowledge(self, ack: Ack, *, always: bool = False) -> None:
-        if not always and ack == self._last:
-            return
+    async def _tell_progress(self, ack: Ack) -> None:
+        assert self._last is not None
+        if (ack.stable, ack.ended) != (self._last.stable, self._last.ended):
+            await self._acknowledge(ack)
+
+    async def _acknowledge(self, ack: Ack) -> None:
         self._last = ack
+        if ack.is_stable:
+            self._unstable.clear()
+        else:
+            self._unstable.set()
         body = encode_ack(ack) + b"\n"
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        # A client that reads no answers would hold its own lines up for ever.
+        async with asyncio.timeout(WRITE_S_MAX):
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 async def stream(
@@ -213,17 +258,26 @@ async def stream(
     query(scope["query_string"])
     producer = producer_of(scope, seq_needed=False)
     check_media_type(scope, MEDIA_TYPE, "application/json")
-    start = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), *headers]
-    await send({"type": "http.response.start", "status": 200, "headers": start})
-    lines = Lines(receive)
-    reading = asyncio.create_task(lines.read())
+    news = asyncio.Event()
+    lines = Lines(receive, news)
+    appending = LongAppend(node, session, message, producer, send, news)
+    tasks = [asyncio.create_task(lines.read()), asyncio.create_task(appending.watch())]
+    # The body is asked for before the answer starts: a client may wait for ``100 Continue``.
+    await asyncio.sleep(0)
     last = b""
     try:
-        await LongAppend(node, session, message, producer, send).run(lines)
-    except (Refusal, StorageError) as error:
+        start = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), *headers]
+        await send({"type": "http.response.start", "status": 200, "headers": start})
+        await appending.run(lines)
+    except TimeoutError:
+        return
+    except Exception as error:
+        if not isinstance(error, Refusal | StorageError):
+            log.exception("stream failed")
         last = problem(error).encode() + b"\n"
     finally:
-        reading.cancel()
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await reading
+            await asyncio.gather(*tasks, return_exceptions=True)
     await send({"type": "http.response.body", "body": last})

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-
 from perdure.regions.config import PEER_SECRET
 
 NAMES = ("eu", "us", "ap")

@@ -97,6 +97,6 @@ def check(config: Config) -> None:
         )
     if not config.peer_secret:
         raise ConfigError(
-            f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same {SECRET_BYTES_MIN} bytes or more"
-            " in every region"
+            f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same secret in every region,"
+            f" {SECRET_BYTES_MIN} bytes or more"
         )

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from perdure_client import Client, Event, Writer
-from perdure_client.errors import PerdureError
-
 from perdure.regions.cluster import NAMES, Cluster, free_ports
 from perdure.regions.demo_screen import Screen
+
+from perdure_client import Client, Event, Writer
+from perdure_client.errors import PerdureError
 
 SESSION = "failover"
 TOKENS_PER_S = 60.0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-
 from perdure.api.app import create_app
 from perdure.api.grants import Grants
 from perdure.regions.cluster import ClusterError

@@ -7,25 +7,22 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from perdure.regions.fanout import Fanout, Reader
+from perdure.regions.answers import Ack, Opened, Sent
 from perdure.regions.links import Links
 from perdure.regions.ports import Clock, Entropy, Storage, StorageFailed
+from perdure.regions.reading import Reading
 from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
 from perdure.replication import admission
 from perdure.replication.admission import Draft, Pending, Site
-from perdure.replication.cursor import decode, encode
 from perdure.replication.errors import Malformed, Refusal
 from perdure.replication.frames import VERSIONS, header_key
 from perdure.replication.gossip import Gossip
-from perdure.replication.hlc import check_serial
-from perdure.replication.ids import HeaderSeal, LaneKey, check_id, parse_epoch
+from perdure.replication.ids import HeaderSeal, LaneKey, check_id
 from perdure.replication.items import End, Entry, make_items
-from perdure.replication.lane import Lane
 from perdure.replication.limits import KEEPALIVE_S
 from perdure.replication.message import Message
 from perdure.replication.operations import Claim, Open, Operation
@@ -39,42 +36,7 @@ RECONNECT_MS_MAX = 1_000
 _INCARNATION_BITS = 64
 
 
-class Opened(NamedTuple):
-    """The answer to an open."""
-
-    created: bool
-    id: str
-    serial: str
-    epoch: str
-    header: str
-    next: int
-
-
-class Sent(NamedTuple):
-    """The answer to a complete message. ``stable`` None: no other region is configured."""
-
-    created: bool
-    message: dict[str, Any]
-    stable: bool | None
-
-
-@dataclass(frozen=True)
-class Ack:
-    """The answer to an append: counts of items of the lane; the end is told apart."""
-
-    next: int
-    accepted: int
-    stable: int | None
-    duplicates: int
-    ended: str | None
-
-    @property
-    def is_stable(self) -> bool:
-        """Whether everything that is accepted is stable, as far as it can ever be."""
-        return self.stable is None or (self.stable >= self.accepted and self.ended != "accepted")
-
-
-class Node:
+class Node(Reading):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -90,11 +52,9 @@ class Node:
         self.region = region
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
-        self.state = State(region, self.gossip)
-        self.fanout = Fanout(self.state.forget_empty)
-        self.counters = dict.fromkeys(("appends", "duplicates", "resumes", "readers_cut"), 0)
+        super().__init__(State(region, self.gossip), self.gossip, clock)
+        self.counters = dict.fromkeys(("appends", "duplicates", "readers_cut"), 0)
         self._storage = storage
-        self._clock = clock
         self._seal = HeaderSeal(header_key(secret))
         self._links: Links | None = None
         self._status: str | None = "starting"
@@ -237,12 +197,6 @@ class Node:
             await self._wait(lambda: self._is_stable(message) is not False, ack_wait_ms)
         return Sent(created, self.message(session, id_), self._is_stable(message))
 
-    def _is_stable(self, message: Message) -> bool | None:
-        if not self.gossip.peers:
-            return None
-        assert message.opened_at is not None
-        return self.gossip.is_stable(*message.opened_at)
-
     async def open(self, session: str, draft: Draft) -> Opened:
         """Open a streaming message, or find it opened by the same claim."""
         created, id_, lane = await self._admit_message(session, draft)
@@ -355,30 +309,6 @@ class Node:
         self.counters["duplicates"] += duplicates
         return self._ack(session, message, lane, duplicates)
 
-    @staticmethod
-    def _lane_key(producer: str, epoch: str) -> LaneKey:
-        try:
-            return LaneKey(producer, parse_epoch(epoch))
-        except ValueError as error:
-            raise Refusal("invalid_producer", "Producer-Epoch is not an epoch") from error
-
-    def _ack(self, session: str, message: str, key: LaneKey, duplicates: int) -> Ack:
-        state = self.state.sessions[session]
-        admission.check_live(state, message)
-        lane = state.messages[message].lane(key)
-        return Ack(lane.count, lane.count, self._stable(lane), duplicates, self._ended(lane))
-
-    def _stable(self, lane: Lane) -> int | None:
-        if not self.gossip.peers:
-            return None
-        return min(lane.count, lane.stable_entries(self.gossip.stable_vector()))
-
-    def _ended(self, lane: Lane) -> str | None:
-        if lane.end is None:
-            return None
-        reached = lane.stable_entries(self.gossip.stable_vector())
-        return "stable" if self.gossip.peers and reached == len(lane.entries) else "accepted"
-
     async def until_stable(
         self, session: str, message: str, producer: str, epoch: str, ack: Ack, wait_ms: int
     ) -> Ack:
@@ -393,10 +323,6 @@ class Node:
 
         await self._wait(done, wait_ms)
         return latest
-
-    def acknowledged(self, session: str, message: str, producer: str, epoch: str) -> Ack:
-        """What is accepted and stable of a lane now."""
-        return self._ack(session, message, self._lane_key(producer, epoch), 0)
 
     async def progress(self) -> None:
         """Until something may have become stable."""
@@ -442,72 +368,6 @@ class Node:
         await self._writer.write(session, admit)
         return self.metadata(session)
 
-    # Reads
-
-    def _existing(self, session: str) -> Session:
-        check_id(session, "session")
-        state = self.state.sessions.get(session)
-        if state is not None:
-            admission.check_live(state)
-        if state is None or not state.exists:
-            raise Refusal("not_found", f"this region knows no session {session}")
-        return state
-
-    def _message(self, session: str, id_: str) -> Message:
-        state = self._existing(session)
-        check_id(id_, "message")
-        admission.check_live(state, id_)
-        message = state.visible(id_)
-        if message is None:
-            raise Refusal("not_found", f"this region knows no message {id_}")
-        return message
-
-    def snapshot(self, session: str) -> dict[str, Any]:
-        """The session with its newest messages."""
-        state = self._existing(session)
-        return state.value(encode(state.position()))
-
-    def message(self, session: str, id_: str) -> dict[str, Any]:
-        """One message."""
-        return self._message(session, id_).value()
-
-    def metadata(self, session: str) -> dict[str, Any]:
-        """The session's metadata."""
-        return self._existing(session).metadata()
-
-    def messages(self, session: str, before: str | None, limit: int) -> dict[str, Any]:
-        """A page of messages, the newest before a serial."""
-        state = self._existing(session)
-        if before is not None:
-            check_serial(before, "before")
-        messages, more = state.page(before, limit)
-        return {"messages": messages, "more": more}
-
-    def sessions(self, after: str | None, limit: int) -> dict[str, Any]:
-        """A page of sessions by id."""
-        if after is not None:
-            check_id(after, "after")
-        page, more = self.state.page(after, limit)
-        return {
-            "sessions": [session.summary(encode(session.position())) for session in page],
-            "next": page[-1].id if more else None,
-        }
-
-    def subscribe(self, session: str, cursor: str | None) -> Reader:
-        """Follow a session from a cursor on, or from now.
-
-        Raises ``Refusal``: ``invalid_cursor``, ``deleted``, ``too_many``, ``draining``.
-        """
-        check_id(session, "session")
-        position = decode(cursor) if cursor else None
-        self.counters["resumes"] += position is not None
-        state = self.state.session(session)
-        try:
-            return self.fanout.subscribe(state, position, self._clock.monotonic_ms())
-        finally:
-            if self.fanout.get(session) is None:
-                self.state.forget_empty(session)
-
     def version(self) -> dict[str, Any]:
         """Who this is."""
         return {
@@ -539,6 +399,7 @@ class Node:
             **(self._links.counters if self._links is not None else {}),
             "sessions": len(self.state),
             "readers": self.fanout.count,
+            "resumes": self.resumes,
             "undecodable": self.state.undecodable,
             "damaged": self._storage.damaged,
         }

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
-
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
 from perdure.regions.node import Node

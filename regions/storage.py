@@ -15,12 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from perdure.regions.ports import StorageFailed, StorageFull, StorageLocked
+from perdure.replication.records import Origin, Record, Vector, intact
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
-
-from perdure.regions.ports import StorageFailed, StorageFull, StorageLocked
-from perdure.replication.records import Origin, Record, Vector, intact
 
 _SCHEMA_VERSION = 1
 _SCHEMA = (
@@ -50,7 +49,8 @@ class DirectoryLock:
             owner = os.read(file, 32).decode(errors="replace").strip() or "unknown"
             os.close(file)
             raise StorageLocked(
-                f"{self._path.parent} is in use by process {owner}; one process owns a data directory"
+                f"{self._path.parent} is in use by process {owner};"
+                " one process owns a data directory"
             ) from error
         os.ftruncate(file, 0)
         os.write(file, str(os.getpid()).encode())

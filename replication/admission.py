@@ -208,7 +208,7 @@ def admit_reopening(session: Session, operations: list[Operation]) -> list[Opera
 def admit_claim(
     session: Session, message_id: str, producer: str, claim_id: str, mode: str
 ) -> Admission:
-    """Take a message over. Raises ``Refusal``: ``not_found``, ``ended``, ``cancelled``, ``deleted``."""
+    """Take a message over; ``not_found``, ``ended``, ``cancelled`` and ``deleted`` refuse it."""
     check_id(producer, "producer")
     check_claim_id(claim_id)
     if mode not in ("continue", "restart"):

@@ -30,7 +30,7 @@ class Event:
 
 
 class Draft(NamedTuple):
-    """An event before it has a cursor; ``told``: how much of its message it brings the reader to."""
+    """An event before it has a cursor; ``told``: how far it brings the reader in its message."""
 
     name: str
     data: str
@@ -60,12 +60,14 @@ def _message_drafts(message: Message, before: Shown | None, now: Shown) -> Itera
         yield message_draft(message)
     elif before.forks != now.forks:
         yield replace_draft(message, "conflict")
-    elif not is_prefix(before.runs, now.runs):
-        yield replace_draft(message, "fenced")
-    elif before.status != "streaming" and now.status == "streaming":
+    elif not is_prefix(before.runs, now.runs) or _reopened(before, now):
         yield replace_draft(message, "fenced")
     else:
         yield from growth_drafts(message, before.length, before.status)
+
+
+def _reopened(before: Shown, now: Shown) -> bool:
+    return before.status != "streaming" and now.status == "streaming"
 
 
 def growth_drafts(message: Message, length: int, status: str) -> Iterator[Draft]:

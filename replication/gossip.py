@@ -205,7 +205,7 @@ class Gossip:
     # What to send
 
     def next_batch(self, name: str, now_ms: int) -> Batch | ReadLog | None:
-        """What to send to a connected peer now; None when there is nothing or the window is full."""
+        """What to send to a peer now; None when there is nothing or the window is full."""
         peer = self.peers[name]
         if not peer.connected or peer.in_flight_bytes >= WINDOW_BYTES_MAX:
             return None

@@ -1,7 +1,7 @@
 """The hybrid logical clock and the serials made of it.
 
-Kulkarni et al., "Logical Physical Clocks" (2014). A reading is one integer: milliseconds since 1970
-in the upper 48 bits, a counter in the lower 16. It never goes back, and it follows what it has seen.
+Kulkarni et al., "Logical Physical Clocks" (2014). A reading is one integer: milliseconds since
+1970 in the upper 48 bits, a counter in the lower 16. It never goes back and follows what it sees.
 """
 
 import re
@@ -38,8 +38,8 @@ def serial(created: int, message: str) -> str:
 def check_after(text: str, now_ms: int) -> int:
     """The reading of the serial that an author has seen.
 
-    Raises ``Refusal``: ``invalid_body`` when it is no serial, ``clock_ahead`` when it lies more than
-    60 s ahead of this region's clock, since a client could otherwise push every later message there.
+    Raises ``Refusal``: ``invalid_body`` when it is no serial, ``clock_ahead`` when it lies more
+    than 60 s ahead of this region's clock: else a client could push every later message there.
     """
     match = _SERIAL.match(text)
     if match is None:

@@ -174,7 +174,7 @@ class HeaderSeal:
         return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
 
     def unseal(self, text: str) -> bytes:
-        """The payload; ``Refusal`` ``invalid_header`` for anything that these regions did not make."""
+        """The payload; ``Refusal`` ``invalid_header`` for what these regions did not make."""
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):

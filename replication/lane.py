@@ -41,7 +41,7 @@ class Piece:
 
 
 class Admitted(NamedTuple):
-    """What a lane would take of a request: ``fresh`` from ``seq`` on, after ``duplicates`` items."""
+    """What a lane would take: ``fresh`` from ``seq`` on, after ``duplicates`` items."""
 
     seq: int
     fresh: tuple[Entry, ...]
@@ -103,7 +103,7 @@ class Lane:
             at = seq + duplicates
             other = self.entries[at] if at < held else pending[at - held]
             if other != entry:
-                self._refuse_different(other, entry, at)
+                self._refuse_different(other, at)
             duplicates += 1
         fresh = entries[duplicates:]
         if fresh:
@@ -111,7 +111,7 @@ class Lane:
         counted = duplicates - sum(isinstance(entry, End) for entry in entries[:duplicates])
         return Admitted(seq + duplicates, fresh, counted)
 
-    def _refuse_different(self, other: Entry, entry: Entry, at: int) -> None:
+    def _refuse_different(self, other: Entry, at: int) -> None:
         if isinstance(other, End):
             raise Refusal("ended", f"this lane ended ({other.status}) at seq {at}")
         raise Refusal("conflict", f"another item is held at seq {at}", seq=at)

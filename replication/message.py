@@ -167,6 +167,12 @@ class Message:
         """Whether the lane was opened or claimed here; items alone do not make it known."""
         return lane in self.claims or any(h.lane == lane for h in self._headers.values())
 
+    def waits(self, lane: LaneKey) -> bool:
+        """Whether the lane's claim would be the tip, were its chain all here."""
+        tip = self._chain[-1].lane if self._chain else None
+        claims = [claim.lane for claim in self._representatives()]
+        return lane in claims and lane != tip and (tip not in claims or tip.epoch < lane.epoch)
+
     def lost_header(self, lane: LaneKey) -> bool:
         """Whether the lane was opened by a header that lost, or claimed from one."""
         if self.header is None or lane == self.header.lane:
@@ -220,7 +226,9 @@ class Message:
             lane = self.lane(link.lane)
             count = lane.count if link.take is None else min(lane.count, link.take)
             runs.append(Run(link.lane, lane.generation, count))
-            if link.take is not None and count < link.take:
+            # What is missing of a base will arrive; but a lane with two contents may have lost
+            # the branch that was claimed, and then the rest of the base never comes.
+            if link.take is not None and count < link.take and not lane.forked:
                 break
         return tuple(runs)
 
@@ -346,7 +354,7 @@ class Message:
         try:
             self._insert(self.document(), lane, start)
         except ClientCollision:
-            # 2^-53 a pair of lanes. Reading never depends on the document; only Yjs clients lose it.
+            # 2^-53 a pair of lanes. Reading never depends on the document.
             self._document = None
 
     def _insert(self, document: LiveDocument, lane: Lane, start: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from perdure.replication.errors import Malformed
-from perdure.replication.ids import Epoch, LaneKey, canonical, digest, is_id, parse_epoch
+from perdure.replication.ids import LaneKey, canonical, digest, is_id, parse_epoch
 from perdure.replication.items import (
     DIGEST_BYTES,
     ENDS,

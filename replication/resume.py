@@ -102,10 +102,8 @@ def _judge_off_chain(message: Message, entry: Entry) -> Verdict:
         if lane_tag(key) == entry.tag:
             if message.lost_header(key):
                 return Verdict.MESSAGE
-            if message.is_fenced(key):
-                return Verdict.FENCED
-            # Known by its claim alone; what it continues is not here yet.
-            return Verdict.HOLD
+            # A claim that would win and cannot be shown yet: what it continues is not here.
+            return Verdict.HOLD if message.waits(key) else Verdict.FENCED
     tip = message.tip
     if tip is not None and tip.epoch.counter > entry.counter and message.lane(tip).entries:
         return Verdict.FENCED

@@ -92,7 +92,7 @@ class Session:
     # Applying
 
     def apply(self, op: Operation, place: Place, *, own: bool = False) -> None:
-        """Merge one operation that is on disk at ``place``. A deleted session takes nothing more."""
+        """Merge one operation that is on disk at ``place``; a deleted session takes none."""
         if self.deleted:
             return
         match op:
@@ -303,7 +303,7 @@ class Session:
         return {key: value for key, value in values.items() if value is not None}
 
     def page(self, before: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
-        """The newest ``limit`` messages before a serial, oldest first, and whether there are older."""
+        """The newest ``limit`` messages before a serial, oldest first; are there older ones?"""
         stop = len(self.order) if before is None else bisect_left(self.order, before)
         start = max(0, stop - limit)
         return [self.messages[s[17:]].value() for s in self.order[start:stop]], start > 0

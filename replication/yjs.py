@@ -9,10 +9,9 @@ numbers would come back as floats.
 Encoded: ``1 client-block: number of structs, client, clock, struct, then an empty delete set``.
 """
 
-from pycrdt import Array, Doc
-
 from perdure.replication.ids import LaneKey, client_id
 from perdure.replication.items import End, Entry, Mark
+from pycrdt import Array, Doc
 
 ROOT = "items"
 _CONTENT_ANY = 8

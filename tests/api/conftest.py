@@ -59,6 +59,7 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self._chunked = False
+        self._text = b""
 
     async def write(self, raw: bytes) -> None:
         """Bytes as they are."""
@@ -124,15 +125,14 @@ class Connection:
         )
 
     async def event(self) -> dict[str, str]:
-        """The next server-sent event of a chunked answer; keep-alives are passed over."""
+        """The next server-sent event of a chunked answer; comments are passed over."""
         while True:
-            block = await self.reader.readuntil(b"\n\n")
-            # Chunk borders stand in the way here; an event is found by its fields.
-            fields = {}
-            for line in block.split(b"\n"):
-                name, found, value = line.partition(b": ")
-                if found and name in (b"event", b"id", b"data"):
-                    fields[name.decode()] = value.decode()
+            while b"\n\n" not in self._text:
+                piece = await self.piece()
+                assert piece, "the answer has ended"
+                self._text += piece
+            block, self._text = self._text.split(b"\n\n", 1)
+            fields = dict(line.split(": ", 1) for line in block.decode().split("\n"))
             if "event" in fields:
                 return fields
 
@@ -185,7 +185,8 @@ class Region:
 
     async def connect(self) -> Connection:
         """A new connection."""
-        connection = Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+        pair = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
+        connection = Connection(*pair)
         self._open.append(connection)
         return connection
 
@@ -239,6 +240,12 @@ class Region:
         log = dict(self.node.gossip.vector)
         return [self.node.snapshot(summary["id"]) for summary in page], log
 
+    def peer_has_all(self, name: str = "us") -> None:
+        """Let a peer report that it has everything on disk."""
+        gossip = self.node.gossip
+        gossip.heard(name, dict(gossip.vector), True, SystemClock().monotonic_ms())
+        self.node.peers_changed()
+
     def hang_up(self) -> None:
         """Close what is open."""
         for connection in self._open:
@@ -274,7 +281,11 @@ def serve(tmp_path) -> Serve:
         finally:
             region.hang_up()
             node.fanout.drain(0)
-            await server.shutdown(sockets=[listener])
+            # Not the server's own shutdown: it begins with a pause.
+            for listening in server.servers:
+                listening.close()
+                await listening.wait_closed()
+            await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
             await node.stop()
 
     return start
