@@ -4,8 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from perdure.api.bodies import check_media_type, header, parse_object, read_body
-from perdure.api.edge import ASGIApp, Edge
+from perdure.api.bodies import (
+    Receive,
+    Scope,
+    Send,
+    check_media_type,
+    header,
+    parse_object,
+    read_body,
+)
+from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.grants import Grants
 from perdure.api.hot import JSON, encode_json
@@ -16,6 +24,7 @@ from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -36,6 +45,20 @@ _MESSAGE_FIELDS = frozenset(
 )
 
 
+class Cors(CORSMiddleware):
+    """CORS whose own answers, to preflights, name the region too."""
+
+    def __init__(self, app: Any, region: str, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._region = region
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a preflight."""
+        response = super().preflight_response(request_headers)
+        response.headers["Perdure-Region"] = self._region
+        return response
+
+
 def create_app(
     node: Node,
     *,
@@ -51,6 +74,7 @@ def create_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     _add_health(routes, node, version)
     _add_sessions(routes, node)
@@ -60,8 +84,9 @@ def create_app(
         routes.add_exception_handler(kind, _problem)
     describe(routes)
     edge: Any = Edge(node, grants, routes)
-    return CORSMiddleware(
+    return Cors(
         edge,
+        node.region,
         allow_origins=list(cors_origins),
         allow_origin_regex=cors_origin_regex,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
@@ -70,9 +95,18 @@ def create_app(
     )
 
 
+class _Refused(Response):
+    """The problem of an exception as an answer of the routes."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        await refuse(self._error, [], receive, send)
+
+
 async def _problem(_: Request, error: Exception) -> Response:
-    found = problem(error)
-    return Response(found.encode(), found.status, headers=dict(found.headers))
+    return _Refused(error)
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:

@@ -74,18 +74,7 @@ class Edge:
             if started:
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
-            await self._refuse(error, receive, send)
-
-    async def _refuse(self, error: Exception, receive: Receive, send: Send) -> None:
-        found = problem(error)
-        headers = [(k.encode(), v.encode()) for k, v in found.headers] + self._headers
-        if not isinstance(error, Unread):
-            await respond(send, found.status, found.encode(), headers)
-            return
-        headers.append((b"connection", b"close"))
-        await respond(send, found.status, found.encode(), headers, more=True)
-        await _linger(receive)
-        await send({"type": "http.response.body", "body": b""})
+            await refuse(error, self._headers, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in OPEN_PATHS:
@@ -155,6 +144,21 @@ def _parts(scope: Scope) -> list[str]:
     if len(parts) != path.count("/") + 1:
         raise Refusal("not_found", "there is nothing at this path")
     return parts
+
+
+async def refuse(
+    error: Exception, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send
+) -> None:
+    """Answer with the problem of an exception; a connection that cannot go on is closed."""
+    found = problem(error)
+    headers = [(name.encode(), value.encode()) for name, value in found.headers] + headers
+    if not isinstance(error, Unread):
+        await respond(send, found.status, found.encode(), headers)
+        return
+    headers.append((b"connection", b"close"))
+    await respond(send, found.status, found.encode(), headers, more=True)
+    await _linger(receive)
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _linger(receive: Receive) -> None:

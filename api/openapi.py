@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from perdure.api.edge import OPEN_PATHS
 
 _PROBLEM = {
     "description": "A refusal (RFC 9457); `code` is stable and listed in docs/PROTOCOL.md A.1",
@@ -20,6 +21,89 @@ _DRAFT_TEXTS = (
     *("id", "role", "text", "author", "after"),
     *("replaces", "producer", "claim_id", "header"),
 )
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """An object that has all of these; a plain word is the name of a JSON type."""
+    kinds = {
+        name: {"type": kind} if isinstance(kind, str) else kind for name, kind in properties.items()
+    }
+    return {"type": "object", "required": list(kinds), "properties": kinds}
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+def _answers() -> dict[str, Any]:
+    message = _object(
+        id="string",
+        serial="string",
+        role="string",
+        author={"type": ["string", "null"]},
+        status={"enum": ["streaming", "complete", "failed", "cancelled"]},
+        text="string",
+        parts=_list(_ref("Part")),
+        length="integer",
+        created={"type": "string", "format": "date-time"},
+        metadata="object",
+    )
+    message["properties"]["replaces"] = {"type": "string"}
+    opened = _object(id="string", serial="string", epoch="string", header="string", next="integer")
+    stable = {"stable": {"type": ["boolean", "null"]}}
+    created = {"type": "string", "format": "date-time"}
+    return {
+        "Part": {
+            **_object(type="string", text="string"),
+            "additionalProperties": True,
+            "description": "text, reasoning, tool-call, source, file, data, and others",
+        },
+        "Message": message,
+        "Sent": {
+            "oneOf": [
+                {"allOf": [_ref("Message"), {"type": "object", "properties": stable}]},
+                _ref("Opened"),
+            ]
+        },
+        "Opened": {
+            **opened,
+            "description": "epoch and header are opaque: give them back as they are",
+        },
+        "Claimed": _object(
+            epoch="string",
+            header="string",
+            base="integer",
+            next="integer",
+            length="integer",
+            text="string",
+            parts=_list(_ref("Part")),
+        ),
+        "Session": _object(
+            id="string",
+            cursor="string",
+            created=created,
+            metadata="object",
+            messages=_list(_ref("Message")),
+            more="boolean",
+            presence={"type": "array"},
+            runs={"type": "array"},
+        ),
+        "Sessions": _object(
+            sessions=_list(
+                _object(id="string", created=created, messages="integer", cursor="string")
+            ),
+            next={"type": ["string", "null"]},
+        ),
+        "Messages": _object(messages=_list(_ref("Message")), more="boolean"),
+        "Metadata": _object(metadata="object"),
+        "Status": _object(status="string"),
+    }
+
+
 _SCHEMAS: dict[str, Any] = {
     "Problem": {
         "type": "object",
@@ -76,6 +160,7 @@ _SCHEMAS: dict[str, Any] = {
         "properties": {"metadata": {"type": "object"}},
     },
     "Patch": {"type": "object", "description": "top-level keys; null deletes"},
+    **_answers(),
 }
 _BODIES = {
     ("/v1/sessions/{s}", "put"): "Create",
@@ -83,6 +168,19 @@ _BODIES = {
     ("/v1/sessions/{s}/messages", "post"): "Draft",
     ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claim",
 }
+_ANSWERS = {
+    ("/v1/sessions", "get"): "Sessions",
+    ("/v1/sessions/{s}", "get"): "Session",
+    ("/v1/sessions/{s}", "put"): "Session",
+    ("/v1/sessions/{s}/metadata", "get"): "Metadata",
+    ("/v1/sessions/{s}/metadata", "patch"): "Metadata",
+    ("/v1/sessions/{s}/messages", "get"): "Messages",
+    ("/v1/sessions/{s}/messages", "post"): "Sent",
+    ("/v1/sessions/{s}/messages/{m}", "get"): "Message",
+    ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claimed",
+    ("/v1/sessions/{s}/messages/{m}/cancel", "post"): "Status",
+}
+_NEW_OR_KNOWN = ("/v1/sessions/{s}", "put"), ("/v1/sessions/{s}/messages", "post")
 _QUERIES = {
     ("/v1/sessions", "get"): ("after", "limit"),
     ("/v1/sessions/{s}/messages", "get"): ("before", "limit"),
@@ -102,7 +200,7 @@ def _parameter(name: str, where: str, *, required: bool = True, text: str = "") 
 
 
 def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"application/json": {"schema": _ref(schema)}}
 
 
 def _hot_paths() -> dict[str, Any]:
@@ -115,6 +213,7 @@ def _hot_paths() -> dict[str, Any]:
     return {
         "/v1/sessions/{s}/messages/{m}/tokens": {
             "post": {
+                "operationId": "append_tokens",
                 "summary": "Append items, and perhaps the end",
                 "parameters": [
                     *(session, message, *producer, seq),
@@ -130,6 +229,7 @@ def _hot_paths() -> dict[str, Any]:
         },
         "/v1/sessions/{s}/messages/{m}/stream": {
             "post": {
+                "operationId": "stream",
                 "summary": "One long append: lines in, acknowledgements out",
                 "parameters": [session, message, *producer, {**seq, "required": False}],
                 "requestBody": {
@@ -147,6 +247,7 @@ def _hot_paths() -> dict[str, Any]:
         },
         "/v1/sessions/{s}/events": {
             "get": {
+                "operationId": "events",
                 "summary": "Follow the session as server-sent events",
                 "parameters": [
                     session,
@@ -185,10 +286,22 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
         operation = value["paths"][path][method]
         operation.setdefault("parameters", [])
         operation["parameters"] += [_parameter(name, "query", required=False) for name in names]
+    for (path, method), name in _ANSWERS.items():
+        responses = value["paths"][path][method]["responses"]
+        for response in responses.values():
+            response["content"] = _json(name)
+        if (path, method) in _NEW_OR_KNOWN:
+            responses["200"] = {"description": "It was here already", "content": _json(name)}
     value["paths"].update(_hot_paths())
     for operations in value["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"].setdefault("default", _PROBLEM)
     value.setdefault("components", {})["schemas"] = _SCHEMAS
+    value["components"]["securitySchemes"] = {
+        "grant": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    }
+    value["security"] = [{"grant": []}]
+    for path in OPEN_PATHS:
+        value["paths"][path]["get"]["security"] = []
     return value

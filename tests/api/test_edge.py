@@ -227,7 +227,10 @@ async def test_our_own_mistakes(region, lane, monkeypatch, caplog):
 
 
 PREFLIGHT = ("access-control-request-method", "POST")
-ASKED = "authorization,last-event-id,producer-id,producer-epoch,producer-seq,idempotency-key,content-type"
+ASKED = (
+    "authorization,last-event-id,producer-id,producer-epoch,producer-seq,"
+    "idempotency-key,content-type"
+)
 
 
 async def test_cors(region):

@@ -103,7 +103,7 @@ async def test_retry_counts_duplicates(region, lane):
 
 
 async def test_cut_in_a_line(region, lane):
-    """A connection that breaks in the middle of a line: the whole lines count, the piece does not."""
+    """A connection that breaks within a line: the whole lines count, the piece does not."""
     connection = await start(region, lane)
     await connection.chunk(line(0, "a") + line(1, "b") + b'{"seq":2,"tok')
     assert json.loads(await connection.piece())["next"] == 2
