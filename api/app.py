@@ -46,11 +46,23 @@ _MESSAGE_FIELDS = frozenset(
 
 
 class Cors(CORSMiddleware):
-    """CORS whose own answers, to preflights, name the region too."""
+    """CORS whose own answers, to preflights, name the region too.
+
+    A POST without an origin passes untouched: it comes from no browser's page, nobody caches its
+    answer, and appends come this way.
+    """
 
     def __init__(self, app: Any, region: str, **options: Any) -> None:
         super().__init__(app, **options)
         self._region = region
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        if is_post and not any(name == b"origin" for name, _ in scope["headers"]):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""

@@ -269,6 +269,8 @@ def serve(tmp_path) -> Serve:
         node.start(None)
         app = create_app(node, grants=grants, version="1.2.3", cors_origins=[ORIGIN])
         listener = socket.create_server(("127.0.0.1", 0))
+        # Accepted sockets inherit it: a reader that stalls is felt soon, on every machine.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         server = uvicorn.Server(
             uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
         )

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 from perdure.api import hot
+from perdure.regions import fanout
 from perdure.replication.feed import Event
 
 HARD = [
@@ -230,6 +231,19 @@ async def test_reader_that_never_takes(region, stalled_socket, monkeypatch):
         assert seq < 40
     assert region.node.counters["readers_cut"] == 1
     stalled.close()
+
+
+async def test_too_many_readers(region, monkeypatch):
+    """Beyond the limit a reader is asked to come later; a place that is free again is given."""
+    monkeypatch.setattr(fanout, "READERS_MAX", 1)
+    first = await region.follow()
+    reply = await region.request("GET", "/v1/sessions/t/events")
+    reply.assert_problem(429, "too_many")
+    assert int(reply.header("retry-after")) > 0
+    first.close()
+    while region.node.fanout.count:
+        await asyncio.sleep(0)
+    await region.follow("t")
 
 
 async def test_drain(region):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
+from perdure.api import edge
 from perdure.api.grants import LEEWAY_S, Grants
 from perdure.replication.errors import Refusal
 
@@ -115,3 +116,35 @@ async def test_a_grant_opens(serve):
         follower = await region.connect()
         await follower.start("GET", "/v1/sessions/s/events", [good])
         assert (await follower.head()).status == 200
+
+
+class Counting(Grants):
+    """Grants that say how often they were asked."""
+
+    checks = 0
+
+    def check(self, authorization: str | None) -> str:
+        """Count, then check."""
+        self.checks += 1
+        return super().check(authorization)
+
+
+async def test_trust_is_short(serve, monkeypatch):
+    """A good grant is not looked at again for a moment, a bad one always; then everything is."""
+    good = [("authorization", f"Bearer {jwt.encode(GOOD, SECRET)}")]
+    bad = [("authorization", f"Bearer {BAD['expired']}")]
+    grants = Counting(SECRET)
+    async with serve(grants=grants) as region:
+        for _ in range(3):
+            assert (await region.request("GET", "/v1/regions", headers=good)).status == 200
+        assert grants.checks == 1
+        for _ in range(3):
+            reply = await region.request("GET", "/v1/regions", headers=bad)
+            reply.assert_problem(401, "unauthorized")
+        assert grants.checks == 4
+    assert edge.TRUST_GRANT_S + LEEWAY_S <= 60
+    monkeypatch.setattr(edge, "TRUST_GRANT_S", 0)
+    async with serve(grants=grants, name="us") as region:
+        for _ in range(3):
+            assert (await region.request("GET", "/v1/regions", headers=good)).status == 200
+        assert grants.checks == 7
