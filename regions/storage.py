@@ -23,13 +23,16 @@ from sqlalchemy.pool import StaticPool
 
 _SCHEMA_VERSION = 1
 _SCHEMA = (
-    "CREATE TABLE origin (id INTEGER PRIMARY KEY, region TEXT NOT NULL, incarnation TEXT NOT NULL,"
-    " UNIQUE (region, incarnation))",
-    "CREATE TABLE log (position INTEGER PRIMARY KEY, origin INTEGER NOT NULL REFERENCES origin,"
-    " lsn INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL, UNIQUE (origin, lsn))",
+    "CREATE TABLE IF NOT EXISTS origin (id INTEGER PRIMARY KEY,"
+    " region TEXT NOT NULL, incarnation TEXT NOT NULL, UNIQUE (region, incarnation))",
+    "CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY,"
+    " origin INTEGER NOT NULL REFERENCES origin, lsn INTEGER NOT NULL, crc INTEGER NOT NULL,"
+    " body BLOB NOT NULL, UNIQUE (origin, lsn))",
 )
 _BUSY_TIMEOUT_MS = 5_000
 _READ_ROWS_MAX = 2_000
+# A flipped bit may change the type of a value; cast, it is a wrong value, which the crc tells.
+_RECORD_COLUMNS = "CAST(lsn AS INTEGER), CAST(body AS BLOB), CAST(crc AS INTEGER)"
 T = TypeVar("T")
 
 
@@ -57,7 +60,7 @@ class DirectoryLock:
         self._file = file
 
     def release(self) -> None:
-        """Let another process have it."""
+        """Let another process have it; harmless when it is not held."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -71,6 +74,7 @@ class SqliteStorage:
         self.damaged = 0
         self._lock = DirectoryLock(directory)
         self._failed: Exception | None = None
+        self._closed = False
         self._ids: dict[Origin, int] = {}
         self._vector: Vector = {}
         self._writer: Engine | None = None
@@ -89,20 +93,29 @@ class SqliteStorage:
         Raises ``StorageLocked``, and ``StorageFailed`` for a file that is no database of ours.
         """
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.directory.exists():
+                self.directory.mkdir(mode=0o700, parents=True)
+                _sync_directory(self.directory.parent)
             self._lock.take()
+            # Made here, before SQLite does: its WAL takes over the permissions of the database.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self.path.chmod(0o600)
         except OSError as error:
+            self.close()
             raise StorageFailed(f"cannot use {self.directory}: {error.strerror}") from error
         try:
-            self._writer = self._engine()
+            self._writer = self._engine("IMMEDIATE")
             with self._writer.begin() as connection:
                 self._migrate(connection)
                 for id_, region, incarnation in connection.exec_driver_sql(
                     "SELECT id, region, incarnation FROM origin"
                 ):
                     self._ids[Origin(region, int(incarnation, 16))] = id_
-            self._reader = self._engine()
-            self._sync_directory()
+            self._reader = self._engine("DEFERRED")
+            _sync_directory(self.directory)
+        except OSError as error:
+            self.close()
+            raise StorageFailed(f"cannot sync {self.directory}: {error.strerror}") from error
         except DBAPIError as error:
             self.close()
             raise StorageFailed(f"cannot open {self.path}: {error.orig}") from error
@@ -110,8 +123,8 @@ class SqliteStorage:
             self.close()
             raise
 
-    def _engine(self) -> Engine:
-        # One connection for each engine, used by one thread at a time.
+    def _engine(self, begin: str) -> Engine:
+        """One connection, used by one thread at a time, whose transactions begin as told."""
         engine = create_engine(
             f"sqlite+pysqlite:///{self.path}",
             poolclass=StaticPool,
@@ -120,8 +133,15 @@ class SqliteStorage:
 
         @event.listens_for(engine, "connect")
         def configure(connection: sqlite3.Connection, _: object) -> None:
+            # Else the driver commits before each change of the schema, and a crash in the middle
+            # of making it would leave a half that nothing can open.
+            connection.isolation_level = None
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+
+        @event.listens_for(engine, "begin")
+        def start(connection: Connection) -> None:
+            connection.exec_driver_sql(f"BEGIN {begin}")
 
         return engine
 
@@ -132,35 +152,37 @@ class SqliteStorage:
                 f"{self.path} was written by a newer perdure (schema {version},"
                 f" this one knows {_SCHEMA_VERSION})"
             )
+        # Version 1 made its tables one by one, so an early crash may have left some of them.
         if version == 0:
             for statement in _SCHEMA:
                 connection.exec_driver_sql(statement)
             connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
-    def _sync_directory(self) -> None:
-        self.path.chmod(0o600)
-        directory = os.open(self.directory, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
     def replay(self) -> Iterator[Record]:
         """Every intact record in the order of arrival. Damaged ones are counted and left out; the
-        vector stops before them, so that peers send them again."""
+        vector stops before them, so that peers send them again.
+
+        Raises ``StorageFailed`` when the file itself cannot be read to its end.
+        """
+        try:
+            yield from self._replay()
+        except DBAPIError as error:
+            raise StorageFailed(f"cannot read {self.path}: {error.orig}") from error
+
+    def _replay(self) -> Iterator[Record]:
         origins = {id_: origin for origin, id_ in self._ids.items()}
         lsns: dict[Origin, set[int]] = {origin: set() for origin in self._ids}
         assert self._writer is not None
         with self._writer.connect() as connection:
             rows = connection.execution_options(stream_results=True).exec_driver_sql(
-                "SELECT origin, lsn, body, crc FROM log ORDER BY position"
+                f"SELECT origin, {_RECORD_COLUMNS} FROM log ORDER BY position"
             )
-            for origin_id, lsn, body, crc in rows:
-                record = Record(origins[origin_id], lsn, body, crc)
-                if not intact(record):
+            for origin_id, *columns in rows:
+                record = _record(origins.get(origin_id), *columns)
+                if record is None:
                     self.damaged += 1
                     continue
-                lsns[record.origin].add(lsn)
+                lsns[record.origin].add(record.lsn)
                 self._advance(record.origin, lsns[record.origin])
                 yield record
 
@@ -182,10 +204,14 @@ class SqliteStorage:
         """
         if self._failed is not None:
             raise StorageFailed(str(self._failed))
-        await self._run(self._write_thread, lambda: self._commit(records))
+        if records:
+            await self._run(self._write_thread, lambda: self._commit(records))
 
     def _commit(self, records: Sequence[Record]) -> None:
         assert self._writer is not None
+        if self._failed is not None:
+            # It failed while this one waited for the thread.
+            raise StorageFailed(str(self._failed))
         if not self.path.exists():
             self._failed = FileNotFoundError(errno.ENOENT, "the database file is gone")
             raise StorageFailed(str(self._failed))
@@ -230,33 +256,55 @@ class SqliteStorage:
         try:
             with self._reader.connect() as connection:
                 rows = connection.exec_driver_sql(
-                    "SELECT lsn, body, crc FROM log WHERE origin = ? AND lsn > ? ORDER BY lsn"
+                    f"SELECT {_RECORD_COLUMNS} FROM log WHERE origin = ? AND lsn > ? ORDER BY lsn"
                     " LIMIT ?",
                     (self._ids.get(origin, 0), after_lsn, _READ_ROWS_MAX),
                 )
-                for lsn, body, crc in rows:
-                    record = Record(origin, lsn, body, crc)
-                    in_order = lsn == after_lsn + len(records) + 1
-                    if not in_order or not intact(record) or (records and size >= bytes_max):
+                for columns in rows:
+                    record = _record(origin, *columns)
+                    expected = after_lsn + len(records) + 1
+                    if record is None or record.lsn != expected or (records and size >= bytes_max):
                         break
                     records.append(record)
-                    size += len(body)
+                    size += len(record.body)
         except DBAPIError as error:
             raise StorageFailed(str(error.orig)) from error
         return records
 
     async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        if self._closed:
+            raise StorageFailed("the storage is closed")
         # Shielded: a cancelled caller must not leave a transaction without its owner.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, work))
 
     def close(self) -> None:
         """Wait for the running commit, close the database, let go of the directory."""
+        self._closed = True
         self._write_thread.shutdown(wait=True)
         self._read_thread.shutdown(wait=True)
         for engine in (self._reader, self._writer):
             if engine is not None:
                 engine.dispose()
         self._lock.release()
+
+
+def _record(
+    origin: Origin | None, lsn: int | None, body: bytes | None, crc: int | None
+) -> Record | None:
+    """The record of a row; None when it is damaged."""
+    if origin is None or lsn is None or body is None or crc is None:
+        return None
+    record = Record(origin, lsn, body, crc)
+    return record if intact(record) else None
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _is_full(error: sqlite3.OperationalError) -> bool:

@@ -56,7 +56,7 @@ def change_drafts(session: Session, change: Change) -> Iterator[Draft]:
 
 
 def _message_drafts(message: Message, before: Shown | None, now: Shown) -> Iterator[Draft]:
-    if before is None or (before.header, before.created) != (now.header, now.created):
+    if before is None or _identity(before) != _identity(now):
         yield message_draft(message)
     elif before.forks != now.forks:
         yield replace_draft(message, "conflict")
@@ -64,6 +64,10 @@ def _message_drafts(message: Message, before: Shown | None, now: Shown) -> Itera
         yield replace_draft(message, "fenced")
     else:
         yield from growth_drafts(message, before.length, before.status)
+
+
+def _identity(shown: Shown) -> tuple[bytes, int, int]:
+    return shown.header, shown.created, shown.stamps
 
 
 def _reopened(before: Shown, now: Shown) -> bool:

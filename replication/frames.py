@@ -153,13 +153,18 @@ def encode_json(value: dict[str, Any]) -> bytes:
 def decode_json(payload: bytes) -> dict[str, Any]:
     """The object of a control payload, or ``FrameError``."""
     try:
-        value = json.loads(payload)
+        # Decoded here: json.loads would also take UTF-16, UTF-32 and a byte order mark.
+        value = json.loads(payload.decode(), parse_constant=_refuse_constant)
         canonical(value).encode()
     except (ValueError, RecursionError) as error:
         raise FrameError("payload", "not JSON") from error
     if not isinstance(value, dict):
         raise FrameError("payload", "not an object")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def vector_to_json(vector: Vector) -> dict[str, int]:

@@ -9,7 +9,7 @@ nothing is sent twice, and where A and C cannot reach each other, B carries thei
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,8 +20,15 @@ DOWN_MS = 10_000
 FORWARD_DELAY_MS = 1_500
 WINDOW_BYTES_MAX = 4_194_304
 BATCH_BYTES_MAX = 262_144
+# A link starts with small batches, so that each reaches even a peer at 1 KB/s before its link
+# counts as idle (10 s), and doubles them while they are acknowledged within a second.
+BATCH_BYTES_START = 4_096
+BATCHES_IN_FLIGHT_MAX = WINDOW_BYTES_MAX // BATCH_BYTES_MAX
+PROMPT_MS = 1_000
 BATCH_ORIGINS_MAX = 200
 RECENT_BYTES_MAX = 8_388_608
+# What CPython needs for a record besides its body: the tuple, two ints, the head of the bytes.
+RECORD_OVERHEAD_BYTES = 180
 
 
 class Batch(NamedTuple):
@@ -31,11 +38,21 @@ class Batch(NamedTuple):
 
 
 class ReadLog(NamedTuple):
-    """The peer is behind what is in memory: read these from the log, then ``offer`` them."""
+    """The peer is behind what is in memory: read these from the log and send them; when there is
+    nothing to read, say so by :meth:`Gossip.unreadable`."""
 
     origin: Origin
     after_lsn: int
     bytes_max: int
+
+
+class Flight(NamedTuple):
+    """Records up to an lsn that were sent together and are not acknowledged yet."""
+
+    origin: Origin
+    lsn: int
+    bytes: int
+    sent_ms: int
 
 
 @dataclass
@@ -47,12 +64,32 @@ class Peer:
     # Reports of the vector that this region can vouch for: see settled_lsn.
     confirmed: Vector = field(default_factory=dict)
     unconfirmed: Vector | None = None
+    newer: Vector | None = None
     incarnation: int | None = None
     connected: bool = False
     heard_ms: int | None = None
     sent: Vector = field(default_factory=dict)
-    in_flight: deque[tuple[Origin, int, int]] = field(default_factory=deque)
+    in_flight: deque[Flight] = field(default_factory=deque)
     in_flight_bytes: int = 0
+    batch_bytes: int = BATCH_BYTES_START
+    asked_ms: int = 0
+    # Whose turn it is when memory and log, or several origins, have more than a batch to send.
+    log_turn: bool = False
+    last_sent: Origin | None = None
+    last_read: Origin | None = None
+    # Where the log of an origin could not be read on.
+    unreadable: Vector = field(default_factory=dict)
+
+    @property
+    def window_bytes(self) -> int:
+        """How much may be on the way to the peer without an acknowledgement."""
+        return self.batch_bytes * BATCHES_IN_FLIGHT_MAX
+
+    def rewind(self, vector: Vector) -> None:
+        """Nothing is on the way any more: go on from what the peer has."""
+        self.sent = dict(vector)
+        self.in_flight.clear()
+        self.in_flight_bytes = 0
 
     def state(self, now_ms: int) -> str:
         """``up``, ``suspect`` (may be late) or ``down`` (no sign of life)."""
@@ -78,6 +115,11 @@ class Recent:
         """One more record, stored now."""
         self.first = self.first or record.lsn
         self.records.append(record)
+        # Nobody may ever ask for what is due, so what is no longer young goes here; and records
+        # of one millisecond share an entry: this stays short whatever the rate.
+        self.due_lsn(now_ms)
+        if self._young and self._young[-1][0] == now_ms:
+            self._young.pop()
         self._young.append((now_ms, record.lsn))
 
     def due_lsn(self, now_ms: int) -> int:
@@ -118,7 +160,7 @@ class Gossip:
             recent = self._recent.setdefault(record.origin, Recent())
             recent.add(record, now_ms)
             self._recent_order.append(record.origin)
-            self._recent_bytes += len(record.body)
+            self._recent_bytes += len(record.body) + RECORD_OVERHEAD_BYTES
         while self._recent_bytes > RECENT_BYTES_MAX:
             self._drop_oldest()
         for peer in self.peers.values():
@@ -126,15 +168,18 @@ class Gossip:
 
     def _drop_oldest(self) -> None:
         recent = self._recent[self._recent_order.popleft()]
-        self._recent_bytes -= len(recent.records.popleft().body)
+        self._recent_bytes -= len(recent.records.popleft().body) + RECORD_OVERHEAD_BYTES
 
     def admit(self, records: Sequence[Record]) -> tuple[list[Record], bool]:
         """Of what a peer sent, the records to store; and whether some lie beyond a gap (they are
-        dropped, and the peer must be told the full vector)."""
+        dropped, and the peer must be told the full vector). Nobody else accepts for this region:
+        records of its own running incarnation are skipped."""
         fresh: list[Record] = []
         reached: Vector = {}
         beyond = False
         for record in records:
+            if record.origin == self.me:
+                continue
             held = reached.get(record.origin, self.vector.get(record.origin, 0))
             if record.lsn == held + 1:
                 fresh.append(record)
@@ -150,11 +195,11 @@ class Gossip:
         peer = self.peers[name]
         peer.connected = True
         peer.incarnation = origin.incarnation
-        peer.in_flight.clear()
-        peer.in_flight_bytes = 0
+        peer.rewind(vector)
+        peer.batch_bytes = BATCH_BYTES_START
+        peer.unreadable.clear()
         # A peer that lost its disk reports less than before: believe the report.
-        peer.vector, peer.confirmed, peer.unconfirmed = {}, {}, None
-        peer.sent = dict(vector)
+        peer.confirmed, peer.unconfirmed, peer.newer = {}, None, None
         self.heard(name, vector, True, now_ms)
 
     def lost(self, name: str) -> None:
@@ -162,80 +207,135 @@ class Gossip:
         self.peers[name].connected = False
 
     def heard(self, name: str, vector: Vector | None, full: bool, now_ms: int) -> None:
-        """A sign of life, perhaps with the peer's vector (``full``: all of it, and what it does
-        not have of what was sent must be sent again)."""
+        """A sign of life, perhaps with what the peer has on disk (``full``: all of it).
+
+        A full report is believed also where it is lower: a late one of a process that has lost
+        its disk since must not hide for ever what the peer lacks. What is ``stable`` stays so.
+        """
         peer = self.peers.get(name)
         if peer is None:
             return
         peer.heard_ms = now_ms
         if vector is None:
             return
+        if full:
+            peer.vector = dict(vector)
         for origin, lsn in vector.items():
             if lsn > peer.vector.get(origin, 0):
                 peer.vector[origin] = lsn
             if origin.region == self.me.region and lsn > self._stable.get(origin, 0):
                 self._stable[origin] = lsn
-        while peer.in_flight and self._has(peer, peer.in_flight[0]):
-            peer.in_flight_bytes -= peer.in_flight.popleft()[2]
+        self._land(peer, now_ms)
         if full:
-            peer.unconfirmed = dict(vector)
+            # The oldest report waits until it can be vouched for, else a steady stream of newer
+            # ones would put that off for ever.
+            if peer.unconfirmed is None:
+                peer.unconfirmed = peer.vector.copy()
+            else:
+                peer.newer = peer.vector.copy()
             self._confirm(peer)
 
     def resend(self, name: str) -> None:
-        """The peer met a gap: go on from what it has."""
-        peer = self.peers[name]
-        peer.sent = dict(peer.vector)
-        peer.in_flight.clear()
-        peer.in_flight_bytes = 0
+        """The peer met a gap, and its full vector was heard: go on from that."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            peer.rewind(peer.vector)
 
     @staticmethod
-    def _has(peer: Peer, flight: tuple[Origin, int, int]) -> bool:
-        return peer.vector.get(flight[0], 0) >= flight[1]
+    def _land(peer: Peer, now_ms: int) -> None:
+        """Take what is acknowledged out of the window."""
+        while peer.in_flight:
+            flight = peer.in_flight[0]
+            if peer.vector.get(flight.origin, 0) < flight.lsn:
+                break
+            peer.in_flight.popleft()
+            peer.in_flight_bytes -= flight.bytes
+            if now_ms - flight.sent_ms < PROMPT_MS:
+                peer.batch_bytes = min(2 * peer.batch_bytes, BATCH_BYTES_MAX)
 
     def _confirm(self, peer: Peer) -> None:
-        report = peer.unconfirmed
-        if report is None:
-            return
-        own = [origin for origin in report if origin.region == peer.name]
-        if all(self.vector.get(origin, 0) >= report[origin] for origin in own):
-            for origin, lsn in report.items():
+        while peer.unconfirmed is not None and self._vouches_for(peer, peer.unconfirmed):
+            for origin, lsn in peer.unconfirmed.items():
                 peer.confirmed[origin] = max(lsn, peer.confirmed.get(origin, 0))
-            peer.unconfirmed = None
+            peer.unconfirmed, peer.newer = peer.newer, None
+
+    def _vouches_for(self, peer: Peer, report: Vector) -> bool:
+        """Whether this region has all that the peer had accepted when it reported."""
+        return all(
+            self.vector.get(origin, 0) >= lsn
+            for origin, lsn in report.items()
+            if origin.region == peer.name
+        )
 
     # What to send
 
     def next_batch(self, name: str, now_ms: int) -> Batch | ReadLog | None:
-        """What to send to a peer now; None when there is nothing or the window is full."""
+        """What to send to a peer now; None when there is nothing or the window is full.
+
+        Own records come first. Where there is more than a batch, memory and log take turns, and
+        so do origins: neither a long backlog nor a loud origin keeps the others waiting.
+        """
         peer = self.peers[name]
-        if not peer.connected or peer.in_flight_bytes >= WINDOW_BYTES_MAX:
+        if not peer.connected or peer.in_flight_bytes >= peer.window_bytes:
             return None
+        peer.asked_ms = now_ms
         batch: list[Record] = []
-        size = 0
+        old: list[ReadLog] = []
+        room = peer.batch_bytes
         origins = 0
-        for origin in self.vector:
-            if origins >= BATCH_ORIGINS_MAX:
-                break
-            after = max(peer.sent.get(origin, 0), peer.vector.get(origin, 0))
-            last = self._last_due(peer, origin, now_ms)
-            if after >= last:
-                continue
+        for origin, after, last in self._lacking(peer, now_ms):
             recent = self._recent.get(origin)
             index = recent.after(after) if recent is not None else None
             if recent is None or index is None:
-                return Batch(batch) if batch else ReadLog(origin, after, BATCH_BYTES_MAX)
-            origins += 1
-            while index < len(recent.records) and recent.records[index].lsn <= last:
-                record = recent.records[index]
-                if batch and size + len(record.body) > BATCH_BYTES_MAX:
-                    return Batch(batch)
-                batch.append(record)
-                size += len(record.body)
-                index += 1
-        return Batch(batch) if batch else None
+                if peer.unreadable.get(origin) != after:
+                    old.append(ReadLog(origin, after, peer.batch_bytes))
+            elif room > 0 and origins < BATCH_ORIGINS_MAX:
+                origins += 1
+                room = self._fill(batch, recent, index, last, room)
+        if old and (peer.log_turn or not batch):
+            peer.log_turn = False
+            step = next((step for step in old if step.origin != peer.last_read), old[0])
+            peer.last_read = step.origin
+            return step
+        peer.log_turn = bool(old)
+        if not batch:
+            return None
+        peer.last_sent = batch[0].origin if room <= 0 else None
+        return Batch(batch)
+
+    def _lacking(self, peer: Peer, now_ms: int) -> Iterator[tuple[Origin, int, int]]:
+        """The origins of which the peer lacks something that is due: (origin, after, last)."""
+        order = [self.me, *(origin for origin in self.vector if origin != self.me)]
+        if peer.last_sent is not None:
+            order.sort(key=lambda origin: origin == peer.last_sent)
+        for origin in order:
+            after = max(peer.sent.get(origin, 0), peer.vector.get(origin, 0))
+            last = self._last_due(peer, origin, now_ms)
+            if after < last:
+                yield origin, after, last
+
+    @staticmethod
+    def _fill(batch: list[Record], recent: Recent, index: int, last: int, room: int) -> int:
+        """Add records up to ``last`` while there is room; the room that is left, 0 when the next
+        did not fit. One record that is larger than a batch goes alone."""
+        for at in range(index, len(recent.records)):
+            record = recent.records[at]
+            if record.lsn > last:
+                return room
+            if batch and len(record.body) > room:
+                return 0
+            batch.append(record)
+            room -= len(record.body)
+        return room
+
+    def unreadable(self, name: str, step: ReadLog) -> None:
+        """The log had nothing to send there (a damaged record): do not ask for it again until the
+        peer has got past it from elsewhere, or comes anew."""
+        self.peers[name].unreadable[step.origin] = step.after_lsn
 
     def _last_due(self, peer: Peer, origin: Origin, now_ms: int) -> int:
         """The greatest lsn of the origin that is to be sent to the peer by now."""
-        held = self.vector[origin]
+        held = self.vector.get(origin, 0)
         if origin.region == self.me.region:
             return held
         if origin.region == peer.name and origin.incarnation == peer.incarnation:
@@ -245,12 +345,15 @@ class Gossip:
         return held if recent is None else max(recent.due_lsn(now_ms), recent.first - 1)
 
     def sent(self, name: str, records: Sequence[Record]) -> None:
-        """These records were handed to the link."""
+        """These records, the answer to :meth:`next_batch`, were handed to the link."""
         peer = self.peers[name]
+        sizes: dict[Origin, int] = {}
         for record in records:
             peer.sent[record.origin] = max(record.lsn, peer.sent.get(record.origin, 0))
-            peer.in_flight.append((record.origin, record.lsn, len(record.body)))
-            peer.in_flight_bytes += len(record.body)
+            sizes[record.origin] = sizes.get(record.origin, 0) + len(record.body)
+        for origin, size in sizes.items():
+            peer.in_flight.append(Flight(origin, peer.sent[origin], size, peer.asked_ms))
+            peer.in_flight_bytes += size
 
     # What is known to be where
 

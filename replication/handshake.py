@@ -5,6 +5,7 @@ opens nothing.
 """
 
 import hmac
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ from perdure.replication.frames import (
 from perdure.replication.records import Origin, Vector, parse_origin
 
 _TIME_MS_MAX = 2**53
+_NONCE = re.compile(r"[0-9a-f]{32,128}", re.ASCII)
+REFUSALS = frozenset({"version", "name_in_use", "foreign", "unauthenticated"})
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ def answer(me: Identity, payload: bytes, expected: str, vector: Vector) -> tuple
     value = decode_json(payload)
     them = _identity(value)
     versions = value.get("versions")
-    common = set(VERSIONS) & set(versions if isinstance(versions, list) else [])
+    common = [version for version in VERSIONS if isinstance(versions, list) and version in versions]
     if not common:
-        raise FrameError("version", f"the peer speaks {versions}")
+        raise FrameError("version", f"no version in common with {them.origin}")
     if them.origin.region != expected:
         raise FrameError("foreign", f"this is {them.origin.region}, not {expected}")
     hello = {
@@ -76,7 +79,7 @@ def check_hello(me: Identity, payload: bytes) -> tuple[Identity, Vector]:
     """Who the dialer is and what it holds; raises ``FrameError``."""
     value = decode_json(payload)
     if value.get("version") not in VERSIONS:
-        raise FrameError("version", f"the peer speaks {value.get('version')}")
+        raise FrameError("version", "the hello is of a version that was not offered")
     answers = value.get("answers")
     if not isinstance(answers, str) or not hmac.compare_digest(answers.encode(), me.nonce.encode()):
         raise FrameError("unauthenticated", "the hello answers another challenge")
@@ -87,7 +90,10 @@ def expect(frame: Frame, kind: Kind) -> bytes:
     """The payload of a frame that must be of this kind; ``LinkRefused`` when the peer refused."""
     if frame.kind is Kind.REFUSED:
         value = decode_json(frame.payload)
-        raise LinkRefused(str(value.get("code"))[:64], str(value.get("detail"))[:256])
+        code = value.get("code")
+        # Codes become labels of counters: a peer must not be able to invent them.
+        known = isinstance(code, str) and code in REFUSALS
+        raise LinkRefused(str(code) if known else "other", str(value.get("detail"))[:256])
     if frame.kind is not kind:
         raise FrameError("unexpected", f"{frame.kind.name} instead of {kind.name}")
     return frame.payload
@@ -112,8 +118,9 @@ def _identity(value: dict[str, Any]) -> Identity:
     started_ms, nonce = value.get("started_ms"), value.get("nonce")
     if type(started_ms) is not int or not 0 <= started_ms <= _TIME_MS_MAX:
         raise FrameError("payload", "started_ms is out of range")
-    if not isinstance(nonce, str) or not 32 <= len(nonce) <= 128:
-        raise FrameError("payload", "a nonce has 32 to 128 characters")
+    # Nonces are joined by newlines under the link's key: nothing else may be in them.
+    if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
+        raise FrameError("payload", "a nonce has 32 to 128 hex digits")
     try:
         origin = parse_origin(f"{value.get('region')}/{value.get('incarnation')}")
     except Malformed as error:

@@ -50,7 +50,10 @@ class Shown:
     status: str
     header: bytes
     created: int
+    # How many branches lost, and how many times the message was given: what a reader of any of
+    # them must be told again.
     forks: int
+    stamps: int
 
 
 class Message:
@@ -69,6 +72,9 @@ class Message:
         self.opened_at: Place | None = None
         self.shown: Shown | None = None
         self._headers: dict[bytes, Header] = {}
+        # The times that regions gave to one header: more than one when an open was repeated at
+        # another region before the first had told it.
+        self._stamps: dict[bytes, set[int]] = {}
         self._chain: tuple[Link, ...] = ()
         self._assembly = Assembly()
         self._document: LiveDocument | None = None
@@ -79,6 +85,7 @@ class Message:
         """Another header, or the same with another time."""
         header = op.header
         self.opened_at = self.opened_at or place
+        self._stamps.setdefault(header.identity, set()).add(header.created)
         known = self._headers.get(header.identity)
         if known is None or header.created < known.created:
             self._headers[header.identity] = header
@@ -259,6 +266,7 @@ class Message:
             header=self.header.identity,
             created=self.header.created,
             forks=sum(self.lane(run.lane).quarantined for run in runs),
+            stamps=len(self._stamps[self.header.identity]),
         )
         if self.shown.status != "streaming":
             self._document = None
@@ -298,12 +306,13 @@ class Message:
         """A digest of what is shown and its status, by content and never by form."""
         assert self.shown is not None
         parts = [self.lane(run.lane).digest_at(run.take) for run in self.shown.runs if run.take]
-        return digest(_DIGEST40_BYTES, self.id, self.shown.status, *parts)
+        created = str(self.shown.created)
+        return digest(_DIGEST40_BYTES, self.id, self.shown.status, created, *parts)
 
     def whole(self) -> bytes:
         """A digest of everything that regions must agree on, for ``verify``."""
         assert self.header is not None
-        return digest(DIGEST_BYTES, self.header.identity, str(self.header.created), self.content())
+        return digest(DIGEST_BYTES, self.header.identity, self.content())
 
     def value(self) -> dict[str, Any]:
         """The message as PROTOCOL A.3 shows it."""

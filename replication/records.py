@@ -4,6 +4,7 @@ A region is named for each start of its process by an *incarnation*, 64 random b
 or restored disk can never give an lsn twice.
 """
 
+import re
 import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from perdure.replication.ids import is_id
 
 INCARNATION_MAX = 2**64 - 1
 LSN_MAX = 2**62
+# int() alone would take "0x", signs, spaces and underscores: several texts for one origin.
+_INCARNATION = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class Origin(NamedTuple):
@@ -40,12 +43,9 @@ Vector = dict[Origin, int]
 def parse_origin(text: str) -> Origin:
     """The origin of ``<region>/<16 hex digits>``; ``Malformed`` for anything else."""
     region, _, incarnation = text.partition("/")
-    if not is_id(region) or len(incarnation) != 16:
+    if not is_id(region) or not _INCARNATION.fullmatch(incarnation):
         raise Malformed("not an origin")
-    try:
-        return Origin(region, int(incarnation, 16))
-    except ValueError as error:
-        raise Malformed("not an origin") from error
+    return Origin(region, int(incarnation, 16))
 
 
 def checksum(origin: Origin, lsn: int, body: bytes) -> int:

@@ -73,6 +73,9 @@ def _judge_length(message: Message, entry: Entry, last: bool, kept: int) -> Verd
     assert shown is not None
     if _forked_below(message, entry.length):
         return Verdict.CONFLICT
+    if shown.stamps > 1 and entry.length <= shown.length:
+        # The reader may have been told another serial.
+        return Verdict.MESSAGE
     if not last and message.tip not in [run.lane for run in shown.runs]:
         # The base of a later lane is not all here: nothing can be said of what is beyond.
         return Verdict.GROW if entry.length <= shown.length else Verdict.HOLD
@@ -226,7 +229,11 @@ class Returning:
         for number in list(self._belief.overrides):
             message = self._message(number)
             assert message is not None
+            entry = self._belief.overrides[number]
             events.append(self._own(stale_draft(message.id, False)))
+            if not any(lane_tag(key) == entry.tag for key in message.lanes):
+                # It may have been told of another header, which a replace does not carry.
+                events.append(self._own(message_draft(message)))
             del self._belief.overrides[number]
             events.append(self._own(replace_draft(message, "behind")))
         return events

@@ -182,7 +182,7 @@ class Session:
 
     def _refresh_message(self, message: Message) -> Iterator[Change]:
         before, now = message.refresh()
-        if now is None or before == now:
+        if now is None:
             return
         if before is None:
             self._slots.setdefault(slot(message.id), []).append(message.id)
@@ -193,8 +193,9 @@ class Session:
         if before is None or before.created != now.created:
             insort(self.order, message.serial)
             insort(self._unsettled, message.serial)
-        else:
+        elif before != now:
             self._unsettle(message)
+        # Also when nothing that is shown has changed: a held reader may now be understood.
         yield Change(message.id, before, now)
 
     def _forget(self, shown: Shown, id_: str) -> None:

@@ -266,7 +266,6 @@ class World:
             everything |= region.disk
         for region in self.regions:
             region.disk |= everything
-        last = self.agents[-1]
         for agent in self.agents:
             if agent.stopped is None and not agent.ended:
                 # It lives, so it writes; of two answers to its claim it shows which it got.
