@@ -25,7 +25,7 @@ from perdure.replication.ids import HeaderSeal, LaneKey, check_id
 from perdure.replication.items import End, Entry, make_items
 from perdure.replication.limits import KEEPALIVE_S
 from perdure.replication.message import Message
-from perdure.replication.operations import Claim, Open, Operation
+from perdure.replication.operations import Claim, Items, Open, Operation
 from perdure.replication.operations import decode as decode_operation
 from perdure.replication.operations import encode as encode_operation
 from perdure.replication.records import Origin, Record
@@ -218,26 +218,30 @@ class Node(Reading):
         """Make this region know a message and an epoch that another region opened or claimed."""
         self._check_open()
         operations = self._unseal(session, header)
-        last = operations[-1]
-        assert isinstance(last, Open | Claim)
+        opened = [op for op in operations if isinstance(op, Open | Claim)]
+        last = opened[-1]
         lane = last.header.lane if isinstance(last, Open) else last.lane
 
-        def admit(state: Session, _: Pending) -> list[Operation]:
+        def admit(state: Session, _: Pending) -> Sequence[Operation]:
             return admission.admit_reopening(state, operations)
 
         created = await self._writer.write(session, admit)
         return self._opened(created, session, last.message, lane)
 
-    def _unseal(self, session: str, header: str) -> list[Operation]:
+    def _unseal(self, session: str, header: str) -> list[Open | Claim | Items]:
         try:
             bodies = json.loads(self._seal.unseal(header))
             operations = [decode_operation(json.dumps(body).encode()) for body in bodies]
         except (Malformed, ValueError) as error:
             raise Refusal("invalid_header", "this header was not made by these regions") from error
-        ours = all(isinstance(op, Open | Claim) and op.session == session for op in operations)
-        if not operations or not ours:
+        ours = [
+            op
+            for op in operations
+            if isinstance(op, Open | Claim | Items) and op.session == session
+        ]
+        if not ours or len(ours) < len(operations) or not isinstance(ours[0], Open):
             raise Refusal("invalid_header", "this header belongs to another session")
-        return operations
+        return ours
 
     def _opened(self, created: bool, session: str, id_: str, lane: LaneKey) -> Opened:
         message = self._message(session, id_)
@@ -249,7 +253,10 @@ class Node(Reading):
         )
 
     def _header(self, message: Message) -> str:
-        bodies = [json.loads(encode_operation(op)) for op in message.reopening()]
+        bodies = [
+            json.loads(encode_operation(op))
+            for op in message.reopening(self.gossip.stable_vector())
+        ]
         return self._seal.seal(json.dumps(bodies, separators=(",", ":")).encode())
 
     async def claim(

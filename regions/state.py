@@ -29,8 +29,10 @@ class State:
         self._gossip = gossip
         self._listed: list[str] = []
         self._touched: dict[str, set[str]] = {}
-        # Ended messages that are not settled, by the origin and lsn of what ended them.
-        self._ended: dict[Origin, list[tuple[int, str, str]]] = {}
+        # Messages that were touched since the last call of settle.
+        self._news: list[tuple[str, str]] = []
+        # Messages that are over and not settled, each by one place that is not everywhere yet.
+        self._over: dict[Origin, list[tuple[int, str, str]]] = {}
 
     def decode(self, record: Record) -> Operation | None:
         """The operation of a record. One that this version does not know is kept on disk and
@@ -68,28 +70,32 @@ class State:
     def take_touched(self) -> list[Session]:
         """The sessions that operations were applied to since the last call."""
         touched, self._touched = self._touched, {}
-        self._note_ended(touched)
+        self._news += [(session, id_) for session, ids in touched.items() for id_ in ids]
         return [self.sessions[id_] for id_ in touched]
 
-    def _note_ended(self, touched: dict[str, set[str]]) -> None:
-        for session, messages in touched.items():
-            for id_ in messages:
-                message = self.sessions[session].messages.get(id_)
-                if message is not None and message.ended_at is not None:
-                    origin, lsn = message.ended_at[1]
-                    heapq.heappush(self._ended.setdefault(origin, []), (lsn, session, id_))
+    def _settle_or_wait(self, session: str, id_: str) -> None:
+        message = self.sessions[session].messages.get(id_)
+        if message is None or not message.is_over:
+            return
+        for origin, lsn in message.reach.items():
+            if self._gossip.settled_lsn(origin) < lsn:
+                heapq.heappush(self._over.setdefault(origin, []), (lsn, session, id_))
+                return
+        self.sessions[session].settle(id_)
 
     def settle(self) -> None:
-        """Settle the messages whose end has come to be on disk in every region."""
-        for origin, heap in self._ended.items():
+        """Settle the messages that are over and have come to be on disk in every region. Touched
+        sessions must have been refreshed."""
+        news, self._news = self._news, []
+        for session, id_ in news:
+            self._settle_or_wait(session, id_)
+        for origin, heap in list(self._over.items()):
             reached = self._gossip.settled_lsn(origin)
             while heap and heap[0][0] <= reached:
                 _, session, id_ = heapq.heappop(heap)
-                message = self.sessions[session].messages.get(id_)
-                if message is None or message.shown is None or message.ended_at is None:
-                    continue
-                if message.shown.status != "streaming" and message.ended_at[0] == message.tip:
-                    self.sessions[session].settle(id_)
+                self._settle_or_wait(session, id_)
+            if not heap:
+                del self._over[origin]
 
     def session(self, id_: str) -> Session:
         """The session, made empty when it is unknown."""

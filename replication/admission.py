@@ -6,6 +6,7 @@ already (a retry). What has been admitted in the same batch and is not yet on di
 ``Pending``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -192,17 +193,16 @@ def _stamp(header: Header, created: int) -> Header:
     )
 
 
-def admit_reopening(session: Session, operations: list[Operation]) -> list[Operation]:
-    """The operations of a sealed header that are not known here. ``operations`` are trusted."""
+def admit_reopening(
+    session: Session, operations: Sequence[Open | Claim | Items]
+) -> Sequence[Operation]:
+    """The operations of a sealed header that are not known here. They are as good as if a peer had
+    sent them: also a header that this region knows a rival of is taken, for it may win."""
     first = operations[0]
     assert isinstance(first, Open)
     check_live(session, first.message)
     message = session.messages.get(first.message)
-    if message is None or message.header is None:
-        return operations
-    if not message.knows(first.header):
-        raise Refusal("conflict", "the message exists with another body")
-    return [op for op in operations[1:] if isinstance(op, Claim) and op.lane not in message.claims]
+    return operations if message is None else [op for op in operations if not message.has(op)]
 
 
 def admit_claim(
@@ -230,7 +230,7 @@ def _check_claimable(message: Message) -> None:
     end = message.lane(tip).end
     if end is not None:
         raise Refusal("ended", f"the message has ended ({end.status})")
-    if tip in message.cancels:
+    if message.is_cancelled(tip):
         raise Refusal("cancelled", "the message was cancelled")
 
 
@@ -286,18 +286,17 @@ def admit_append(
 def _check_writable(message: Message, lane: LaneKey) -> None:
     if message.is_fenced(lane):
         raise Refusal("fenced", "a later claim took this message over")
-    if lane in message.cancels:
-        raise Refusal("cancelled", "this epoch was cancelled")
+    if message.is_cancelled(lane):
+        raise Refusal("cancelled", "the message was cancelled")
 
 
 def admit_cancel(session: Session, message_id: str) -> list[Operation]:
-    """Mark the tip's lane cancelled; nothing when the message has ended or is cancelled."""
+    """Mark the message cancelled; nothing when it has ended or is cancelled."""
     check_live(session, message_id)
     message = session.visible(message_id)
     if message is None:
         raise Refusal("not_found", f"this region knows no message {message_id}")
-    tip = message.tip
-    assert tip is not None
-    if message.lane(tip).end is not None or tip in message.cancels:
+    assert message.shown is not None and message.header is not None
+    if message.shown.status != "streaming":
         return []
-    return [Cancel(session.id, message_id, tip)]
+    return [Cancel(session.id, message_id, message.header.lane)]

@@ -14,7 +14,7 @@ from perdure.replication.ids import session_tag
 from perdure.replication.items import STATUSES
 from perdure.replication.limits import (
     CURSOR_CHARS_MAX,
-    CURSOR_ENTRIES_MAX,
+    CURSOR_ENTRIES_HELD_MAX,
     EPOCH_COUNTER_MAX,
     MESSAGE_ITEMS_MAX,
 )
@@ -115,7 +115,7 @@ def decode(text: str) -> Position:
 
 def _decode(source: _Bytes) -> Position:
     head = source.fixed(1)
-    if head >> 5 != _VERSION or head & 0x1F > CURSOR_ENTRIES_MAX:
+    if head >> 5 != _VERSION or head & 0x1F > CURSOR_ENTRIES_HELD_MAX:
         raise ValueError("unknown version")
     session, count, digest = source.fixed(2), source.varint(_COUNT_MAX), source.fixed(5)
     entries: list[Entry] = []

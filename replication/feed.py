@@ -50,24 +50,23 @@ def change_drafts(session: Session, change: Change) -> Iterator[Draft]:
         else:
             yield metadata_draft(session)
     elif change.now is None:
-        yield delete_draft(change.message)
+        if change.before is not None:
+            yield delete_draft(change.message)
     else:
         yield from _message_drafts(session.messages[change.message], change.before, change.now)
 
 
 def _message_drafts(message: Message, before: Shown | None, now: Shown) -> Iterator[Draft]:
-    if before is None or _identity(before) != _identity(now):
+    if before is None:
         yield message_draft(message)
+    elif (before.header, before.created) != (now.header, now.created):
+        yield message_draft(message, "conflict")
     elif before.forks != now.forks:
         yield replace_draft(message, "conflict")
     elif not is_prefix(before.runs, now.runs) or _reopened(before, now):
         yield replace_draft(message, "fenced")
     else:
         yield from growth_drafts(message, before.length, before.status)
-
-
-def _identity(shown: Shown) -> tuple[bytes, int, int]:
-    return shown.header, shown.created, shown.stamps
 
 
 def _reopened(before: Shown, now: Shown) -> bool:
@@ -95,9 +94,10 @@ def _draft(name: str, data: dict[str, Any]) -> Draft:
     return Draft(name, json.dumps(data, ensure_ascii=False, separators=(",", ":")))
 
 
-def message_draft(message: Message) -> Draft:
-    """The whole message: new, or under another header."""
-    return _draft("message", message.value())
+def message_draft(message: Message, reason: str | None = None) -> Draft:
+    """The whole message: new; or, with a reason, in the place of what was told of it."""
+    value = message.value()
+    return _draft("message", value if reason is None else {**value, "reason": reason})
 
 
 def replace_draft(message: Message, reason: str) -> Draft:

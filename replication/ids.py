@@ -143,9 +143,15 @@ def slot(message: str) -> int:
     return hash64("slot", message) >> 32
 
 
-def lane_tag(lane: LaneKey) -> int:
-    """The 32-bit name of a lane in a cursor."""
-    return hash64("tag", lane.producer, str(lane.epoch)) >> 32
+def reader_tag(lane: LaneKey, header: bytes, created: int) -> int:
+    """The 32-bit name, in a cursor, of a lane under a header and its time: a reader was told all
+    three, so a change of any of them must not be missed."""
+    return hash64("tag", lane.producer, str(lane.epoch), header, str(created)) >> 32
+
+
+def grave_hash(message: str) -> int:
+    """What the deletion of a message adds to the digest of a cursor's rest."""
+    return int.from_bytes(digest(5, "grave", message), "big")
 
 
 def session_tag(session: str) -> int:

@@ -150,6 +150,12 @@ class Lane:
             return
         self._retry_parked()
 
+    def holds(self, piece: Piece) -> bool:
+        """Whether all of the piece is shown."""
+        stop = piece.seq + len(piece.entries)
+        same = tuple(self.entries[piece.seq : stop]) == piece.entries
+        return same and self.digest_at(piece.seq) == piece.before
+
     def _retry_parked(self) -> None:
         progress = True
         while progress and self._parked:

@@ -21,6 +21,9 @@ SNAPSHOT_MESSAGES_MAX = 200
 PAGE_ITEMS_MAX = 1_000
 PAGE_ITEMS_DEFAULT = 100
 CURSOR_ENTRIES_MAX = 16
+# While messages are held for a reader its cursor names those as well; beyond this it gets a
+# snapshot when it comes back.
+CURSOR_ENTRIES_HELD_MAX = 20
 CURSOR_CHARS_MAX = 512
 HOLD_MS = 30_000
 KEEPALIVE_S = 10
@@ -29,6 +32,8 @@ READERS_MAX = 20_000
 ACK_WAIT_MS_MAX = 10_000
 CLOCK_AHEAD_MS_MAX = 60_000
 DRAIN_S_MAX = 8
+# What a claim's header may carry of a base that is on no other disk yet.
+REOPENING_BASE_BYTES_MAX = 1_048_576
 SEQ_MAX = 2**53 - 1
 EPOCH_COUNTER_MAX = 2**31 - 1
 # Writes waiting for the disk; beyond it requests are refused with Retry-After.

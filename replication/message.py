@@ -3,34 +3,30 @@
 Rule of this file: what is shown is a pure function of the set of operations that have been applied.
 
 - Of several headers the smallest (created, identity) wins; equal identities keep the smaller time.
-- Only claims of the winning header's lane count. Of the epochs of one claim (one tag), one that has
-  entries wins over one that has none: the other is the answer of a region that died before telling
-  anyone. Of different claims the greater epoch wins.
+- A cancel marks the header, and so every lane that hangs from it: also one that was claimed where
+  the cancel was not yet known.
+- Only claims of the winning header's lane count; which of them is said in ``claims.py``.
 - The tip's chain of bases is what is shown: ``previous[:base] + this``. A chain with a missing link
   is not shown; a base that is not all here is shown as far as it is contiguous.
-- An end in the tip's lane gives the status; else a cancel mark on it; else it is streaming.
+- An end in the tip's lane gives the status; else a cancel mark; else it is streaming.
 """
 
 import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from perdure.replication.claims import Chain, Claims
 from perdure.replication.hlc import serial, to_time
-from perdure.replication.ids import LaneKey, claim_tag, digest, lane_tag
-from perdure.replication.items import DIGEST_BYTES, End, Item
+from perdure.replication.ids import LaneKey, claim_tag, digest, reader_tag, slot
+from perdure.replication.items import DIGEST_BYTES, End, Item, entry_bytes
 from perdure.replication.lane import Lane, Piece, Place, root_digest
+from perdure.replication.limits import REOPENING_BASE_BYTES_MAX
 from perdure.replication.operations import Cancel, Claim, Header, Items, Open
 from perdure.replication.parts import Assembly
+from perdure.replication.records import Origin, Vector
 from perdure.replication.yjs import ClientCollision, LiveDocument
 
 _DIGEST40_BYTES = 5
-
-
-class Link(NamedTuple):
-    """One lane of the chain; ``take`` items of it are kept, None for all (the tip)."""
-
-    lane: LaneKey
-    take: int | None
 
 
 class Run(NamedTuple):
@@ -50,10 +46,18 @@ class Shown:
     status: str
     header: bytes
     created: int
-    # How many branches lost, and how many times the message was given: what a reader of any of
-    # them must be told again.
+    # How many entries lost against another branch: readers of any branch are told again.
     forks: int
-    stamps: int
+    # The first shown place (an item, or the end) of which two contents are known.
+    forked_at: int | None
+
+
+class Variant(NamedTuple):
+    """What the tag of a cursor names: a lane, under a header and the time a region gave it."""
+
+    lane: LaneKey
+    header: bytes
+    created: int
 
 
 class Message:
@@ -62,20 +66,23 @@ class Message:
     def __init__(self, session: str, id_: str) -> None:
         self.session = session
         self.id = id_
+        self.slot = slot(id_)
         self.header: Header | None = None
         self.lanes: dict[LaneKey, Lane] = {}
-        self.claims: dict[LaneKey, Claim] = {}
+        self.claims = Claims(self._is_written)
+        # The first lanes of the headers that were cancelled.
         self.cancels: set[LaneKey] = set()
-        # The lane that was ended or cancelled, and the place of the first operation that did it:
-        # when that is on disk everywhere, the message is settled.
-        self.ended_at: tuple[LaneKey, Place] | None = None
+        # The newest lsn of each origin that told of this message: when all of them are on disk
+        # everywhere, and the message is over, it is settled.
+        self.reach: dict[Origin, int] = {}
         self.opened_at: Place | None = None
         self.shown: Shown | None = None
         self._headers: dict[bytes, Header] = {}
         # The times that regions gave to one header: more than one when an open was repeated at
         # another region before the first had told it.
         self._stamps: dict[bytes, set[int]] = {}
-        self._chain: tuple[Link, ...] = ()
+        self._chain: Chain = ()
+        self._tag = 0
         self._assembly = Assembly()
         self._document: LiveDocument | None = None
 
@@ -83,6 +90,7 @@ class Message:
 
     def apply_open(self, op: Open, place: Place) -> None:
         """Another header, or the same with another time."""
+        self._reached(place)
         header = op.header
         self.opened_at = self.opened_at or place
         self._stamps.setdefault(header.identity, set()).add(header.created)
@@ -95,33 +103,31 @@ class Message:
             lane = self.lane(header.lane)
             before = root_digest(self.session, self.id, header.lane)
             lane.merge(Piece(0, before, header.entries))
-        self._note_end(header.lane, place)
 
     def apply_items(self, op: Items, place: Place, *, own: bool) -> None:
         """Entries of a lane; ``own`` when this region was the first to accept them."""
+        self._reached(place)
         lane = self.lane(op.lane)
         if own:
             lane.own(op.seq, place)
         generation, held = lane.generation, len(lane.entries)
         lane.merge(Piece(op.seq, op.before, op.entries))
         self._mirror(lane, held if lane.generation == generation else None)
-        if op.entries and isinstance(op.entries[-1], End):
-            self._note_end(op.lane, place)
 
-    def apply_claim(self, op: Claim) -> None:
-        """A producer took over. The epoch names all fields, so one epoch is one claim."""
-        self.claims.setdefault(op.lane, op)
+    def apply_claim(self, op: Claim, place: Place) -> None:
+        """A producer took over."""
+        self._reached(place)
+        self.claims.add(op)
         self.lane(op.lane)
 
     def apply_cancel(self, op: Cancel, place: Place) -> None:
-        """A mark on a lane; grows only."""
+        """A mark on a header, by its first lane; grows only."""
+        self._reached(place)
         self.cancels.add(op.lane)
-        self._note_end(op.lane, place)
 
-    def _note_end(self, lane: LaneKey, place: Place) -> None:
-        ended = lane in self.cancels or self.lane(lane).end is not None
-        if ended and (self.ended_at is None or self.ended_at[0] != lane):
-            self.ended_at = (lane, place)
+    def _reached(self, place: Place) -> None:
+        if place.lsn > self.reach.get(place.origin, 0):
+            self.reach[place.origin] = place.lsn
 
     def lane(self, key: LaneKey) -> Lane:
         """The lane of this key, made when it is new."""
@@ -130,17 +136,21 @@ class Message:
             lane = self.lanes[key] = Lane(self.session, self.id, key)
         return lane
 
+    def _is_written(self, key: LaneKey) -> bool:
+        lane = self.lanes.get(key)
+        return lane is not None and bool(lane.entries)
+
     # What is shown
+
+    @property
+    def chain(self) -> Chain:
+        """The lanes that make up the message, as :meth:`refresh` found them."""
+        return self._chain
 
     @property
     def tip(self) -> LaneKey | None:
         """The lane that may grow the message, as :meth:`refresh` found it."""
         return self._chain[-1].lane if self._chain else None
-
-    def fence(self) -> Claim | None:
-        """The greatest claim that counts, also one whose chain is not all here."""
-        claims = self._representatives()
-        return max(claims, key=lambda claim: claim.lane.epoch, default=None)
 
     def counter(self) -> int:
         """The greatest epoch counter known of this message."""
@@ -148,84 +158,39 @@ class Message:
 
     def claim_of(self, producer: str, claim_id: str) -> Claim | None:
         """The claim that this ``claim_id`` already made here."""
+        assert self.header is not None
         tag = claim_tag(self.session, self.id, producer, claim_id)
-        return next((claim for claim in self._representatives() if claim.tag == tag), None)
+        return self.claims.of_tag(self.header.lane, tag)
 
     def is_fenced(self, lane: LaneKey) -> bool:
-        """Whether a later claim excludes new entries of the lane.
+        """Whether a later claim excludes new entries of the lane."""
+        return self.header is not None and self.claims.fences(self.header.lane, lane)
 
-        A lane whose own claim was carried out twice is not fenced by its twin while neither has
-        entries: the producer knows only one of them, and shows which by writing.
-        """
-        fence = self.fence()
-        if fence is None or fence.lane == lane:
-            return False
-        mine = self.claims.get(lane)
-        if mine is not None and mine.tag == fence.tag:
-            twin = self.lanes.get(fence.lane)
-            return twin is not None and bool(twin.entries)
-        return True
-
-    def knows(self, header: Header) -> bool:
-        """Whether this header, whatever its time, has been applied."""
-        return header.identity in self._headers
+    def has(self, op: Open | Claim | Items) -> bool:
+        """Whether everything that the operation says is known."""
+        match op:
+            case Open():
+                return op.header.created in self._stamps.get(op.header.identity, ())
+            case Claim():
+                return op.lane in self.claims
+            case Items():
+                lane = self.lanes.get(op.lane)
+                return lane is not None and lane.holds(Piece(op.seq, op.before, op.entries))
 
     def knows_lane(self, lane: LaneKey) -> bool:
         """Whether the lane was opened or claimed here; items alone do not make it known."""
         return lane in self.claims or any(h.lane == lane for h in self._headers.values())
 
-    def waits(self, lane: LaneKey) -> bool:
-        """Whether the lane's claim would be the tip, were its chain all here."""
-        tip = self._chain[-1].lane if self._chain else None
-        claims = [claim.lane for claim in self._representatives()]
-        return lane in claims and lane != tip and (tip not in claims or tip.epoch < lane.epoch)
+    def is_cancelled(self, lane: LaneKey) -> bool:
+        """Whether the header that the lane hangs from was cancelled."""
+        return self.claims.root_of(lane) in self.cancels
 
     def lost_header(self, lane: LaneKey) -> bool:
         """Whether the lane was opened by a header that lost, or claimed from one."""
-        if self.header is None or lane == self.header.lane:
+        root = self.claims.root_of(lane)
+        if self.header is None or root == self.header.lane:
             return False
-        claim = self.claims.get(lane)
-        root = claim.root if claim else lane
-        return root != self.header.lane and any(h.lane == root for h in self._headers.values())
-
-    def _representatives(self) -> list[Claim]:
-        """One claim for each tag, of those that continue the winning header."""
-        root = self.header.lane if self.header else None
-        best: dict[int, Claim] = {}
-        for claim in self.claims.values():
-            if claim.root == root:
-                known = best.get(claim.tag)
-                if known is None or self._claim_rank(claim) > self._claim_rank(known):
-                    best[claim.tag] = claim
-        return list(best.values())
-
-    def _claim_rank(self, claim: Claim) -> tuple[bool, tuple[int, int]]:
-        lane = self.lanes.get(claim.lane)
-        return bool(lane and lane.entries), claim.lane.epoch
-
-    def _find_chain(self) -> tuple[Link, ...]:
-        if self.header is None:
-            return ()
-        claims = sorted(self._representatives(), key=lambda c: c.lane.epoch, reverse=True)
-        for claim in claims:
-            chain = self._chain_of(claim)
-            if chain is not None:
-                return chain
-        return (Link(self.header.lane, None),)
-
-    def _chain_of(self, tip: Claim) -> tuple[Link, ...] | None:
-        """The chain down to the root; None while a link is missing."""
-        links = [Link(tip.lane, None)]
-        claim: Claim | None = tip
-        while claim is not None and claim.previous is not None:
-            links.append(Link(claim.previous, claim.base))
-            if claim.previous == claim.root:
-                break
-            # Counters rise along a chain, so this walk ends; a forged cycle is cut here.
-            before, claim = claim, self.claims.get(claim.previous)
-            if claim is None or claim.lane.epoch.counter >= before.lane.epoch.counter:
-                return None
-        return tuple(reversed(links))
+        return any(header.lane == root for header in self._headers.values())
 
     def _runs(self) -> tuple[Run, ...]:
         runs: list[Run] = []
@@ -240,20 +205,27 @@ class Message:
         return tuple(runs)
 
     def _status(self, runs: tuple[Run, ...]) -> str:
-        if len(runs) < len(self._chain):
-            return "streaming"
-        tip = self._chain[-1].lane
-        end = self.lane(tip).end
-        if end is not None:
+        assert self.header is not None
+        end = self.lane(self._chain[-1].lane).end
+        if end is not None and len(runs) == len(self._chain):
             return end.status
-        return "cancelled" if tip in self.cancels else "streaming"
+        return "cancelled" if self.header.lane in self.cancels else "streaming"
+
+    def _forked_at(self, runs: tuple[Run, ...]) -> int | None:
+        offset = 0
+        for run in runs:
+            forked_at = self.lane(run.lane).forked_at
+            if forked_at is not None and forked_at <= run.take:
+                return offset + forked_at
+            offset += run.take
+        return None
 
     def refresh(self) -> tuple[Shown | None, Shown | None]:
         """Bring what is shown up to date; (before, now). None: no header is known."""
         before = self.shown
-        self._chain = self._find_chain()
         if self.header is None:
             return before, None
+        self._chain = self.claims.chain(self.header.lane)
         runs = self._runs()
         if before is None or not is_prefix(before.runs, runs):
             self._assembly = Assembly()
@@ -266,8 +238,10 @@ class Message:
             header=self.header.identity,
             created=self.header.created,
             forks=sum(self.lane(run.lane).quarantined for run in runs),
-            stamps=len(self._stamps[self.header.identity]),
+            forked_at=self._forked_at(runs),
         )
+        tip = self._chain[-1].lane
+        self._tag = reader_tag(tip, self.shown.header, self.shown.created)
         if self.shown.status != "streaming":
             self._document = None
         return before, self.shown
@@ -286,6 +260,18 @@ class Message:
         return self._items_from(self.shown.runs, start) if self.shown else []
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more is expected: ended or cancelled, and all of its base is here."""
+        shown = self.shown
+        whole = shown is not None and len(shown.runs) == len(self._chain)
+        return whole and shown is not None and shown.status != "streaming"
+
+    @property
+    def has_end(self) -> bool:
+        """Whether an end is shown (and not a cancel mark alone)."""
+        return self.is_over and self.lane(self._chain[-1].lane).end is not None
+
+    @property
     def assembly(self) -> Assembly:
         """The shown items as parts."""
         return self._assembly
@@ -299,20 +285,35 @@ class Message:
         return serial(self.header.created, self.id)
 
     def tag(self) -> int:
-        """The tip's 32-bit name in cursors."""
-        return lane_tag(self._chain[-1].lane)
+        """The 32-bit name, in cursors, of what is shown now."""
+        return self._tag
+
+    def variants(self) -> dict[int, Variant]:
+        """Everything that a cursor's tag may name here."""
+        found: dict[int, Variant] = {}
+        for header in self._headers.values():
+            claimed = self.claims.lanes_of(header.lane)
+            for created in self._stamps[header.identity]:
+                for lane in (header.lane, *claimed):
+                    variant = Variant(lane, header.identity, created)
+                    found[reader_tag(*variant)] = variant
+        return found
 
     def content(self) -> bytes:
-        """A digest of what is shown and its status, by content and never by form."""
-        assert self.shown is not None
-        parts = [self.lane(run.lane).digest_at(run.take) for run in self.shown.runs if run.take]
-        created = str(self.shown.created)
-        return digest(_DIGEST40_BYTES, self.id, self.shown.status, created, *parts)
+        """A digest of what is shown, by content and never by form. It covers where the message
+        forked, so that a sum made before the fork was known matches no more."""
+        return digest(_DIGEST40_BYTES, *self._content())
 
     def whole(self) -> bytes:
         """A digest of everything that regions must agree on, for ``verify``."""
-        assert self.header is not None
-        return digest(DIGEST_BYTES, self.header.identity, self.content())
+        return digest(DIGEST_BYTES, *self._content())
+
+    def _content(self) -> list[str | bytes]:
+        shown = self.shown
+        assert shown is not None
+        parts = [self.lane(run.lane).digest_at(run.take) for run in shown.runs if run.take]
+        numbers = f"{shown.created} {shown.forked_at}"
+        return [self.id, shown.header, shown.status, numbers, *parts]
 
     def value(self) -> dict[str, Any]:
         """The message as PROTOCOL A.3 shows it."""
@@ -333,13 +334,23 @@ class Message:
             value["replaces"] = self.header.replaces
         return value
 
-    def reopening(self) -> list[Open | Claim]:
+    def reopening(self, stable: Vector) -> list[Open | Claim | Items]:
         """The operations that make another region know this message and its tip: its header's
-        open and the claims of the chain."""
+        open, the claims of the chain, and what of the base may be on no other disk yet. (The base
+        is no part of the claiming producer's own buffer, so else nobody could repeat it.)"""
         assert self.header is not None
-        operations: list[Open | Claim] = [Open(self.session, self.id, self.header)]
+        operations: list[Open | Claim | Items] = [Open(self.session, self.id, self.header)]
         operations += [self.claims[link.lane] for link in self._chain if link.lane in self.claims]
-        return operations
+        base: list[Items] = []
+        for link in self._chain[:-1]:
+            lane = self.lane(link.lane)
+            start, stop = lane.stable_entries(stable), min(link.take or 0, lane.count)
+            entries = tuple(lane.entries[start:stop])
+            if entries:
+                before = lane.digest_at(start)
+                base.append(Items(self.session, self.id, link.lane, start, before, entries))
+        size = sum(len(entry_bytes(entry)) for items in base for entry in items.entries)
+        return [*operations, *base] if size <= REOPENING_BASE_BYTES_MAX else operations
 
     # The sequence as a Yjs document
 

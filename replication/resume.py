@@ -6,8 +6,7 @@ no longer differs, it takes part in the shared events, which cost nothing per re
 """
 
 from collections.abc import Iterator
-from enum import Enum
-from itertools import islice
+from itertools import islice, product
 from typing import NamedTuple
 
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
@@ -25,92 +24,40 @@ from perdure.replication.feed import (
     snapshot_event,
     stale_draft,
 )
-from perdure.replication.ids import lane_tag, session_tag
-from perdure.replication.limits import HOLD_MS
+from perdure.replication.ids import grave_hash, session_tag
+from perdure.replication.judge import Verdict, judge
+from perdure.replication.limits import HOLD_MS, SNAPSHOT_MESSAGES_MAX
 from perdure.replication.message import Message
 from perdure.replication.session import Belief, Change, Session
 
-# How many deletions a reader may have missed and still be told of them one by one.
-_GHOSTS_MAX = 256
-
-
-class Verdict(Enum):
-    """What one message of a cursor needs."""
-
-    GROW = "grow"
-    HOLD = "hold"
-    FENCED = "fenced"
-    CONFLICT = "conflict"
-    BEHIND = "behind"
-    MESSAGE = "message"
-    DELETED = "deleted"
+# How many of the newest deletions a reader may have missed and still be told of them one by one;
+# each doubles the number of ways to be tried.
+_LATE_DELETIONS_MAX = 4
 
 
 class Missing(NamedTuple):
-    """What the reader lacks of the messages that its cursor does not name."""
+    """What the reader lacks of the messages that its cursor does not name: ``messages`` to be told,
+    ``ghosts`` that it holds and that were deleted, ``graves`` of which it knows nothing at all."""
 
     messages: list[str]
-    deleted: list[str]
+    ghosts: list[str]
+    graves: list[str]
 
 
-def judge(message: Message | None, entry: Entry) -> Verdict:
-    """Compare what a reader was told of a message with what this region shows."""
-    if message is None or message.shown is None:
-        return Verdict.HOLD
-    offset = 0
-    shown = message.shown
-    for index, run in enumerate(shown.runs):
-        if lane_tag(run.lane) == entry.tag:
-            last = index + 1 == len(shown.runs) and run.lane == message.tip
-            kept = shown.length if last else offset + run.take
-            return _judge_length(message, entry, last, kept)
-        offset += run.take
-    return _judge_off_chain(message, entry)
+class _Newest:
+    """The newest messages of an order, and the sum of what the first k of them show."""
 
+    def __init__(self, session: Session, newest: Iterator[str]) -> None:
+        self._session = session
+        self._newest = newest
+        self._ids: list[str] = []
+        self._sums = [0]
 
-def _judge_length(message: Message, entry: Entry, last: bool, kept: int) -> Verdict:
-    shown = message.shown
-    assert shown is not None
-    if _forked_below(message, entry.length):
-        return Verdict.CONFLICT
-    if shown.stamps > 1 and entry.length <= shown.length:
-        # The reader may have been told another serial.
-        return Verdict.MESSAGE
-    if not last and message.tip not in [run.lane for run in shown.runs]:
-        # The base of a later lane is not all here: nothing can be said of what is beyond.
-        return Verdict.GROW if entry.length <= shown.length else Verdict.HOLD
-    if not last:
-        ended_before = entry.status != "streaming"
-        return Verdict.FENCED if entry.length > kept or ended_before else Verdict.GROW
-    if entry.length > shown.length:
-        return Verdict.HOLD if shown.status == "streaming" else Verdict.BEHIND
-    if entry.status != "streaming" and shown.status == "streaming":
-        return Verdict.HOLD
-    return Verdict.GROW
-
-
-def _forked_below(message: Message, length: int) -> bool:
-    offset = 0
-    assert message.shown is not None
-    for run in message.shown.runs:
-        forked_at = message.lane(run.lane).forked_at
-        if forked_at is not None and offset + forked_at < length:
-            return True
-        offset += run.take
-    return False
-
-
-def _judge_off_chain(message: Message, entry: Entry) -> Verdict:
-    for key in message.lanes:
-        if lane_tag(key) == entry.tag:
-            if message.lost_header(key):
-                return Verdict.MESSAGE
-            # A claim that would win and cannot be shown yet: what it continues is not here.
-            return Verdict.HOLD if message.waits(key) else Verdict.FENCED
-    tip = message.tip
-    if tip is not None and tip.epoch.counter > entry.counter and message.lane(tip).entries:
-        return Verdict.FENCED
-    return Verdict.HOLD
+    def take(self, count: int) -> tuple[list[str], int]:
+        for id_ in islice(self._newest, max(0, count - len(self._ids))):
+            self._ids.append(id_)
+            self._sums.append(self._sums[-1] + self._session.content_of(id_))
+        return self._ids[:count], self._sums[count]
 
 
 def find_missing(session: Session, position: Position) -> Missing | None:
@@ -118,53 +65,52 @@ def find_missing(session: Session, position: Position) -> Missing | None:
     that this region is ahead of the reader.
 
     The region is ahead when the reader's count and digest are those of this region without its
-    newest k messages (by serial, or in the order in which this region came to show them), and with
-    some of the messages that were deleted here since.
+    newest k messages (by serial, or in the order in which this region came to show them), and
+    without some of its newest deletions; of each of those the reader has the message, or nothing.
     """
     named = {id_ for entry in position.entries for id_ in session.by_slot(entry.slot)}
-    count = len(session.order) - len(named)
-    total = session.content_sum() - session.content_sum(named)
-    named_slots = {entry.slot for entry in position.entries}
+    buried = {session.buried(entry.slot) for entry in position.entries}
+    graves = [id_ for id_ in session.graves if id_ not in buried]
     by_serial = (serial[17:] for serial in reversed(session.order))
     for order in (by_serial, reversed(session.arrival)):
-        newest = (id_ for id_ in order if id_ not in named)
-        found = _match(session, position, named_slots, newest, count, total)
-        if found is not None:
-            return found
+        newest = _Newest(session, (id_ for id_ in order if id_ not in named))
+        for ghosts, unknown in _late_deletions(session, graves):
+            found = _match(session, position, newest, named, graves, ghosts, unknown)
+            if found is not None:
+                return found
     return None
+
+
+def _late_deletions(session: Session, graves: list[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Each way in which the reader may not know the newest deletions: (ghosts, unknown)."""
+    for young in range(min(len(graves), _LATE_DELETIONS_MAX) + 1):
+        late = graves[len(graves) - young :]
+        for picks in product((True, False), repeat=young):
+            ghosts = [id_ for id_, pick in zip(late, picks, strict=True) if pick]
+            if all(session.graves[id_] for id_ in ghosts):
+                yield ghosts, [id_ for id_ in late if id_ not in ghosts]
 
 
 def _match(
     session: Session,
     position: Position,
-    named: set[int],
-    newest: Iterator[str],
-    count: int,
-    total: int,
+    newest: _Newest,
+    named: set[str],
+    graves: list[str],
+    ghosts: list[str],
+    unknown: list[str],
 ) -> Missing | None:
-    ghosts = [
-        id_
-        for id_, content in islice(reversed(session.tombstones.items()), _GHOSTS_MAX)
-        if content and not any(session.buried(slot) == id_ for slot in named)
-    ]
-    missing: list[str] = []
-    deleted: list[str] = []
-    # One step forward: one more deletion is assumed to be unknown to the reader. Each step may need
-    # one more missing message, so both lists only grow and the whole is linear.
-    for ghost in [None, *ghosts]:
-        if ghost is not None:
-            deleted.append(ghost)
-            total += session.tombstones[ghost]
-        while count + len(deleted) - len(missing) > position.rest:
-            id_ = next(newest, None)
-            if id_ is None:
-                return None
-            missing.append(id_)
-            total -= session.content_sum([id_])
-        same = count + len(deleted) - len(missing) == position.rest
-        if same and total & DIGEST_MASK == position.digest:
-            return Missing(missing[::-1], deleted[::-1])
-    return None
+    count = len(session.order) - len(named)
+    missing = count + len(graves) - len(unknown) - position.rest
+    if not 0 <= missing <= count:
+        return None
+    ids, late = newest.take(missing)
+    total = session.contents_without(named) - late
+    total += sum(map(grave_hash, graves)) - sum(map(grave_hash, (*ghosts, *unknown)))
+    total += sum(session.graves[id_] for id_ in ghosts)
+    if total & DIGEST_MASK != position.digest:
+        return None
+    return Missing(ids[::-1], ghosts, unknown)
 
 
 class Returning:
@@ -231,11 +177,10 @@ class Returning:
             assert message is not None
             entry = self._belief.overrides[number]
             events.append(self._own(stale_draft(message.id, False)))
-            if not any(lane_tag(key) == entry.tag for key in message.lanes):
-                # It may have been told of another header, which a replace does not carry.
-                events.append(self._own(message_draft(message)))
             del self._belief.overrides[number]
-            events.append(self._own(replace_draft(message, "behind")))
+            # A replace carries no header: who may have been told another gets the whole message.
+            draft = replace_draft if _same_header(message, entry) else message_draft
+            events.append(self._own(draft(message, "behind")))
         return events
 
     def tell(self, draft: Draft) -> Event:
@@ -274,18 +219,28 @@ class Returning:
         self._belief = Belief(
             overrides={entry.slot: entry for entry in self._position.entries},
             absent=set(missing.messages),
-            ghosts=set(missing.deleted),
+            ghosts=set(missing.ghosts),
+            graves=set(missing.graves),
         )
+        if self._is_far_behind(missing):
+            self._belief = Belief()
+            return [snapshot_event(self._session), finish(self._session, ready_draft())]
         events: list[Event] = []
-        for ghost in missing.deleted:
+        for ghost in missing.ghosts:
             self._belief.ghosts.discard(ghost)
             events.append(self._own(delete_draft(ghost)))
+        self._belief.graves.clear()
         for entry in self._position.entries:
             events += self._tell(entry, self._verdict(entry))
         for id_ in missing.messages:
             self._belief.absent.discard(id_)
             events.append(self._own(message_draft(self._session.messages[id_])))
         return [*events, self._own(metadata_draft(self._session)), self._own(ready_draft())]
+
+    def _is_far_behind(self, missing: Missing) -> bool:
+        """Whether one snapshot says it all, in fewer events and taking nothing back."""
+        ahead = any(self._verdict(e) is Verdict.HOLD for e in self._position.entries)
+        return len(missing.messages) > SNAPSHOT_MESSAGES_MAX and not ahead
 
     def _tell(self, entry: Entry, verdict: Verdict) -> list[Event]:
         message = self._message(entry.slot)
@@ -300,7 +255,7 @@ class Returning:
             return [self._own(delete_draft(self._names(entry.slot)[-1]))]
         assert message is not None
         if verdict is Verdict.MESSAGE:
-            return [self._own(message_draft(message))]
+            return [self._own(message_draft(message, "conflict"))]
         return [self._own(replace_draft(message, verdict.value))]
 
     def _grow(self, entry: Entry, message: Message) -> list[Event]:
@@ -327,6 +282,14 @@ class Returning:
             return []
         over = self._own(stale_draft(self._names(number)[0], False))
         return [over, *self._tell(entry, verdict)]
+
+
+def _same_header(message: Message, entry: Entry) -> bool:
+    """Whether the reader was told of the header that is shown."""
+    variant = message.variants().get(entry.tag)
+    shown = message.shown
+    assert shown is not None
+    return variant is not None and variant[1:] == (shown.header, shown.created)
 
 
 def resume(

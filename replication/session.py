@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position
 from perdure.replication.hlc import to_time
-from perdure.replication.ids import canonical, digest, session_tag, slot
+from perdure.replication.ids import canonical, digest, grave_hash, session_tag, slot
 from perdure.replication.items import DIGEST_BYTES
 from perdure.replication.lane import Place
-from perdure.replication.limits import CURSOR_ENTRIES_MAX, SNAPSHOT_MESSAGES_MAX
+from perdure.replication.limits import (
+    CURSOR_ENTRIES_HELD_MAX,
+    CURSOR_ENTRIES_MAX,
+    SNAPSHOT_MESSAGES_MAX,
+)
 from perdure.replication.message import Message, Shown
 from perdure.replication.operations import (
     Cancel,
@@ -57,11 +61,14 @@ class Told(NamedTuple):
 @dataclass
 class Belief:
     """Where a reader differs from what this region shows: ``overrides`` by slot (it was told other
-    than is shown), ``absent`` (shown here, never told), ``ghosts`` (deleted here, not yet told)."""
+    than is shown), ``absent`` (shown here, never told), ``ghosts`` (deleted here; the reader still
+    has it among its rest), ``graves`` (deleted here; the reader knows neither of it nor of that).
+    """
 
     overrides: dict[int, Entry] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
     ghosts: set[str] = field(default_factory=set)
+    graves: set[str] = field(default_factory=set)
 
 
 _KNOWS_ALL = Belief()
@@ -75,16 +82,22 @@ class Session:
         self.created: int | None = None
         self.deleted = False
         self.messages: dict[str, Message] = {}
-        # Deleted messages in the order this region learned of them, with what they showed.
-        self.tombstones: dict[str, int] = {}
+        self.tombstones: set[str] = set()
+        # Those of which readers here have been told, in that order, with what they showed.
+        self.graves: dict[str, int] = {}
+        self._graves_sum = 0
         # Visible messages by serial, and in the order this region began to show them.
         self.order: list[str] = []
         self.arrival: dict[str, None] = {}
         self._metadata: dict[str, _Value] = {}
         self._touched: dict[str, None] = {}
-        self._settled: dict[str, int] = {}
-        self._settled_sum = 0
+        self._settled: set[str] = set()
         self._unsettled: list[str] = []
+        # The sum of what visible messages show, and which of them have changed since: the newest
+        # change with every token, and are summed only when a cursor does not name them.
+        self._contents: dict[str, int] = {}
+        self._contents_sum = 0
+        self._changed: set[str] = set()
         self._slots: dict[int, list[str]] = {}
         self._buried: dict[int, str] = {}
         self._tag = session_tag(id_)
@@ -125,7 +138,7 @@ class Session:
             case Open():
                 message.apply_open(op, place)
             case Claim():
-                message.apply_claim(op)
+                message.apply_claim(op, place)
             case Cancel():
                 message.apply_cancel(op, place)
         self._touched[op.message] = None
@@ -144,16 +157,20 @@ class Session:
             self._touched = {"": None}
             self.messages.clear()
             self.tombstones.clear()
+            self.graves.clear()
+            self._graves_sum = 0
             self.order.clear()
             self.arrival.clear()
             self._metadata.clear()
             self._settled.clear()
-            self._settled_sum = 0
+            self._contents.clear()
+            self._contents_sum = 0
+            self._changed.clear()
             self._unsettled.clear()
             self._slots.clear()
             self._buried.clear()
         elif message not in self.tombstones:
-            self.tombstones[message] = 0
+            self.tombstones.add(message)
             self._buried[slot(message)] = message
             self._touched[message] = None
 
@@ -173,28 +190,36 @@ class Session:
 
     def _bury(self, id_: str) -> Iterator[Change]:
         message = self.messages.pop(id_, None)
-        if message is None or message.shown is None:
-            return
-        self.tombstones[id_] = int.from_bytes(message.content(), "big")
-        self._forget(message.shown, id_)
-        del self.arrival[id_]
-        yield Change(id_, message.shown, None)
+        told = None if message is None else message.shown
+        if message is not None and told is None:
+            # Nobody here was told of it; but elsewhere readers may have been.
+            message.refresh()
+        known = message is not None and message.shown is not None
+        self.graves[id_] = _content(message) if message is not None and known else 0
+        self._graves_sum += grave_hash(id_)
+        if told is not None:
+            self._forget(told, id_)
+            del self.arrival[id_]
+        # Also when nobody here was told: a reader who was, elsewhere, may be held.
+        yield Change(id_, told, None)
 
     def _refresh_message(self, message: Message) -> Iterator[Change]:
         before, now = message.refresh()
         if now is None:
             return
         if before is None:
-            self._slots.setdefault(slot(message.id), []).append(message.id)
+            self._slots.setdefault(message.slot, []).append(message.id)
             self.arrival[message.id] = None
         elif before.created != now.created:
             self._forget(before, message.id)
-            self._slots.setdefault(slot(message.id), []).append(message.id)
+            self._slots.setdefault(message.slot, []).append(message.id)
         if before is None or before.created != now.created:
             insort(self.order, message.serial)
             insort(self._unsettled, message.serial)
         elif before != now:
             self._unsettle(message)
+        if before != now:
+            self._changed.add(message.id)
         # Also when nothing that is shown has changed: a held reader may now be understood.
         yield Change(message.id, before, now)
 
@@ -202,24 +227,25 @@ class Session:
         serial = f"{shown.created:016x}.{id_}"
         del self.order[bisect_left(self.order, serial)]
         self._slots[slot(id_)].remove(id_)
+        self._contents_sum -= self._contents.pop(id_, 0)
+        self._changed.discard(id_)
         if id_ in self._settled:
-            self._settled_sum -= self._settled.pop(id_)
+            self._settled.discard(id_)
         else:
             del self._unsettled[bisect_left(self._unsettled, serial)]
 
     def _unsettle(self, message: Message) -> None:
         if message.id in self._settled:
-            self._settled_sum -= self._settled.pop(message.id)
+            self._settled.discard(message.id)
             insort(self._unsettled, message.serial)
 
     def settle(self, id_: str) -> None:
-        """The end of this message is on disk in every region: cursors need not name it."""
+        """All that is known of it is on disk in every region: cursors need not name it."""
         message = self.messages.get(id_)
         if message is None or message.shown is None or id_ in self._settled:
             return
         del self._unsettled[bisect_left(self._unsettled, message.serial)]
-        self._settled[id_] = int.from_bytes(message.content(), "big")
-        self._settled_sum += self._settled[id_]
+        self._settled.add(id_)
 
     def is_settled(self, id_: str) -> bool:
         """Whether :meth:`settle` was called and nothing has changed since."""
@@ -232,26 +258,36 @@ class Session:
         except that of one message it was ``told`` only so much."""
         belief = belief or _KNOWS_ALL
         overrides, absent = belief.overrides, belief.absent
-        if told is not None and slot(told.message) not in overrides:
-            overrides = {slot(told.message): self._entry(told), **overrides}
+        if told is not None and self.messages[told.message].slot not in overrides:
+            entry = self._entry(told)
+            overrides = {entry.slot: entry, **overrides}
         entries = dict(overrides)
-        count = len(self._settled) + len(belief.ghosts)
-        total = self._settled_sum + sum(self.tombstones[ghost] for ghost in belief.ghosts)
         for serial in reversed(self._unsettled):
-            id_ = serial[17:]
-            if id_ in absent or (overrides and slot(id_) in overrides):
-                continue
-            if len(entries) < CURSOR_ENTRIES_MAX:
-                entries[slot(id_)] = self._entry(self._all_told(id_))
-            else:
-                count += 1
-                total += int.from_bytes(self.messages[id_].content(), "big")
-        for id_ in (*absent, *(i for s in overrides for i in self._slots.get(s, ()))):
-            if id_ in self._settled:
+            if len(entries) >= CURSOR_ENTRIES_MAX:
+                break
+            message = self.messages[serial[17:]]
+            if message.id not in absent and message.slot not in overrides:
+                entries[message.slot] = self._entry(self._all_told(message.id))
+        unnamed = absent.union(*(self._slots.get(number, ()) for number in entries))
+        count, total = self._graves_told(belief)
+        count += len(self.order) - len(unnamed)
+        total += self.contents_without(unnamed)
+        named = tuple(entries.values())[:CURSOR_ENTRIES_HELD_MAX]
+        return Position(self._tag, named, count, total & DIGEST_MASK)
+
+    def _graves_told(self, belief: Belief) -> tuple[int, int]:
+        """Number and digest of the deletions that the reader knows of; and, of those it does not,
+        of the messages that it still has among its rest."""
+        count = len(self.graves) - len(belief.graves)
+        total = self._graves_sum - sum(map(grave_hash, belief.graves))
+        for ghost in belief.ghosts:
+            total += self.graves[ghost] - grave_hash(ghost)
+        for number in belief.overrides:
+            # Named by the cursor, so its deletion has not been told.
+            if (id_ := self._buried.get(number)) is not None and id_ in self.graves:
                 count -= 1
-                total -= self._settled[id_]
-        newest = tuple(entries.values())[:CURSOR_ENTRIES_MAX]
-        return Position(self._tag, newest, count, total & DIGEST_MASK)
+                total -= grave_hash(id_)
+        return count, total
 
     def _all_told(self, id_: str) -> Told:
         shown = self.messages[id_].shown
@@ -262,7 +298,7 @@ class Session:
         message = self.messages[told.message]
         tip = message.tip
         assert tip is not None
-        return Entry(slot(told.message), message.tag(), tip.epoch.counter, told.status, told.length)
+        return Entry(message.slot, message.tag(), tip.epoch.counter, told.status, told.length)
 
     def by_slot(self, number: int) -> list[str]:
         """The visible messages of a slot: one, or none, or (2⁻³² a pair) several."""
@@ -272,14 +308,23 @@ class Session:
         """The deleted message of a slot."""
         return self._buried.get(number)
 
-    def content_sum(self, ids: Collection[str] | None = None) -> int:
-        """The sum of the contents of these messages; of all that are visible for None."""
-        if ids is None:
-            rest = [serial[17:] for serial in self._unsettled]
-            return self._settled_sum + self.content_sum(rest)
-        return sum(
-            self._settled[i] if i in self._settled else _content(self.messages[i]) for i in ids
-        )
+    def contents_without(self, ids: Collection[str]) -> int:
+        """The sum of what all visible messages but these show."""
+        for id_ in [id_ for id_ in self._changed if id_ not in ids]:
+            self._sum_up(id_)
+        return self._contents_sum - sum(self._contents.get(id_, 0) for id_ in ids)
+
+    def content_of(self, id_: str) -> int:
+        """What a visible message adds to that sum."""
+        if id_ in self._changed:
+            self._sum_up(id_)
+        return self._contents[id_]
+
+    def _sum_up(self, id_: str) -> None:
+        self._changed.discard(id_)
+        self._contents_sum -= self._contents.get(id_, 0)
+        self._contents[id_] = _content(self.messages[id_])
+        self._contents_sum += self._contents[id_]
 
     # Values
 
@@ -292,6 +337,11 @@ class Session:
     def is_blank(self) -> bool:
         """Whether nothing at all is known of this session."""
         return not (self.deleted or self.created is not None or self.messages or self.tombstones)
+
+    @property
+    def graves_sum(self) -> int:
+        """The digest of all deletions that readers here know of."""
+        return self._graves_sum
 
     def visible(self, id_: str) -> Message | None:
         """The message, when its header is known and it is not deleted."""

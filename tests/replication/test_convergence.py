@@ -175,7 +175,7 @@ def test_replicas_converge(data: st.DataObject, steps: int) -> None:
     for other in others:
         assert other.view() == first.view()
         assert other.session.whole() == first.session.whole()
-        assert other.session.content_sum() == first.session.content_sum()
+        assert other.session.contents_without(()) == first.session.contents_without(())
     rebuilt = Replica("new")
     for body in first.log:
         rebuilt.take(body)

@@ -10,33 +10,45 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rules.model import WRONG_RULES
-from tests.rules.world import Violation, World
+from tests.rules.message import OTHER_RULES
+from tests.rules.reader import Violation
+from tests.rules.world import World
 
-SCHEDULES = int(os.environ.get("PERDURE_RULES_SCHEDULES", "1500"))
-TRIES_TO_CATCH = 3_000
+SCHEDULES = int(os.environ.get("PERDURE_RULES_SCHEDULES", "1200"))
+STEPS = 150
+TRIES_TO_REFUTE = 1_500
+# Those that are refuted by rare schedules only: a seed that does it.
+SEEDS = {"base_left_to_gossip": 3_003_862}
 
 
 @settings(max_examples=SCHEDULES, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60))
+@given(seed=st.integers(0, 2**32), steps=st.integers(20, 150))
 def test_promises_hold_in_every_schedule(seed: int, steps: int) -> None:
-    """Complete, in order, exactly once; nothing nobody wrote; regions equal after healing."""
+    """Complete, in order, exactly once; acknowledged is kept; nothing that nobody wrote; cancel and
+    delete are for ever; regions and readers equal after healing."""
     World(seed).run(steps)
 
 
 @settings(max_examples=SCHEDULES // 2, deadline=None, derandomize=True)
-@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60))
+@given(seed=st.integers(0, 2**32), steps=st.integers(20, 150))
 def test_a_broken_producer_is_settled_the_same_everywhere(seed: int, steps: int) -> None:
     """Two contents for one seq: every region ends with the same one, and readers with it."""
-    World(seed, broken_producer=True).run(steps)
+    World(seed, broken=True).run(steps)
 
 
-@pytest.mark.parametrize("wrong", WRONG_RULES)
-def test_every_wrong_rule_is_caught(wrong: str) -> None:
-    """The checks can fail: each wrong rule breaks a promise within a bounded number of seeds."""
-    for seed in range(TRIES_TO_CATCH):
+def refuting_seed(rule: str) -> int:
+    """The first schedule that breaks a promise under this rule."""
+    first = SEEDS.get(rule, 0)
+    for seed in range(first, first + TRIES_TO_REFUTE):
         try:
-            World(seed, wrong=wrong, broken_producer=wrong == "fork_item_by_item").run(40)
+            World(seed, rule, broken=rule == "fork_item_by_item").run(STEPS)
         except Violation:
-            return
-    pytest.fail(f"{wrong} was not caught within {TRIES_TO_CATCH} schedules")
+            return seed
+    pytest.fail(f"{rule} was not refuted from seed {first} on")
+
+
+@pytest.mark.parametrize("rule", OTHER_RULES)
+def test_every_other_rule_breaks_a_promise(rule: str) -> None:
+    """The checks can fail: each other reading of the rules breaks a promise, and the rules as they
+    are keep it in the same schedule."""
+    World(refuting_seed(rule), broken=rule == "fork_item_by_item").run(STEPS)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
 
-from tests.rules.model_region import Claim, Lane, Region, View, content, mix, representatives
-from tests.rules.model_region import Open as OpenOp
-from tests.rules.model_region import written as is_written
+from tests.rules.message import Claim, Lane, View, content, mix, representatives
+from tests.rules.message import Open as OpenOp
+from tests.rules.message import written as is_written
+from tests.rules.region import Region
 
 ENTRIES_MAX = 4
 GHOSTS_MAX = 4
@@ -101,8 +102,6 @@ class Connection:
                 entries.append((message, self.told[message]))
             else:
                 count, total = count + 1, total + content(message, view)
-        if self._has("entries_cut_at_the_cap"):
-            entries = entries[-ENTRIES_MAX:]
         if not self._has("tombstones_outside_the_rest"):
             count, total = count + len(self.graves), total + sum(map(buried, self.graves))
         return Cursor(tuple(entries), count, total)
@@ -253,7 +252,7 @@ class Connection:
         if status == "cancelled" and view.status == "streaming":
             return "hold"  # A cancel is for ever: what does not know it is behind.
         shown = [run for run, _ in view.runs]
-        if lane == view.tip and (lane in shown or not self._has("tip_on_short_base_is_fenced")):
+        if lane == view.tip:
             return self._judge_length(length, status, view)
         if lane not in shown and self._has("diverging_lanes_are_fenced"):
             return "fenced"
@@ -342,7 +341,7 @@ class Reader:
         view = event.view
         match event.kind:
             case "snapshot":
-                self.texts = {m: _held(v) for m, v in event.session}
+                self.texts = {m: as_held(v) for m, v in event.session}
                 if event.reason == "behind":
                     self.deleted.clear()
             case "delete":
@@ -368,11 +367,12 @@ class Reader:
                 self.texts[event.message] = fresh
             case _:
                 assert view is not None
-                self.texts[event.message] = _held(view)
+                self.texts[event.message] = as_held(view)
         if self.deleted & self.texts.keys():
             raise Violation(f"deleted messages came back: {self.deleted & self.texts.keys()}")
         return before
 
 
-def _held(view: View) -> Held:
+def as_held(view: View) -> Held:
+    """What a reader holds that was told all of it."""
     return Held(view.ident, view.created, view.tokens, view.status)

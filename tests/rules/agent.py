@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.rules.model_region import END, Claim, Items, Lane, Op, Open, Region, winner
+from tests.rules.message import END, Claim, Items, Lane, Op, Open, winner
+from tests.rules.region import Region
 
 TRIES_MAX = 6
 # Answers a request, or None when no answer comes (before or after it was carried out).
@@ -43,13 +44,12 @@ class Agent:
                 lane: Lane = lane, seq: int = seq, items: tuple[str, ...] = items
             ) -> object:
                 answer = region.append(self.message, lane, seq, items)
-                whole = region.has_base(self.message, lane)
-                return (*answer, region.stable(self.message, lane), whole)
+                return (*answer, region.stable(self.message, lane))
 
             answer = fate(region, request)
             if not isinstance(answer, tuple):
                 return
-            outcome, following, stable, whole = answer
+            outcome, following, stable = answer
             if outcome == "unknown_epoch":
                 answer = fate(region, lambda: region.reopen(self.known))
                 if answer in ("conflict", "deleted"):
@@ -64,8 +64,6 @@ class Agent:
                 if outcome == "ok":
                     self.accepted = max(self.accepted, following)
                     self.stable = max(self.stable, min(stable, len(self.tokens)))
-                    if not whole:
-                        fate(region, lambda: region.reopen(self.known))
                 else:
                     self.stopped = outcome
                 return
@@ -84,8 +82,15 @@ class Agent:
         ]
         if "base_left_to_gossip" not in region.rules:
             # The base is a part of the buffer: its region may be lost before it has told anyone.
-            lanes = {lane for lane, _ in view.runs}
-            self.known += [op for op in ops if isinstance(op, Items) and op.lane in lanes]
+            # What is on another disk too will come from there.
+            safe = {lane: region.stable(self.message, lane) for lane, _ in view.runs}
+            self.known += [
+                op
+                for op in ops
+                if isinstance(op, Items)
+                and op.lane in safe
+                and op.seq + len(op.items) > safe[op.lane]
+            ]
 
 
 def opener(name: str, op: Open) -> Agent:
