@@ -53,7 +53,7 @@ class Replica:
 
 ACTIONS = [
     *("open", "append", "append", "append", "end", "claim"),
-    *("cancel", "delete", "send", "meta", "gossip", "gossip"),
+    *("cancel", "delete", "send", "meta", "reopen", "gossip", "gossip"),
 ]
 
 
@@ -85,6 +85,14 @@ class Cluster:
         admitted = admission.admit_message(replica.session, draft, replica.site(skew))
         replica.accept(admitted.operations)
         self.lanes.setdefault((admitted.message, admitted.lane), [])
+
+    def reopen(self, replica: Replica) -> None:
+        """A producer brings the header that another replica gave it, with what it continues."""
+        source = self.draw(st.sampled_from(self.replicas))
+        message = source.session.visible(f"m{self.draw(st.integers(0, 1))}")
+        if message is not None:
+            sealed = message.reopening({})
+            replica.accept(list(admission.admit_reopening(replica.session, sealed)))
 
     def append(self, replica: Replica) -> None:
         if not self.lanes:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from perdure.replication.cursor import Entry, Position, decode, encode
 from perdure.replication.errors import Refusal
 from perdure.replication.items import STATUSES
-from perdure.replication.limits import CURSOR_CHARS_MAX, CURSOR_ENTRIES_MAX
+from perdure.replication.limits import CURSOR_CHARS_MAX, CURSOR_ENTRIES_HELD_MAX
 
 u32 = st.integers(0, 2**32 - 1)
 cursor_entries = st.builds(
@@ -22,7 +22,9 @@ cursor_entries = st.builds(
 positions = st.builds(
     Position,
     st.integers(0, 2**16 - 1),
-    st.lists(cursor_entries, max_size=CURSOR_ENTRIES_MAX, unique_by=lambda e: e.slot).map(tuple),
+    st.lists(cursor_entries, max_size=CURSOR_ENTRIES_HELD_MAX, unique_by=lambda e: e.slot).map(
+        tuple
+    ),
     st.integers(0, 2**40),
     st.integers(0, 2**40 - 1),
 )
@@ -42,7 +44,8 @@ def test_size_with_three_messages_in_flight(capsys: pytest.CaptureFixture[str]) 
     entries = tuple(Entry(2**32 - 1 - n, 2**32 - 1, 31, "cancelled", 2_000_000) for n in range(3))
     text = encode(Position(2**16 - 1, entries, 2_000_000, 2**40 - 1))
     largest = tuple(
-        Entry(2**32 - 1 - n, 2**32 - 1, 2**31 - 1, "failed", 2_000_000_000) for n in range(16)
+        Entry(2**32 - 1 - n, 2**32 - 1, 2**31 - 1, "failed", 2_000_000_000)
+        for n in range(CURSOR_ENTRIES_HELD_MAX)
     )
     most = encode(Position(2**16 - 1, largest, 2**40, 2**40 - 1))
     with capsys.disabled():
