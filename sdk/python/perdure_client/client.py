@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 
-from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, Regions, Sleep
+from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, GIVE_UP_S, Regions, Sleep
 from perdure_client.session import Session
 
 _CONNECTIONS_MAX = 1_000
@@ -17,7 +17,10 @@ class Client:
     """Talks to the first region that answers, and goes on at the next by itself.
 
     ``urls``: the regions in the order of preference. ``grant``: a JWT, where the regions ask for
-    one. ``jitter``, ``sleep`` and ``clock`` are for tests.
+    one. ``give_up_s``: for so long a request is tried, at one region after the other, before it
+    raises ``Unavailable``. ``jitter``, ``sleep``, ``clock`` and ``transport`` are for tests.
+
+    Raises ``ValueError`` for a URL that is none.
     """
 
     def __init__(
@@ -25,6 +28,8 @@ class Client:
         urls: list[str],
         grant: str | None = None,
         *,
+        give_up_s: float = GIVE_UP_S,
+        transport: httpx2.AsyncBaseTransport | None = None,
         jitter: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] | None = None,
@@ -37,8 +42,11 @@ class Client:
                 max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_CONNECTIONS_MAX
             ),
             trust_env=False,
+            transport=transport,
         )
-        self.regions = Regions(urls, self._http, jitter=jitter, sleep=sleep, clock=clock)
+        self.regions = Regions(
+            urls, self._http, give_up_s=give_up_s, jitter=jitter, sleep=sleep, clock=clock
+        )
 
     def session(self, id_: str) -> Session:
         """A session of this id; nothing is sent yet."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -18,7 +19,7 @@ BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 AVOID_S = 5.0
 GIVE_UP_S = 60.0
-_RETRY = frozenset({408, 429, 500, 502, 503, 504, 507})
+RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 507})
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -44,6 +45,10 @@ class Pause:
         """It worked."""
         self._tries = 0
 
+    def share_of_s(self, seconds: float) -> float:
+        """A random share of so many seconds, so that readers who are sent away come back spread."""
+        return self._jitter.random() * seconds
+
 
 class Regions:
     """The regions of a client, in the order of preference."""
@@ -53,18 +58,27 @@ class Regions:
         urls: list[str],
         http: httpx2.AsyncClient,
         *,
+        give_up_s: float = GIVE_UP_S,
         jitter: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        if not urls:
-            raise ValueError("a client needs at least one region")
+        if isinstance(urls, str) or not urls:
+            raise ValueError("a client needs a list of regions' URLs, at least one")
+        for url in urls:
+            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+                raise ValueError(f"{url!r} must be a URL like http://127.0.0.1:7101")
         self.urls = [url.rstrip("/") for url in urls]
+        self.give_up_s = give_up_s
         self.http = http
         self.sleep = sleep
         self._jitter = jitter or random.Random()
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._avoid: dict[str, float] = {}
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return self._clock()
 
     def pause(self) -> Pause:
         """A fresh series of tries."""
@@ -105,7 +119,7 @@ class Regions:
         except (httpx2.TransportError, httpx2.DecodingError, ValueError):
             self.failed(url)
             return None
-        if answer.status_code in _RETRY:
+        if answer.status_code in RETRY_STATUSES:
             self.failed(url)
             return None
         self.worked(url)
@@ -123,10 +137,10 @@ class Regions:
     ) -> tuple[Any, str]:
         """A request that is the same at every region, tried until one answers: (answer, region).
 
-        Raises :class:`PerdureError`; :class:`Unavailable` after 60 s.
+        Raises :class:`PerdureError`; :class:`Unavailable` when none answers for ``give_up_s``.
         """
         pause = self.pause()
-        deadline = self._clock() + GIVE_UP_S
+        deadline = self._clock() + self.give_up_s
         url: str | None = None
         while self._clock() < deadline:
             url = self.pick(url) if url is None or url in self._avoid else url

@@ -2,14 +2,15 @@
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing
 from typing import Any, NamedTuple, Protocol
 
 import httpx2
 
 from perdure_client.errors import Deleted, OutOfStep, PerdureError, error_of
 from perdure_client.reducer import SessionView, apply
-from perdure_client.regions import Regions
+from perdure_client.regions import RETRY_STATUSES, Regions
 from perdure_client.sse import EventParser
 from perdure_client.writer import BUFFER_BYTES_MAX, OnFull, Writer
 
@@ -193,40 +194,42 @@ class Session:
 
     async def events(
         self, cursor: str | None = None, on_region: Callable[[str], None] | None = None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Every event from the cursor on, across regions, until the session is deleted.
 
-        ``on_region`` is called with each region that is connected to.
+        ``on_region`` is called with each region that is connected to. Raises ``Deleted`` for a
+        session that was deleted before, and what else every region would refuse.
         """
         pause = self._regions.pause()
         region: str | None = None
         while True:
             region = self._regions.pick(region)
+            wait_s: float | None = None
             try:
-                async for event in self._connected(region, cursor, on_region):
-                    pause.reset()
-                    cursor = event.id or cursor
-                    if event.event == "reconnect":
-                        self._regions.failed(region)
-                        break
-                    yield event
-                    if event.event == "deleted":
-                        return
-            except Deleted:
-                return
+                async with aclosing(self._connected(region, cursor, on_region)) as events:
+                    async for event in events:
+                        pause.reset()
+                        cursor = event.id or cursor
+                        if event.event == "reconnect":
+                            wait_s = pause.share_of_s(event.data["retry_ms"] / 1000)
+                            break
+                        yield event
+                        if event.event == "deleted":
+                            return
             except PerdureError as error:
                 if error.code == "invalid_cursor":
                     cursor = None
-                elif error.status < 500 and error.status != 429:
+                elif error.status not in RETRY_STATUSES:
                     raise
-                self._regions.failed(region)
             except (httpx2.TransportError, ValueError):
-                self._regions.failed(region)
-            await self._regions.sleep(pause.next_s())
+                # Gone, silent, or what it says is no event: the cursor is still good elsewhere.
+                pass
+            self._regions.failed(region)
+            await self._regions.sleep(pause.next_s() if wait_s is None else wait_s)
 
     async def _connected(
         self, region: str, cursor: str | None, on_region: Callable[[str], None] | None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         headers = {"accept": "text/event-stream"} | _given_header("last-event-id", cursor)
         path = f"{self._path}/events"
         async with self._regions.stream(region, path, headers, SILENCE_S_MAX) as answer:
@@ -240,7 +243,7 @@ class Session:
                 for event in parser.feed(chunk):
                     yield Event(event.event, event.id, json.loads(event.data), region)
 
-    async def read(self, view: SessionView | None = None) -> AsyncIterator[SessionView]:
+    async def read(self, view: SessionView | None = None) -> AsyncGenerator[SessionView, None]:
         """The assembled session after each event, from nothing or from a saved view on.
 
         The same object is given each time. Ends when the session is deleted.
@@ -248,14 +251,18 @@ class Session:
         view = view or SessionView(self.id)
         while not view.deleted:
             try:
-                async for event in self.events(view.cursor):
-                    apply(view, event.event, event.data)
-                    view.cursor, view.region = event.id, event.region
-                    yield view
+                async with aclosing(self.events(view.cursor)) as events:
+                    async for event in events:
+                        apply(view, event.event, event.data)
+                        view.cursor, view.region = event.id, event.region
+                        yield view
                 return
             except OutOfStep:
                 self.steps_lost += 1
                 view.cursor = None
+            except Deleted:
+                apply(view, "deleted", {})
+                yield view
 
 
 def _given(**values: Any) -> dict[str, Any]:

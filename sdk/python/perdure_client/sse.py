@@ -42,12 +42,12 @@ class EventParser:
         for line in lines[:-1]:
             self._pending.append(line)
             whole = "".join(self._pending)
-            self._pending, self._size = [], 0
+            self._pending = []
             event = self._line(whole)
             if event is not None:
                 events.append(event)
         self._pending.append(lines[-1])
-        self._size += len(lines[-1])
+        self._size += len(text)
         if self._size > EVENT_CHARS_MAX:
             raise ValueError("an event is too long")
         return events
@@ -59,6 +59,7 @@ class EventParser:
                 name = self._event or "message"
                 event = ServerEvent(name, self._last_id, "\n".join(self._data))
             self._clear()
+            self._size = 0
             return event
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")

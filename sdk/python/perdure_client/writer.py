@@ -11,7 +11,7 @@ from collections import deque
 from typing import Any, Literal
 
 from perdure_client.errors import BufferLost, PerdureError
-from perdure_client.regions import GIVE_UP_S, Regions
+from perdure_client.regions import Regions
 
 APPEND_ITEMS_MAX = 1_024
 APPEND_BYTES_MAX = 1_048_576
@@ -273,9 +273,9 @@ class Writer:
 
     async def _await_gossip(self) -> bool:
         """The region lacks what two others have and this writer no longer holds: it will come."""
-        loop = asyncio.get_running_loop()
-        self._lacking_since = self._lacking_since or loop.time()
-        if loop.time() - self._lacking_since > GIVE_UP_S:
+        now = self._regions.now()
+        self._lacking_since = now if self._lacking_since is None else self._lacking_since
+        if now - self._lacking_since > self._regions.give_up_s:
             raise BufferLost(
                 {"code": "buffer_lost", "status": 409, "detail": "the region lacks stable tokens"}
             )

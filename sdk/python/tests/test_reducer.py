@@ -1,0 +1,100 @@
+"""The assembled session is a function of the events, and never guesses."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from perdure_client import OutOfStep, SessionView, apply
+
+
+def message(id_: str, **fields: Any) -> dict[str, Any]:
+    text = fields.get("text", "")
+    value = {"id": id_, "serial": f"0.{id_}", "role": "assistant", "author": None, "text": text}
+    value |= {"status": "streaming", "length": 0, "created": "", "metadata": {}}
+    value["parts"] = [{"type": "text", "text": text}] if text else []
+    return value | fields
+
+
+def view_of(*messages: dict[str, Any]) -> SessionView:
+    view = SessionView("s")
+    apply(view, "snapshot", {"messages": list(messages), "metadata": {"a": 1}, "more": True})
+    return view
+
+
+def append(from_: int, to: int, part: int = 0, **content: Any) -> dict[str, Any]:
+    return {"message": "m", "part": part, "from": from_, "to": to, **content}
+
+
+def test_a_snapshot_is_the_whole_state() -> None:
+    """What was held before it is gone."""
+    view = view_of(message("m", text="x", length=1))
+    apply(view, "snapshot", {"messages": [message("n")], "metadata": {}, "more": False})
+    assert [m.id for m in view.messages] == ["n"]
+    assert (view.metadata, view.more) == ({}, False)
+
+
+def test_messages_stand_by_serial() -> None:
+    """Wherever they arrive; one of the same id takes the place of the other."""
+    view = view_of(message("b", serial="2.b"))
+    apply(view, "message", message("c", serial="3.c"))
+    apply(view, "message", message("a", serial="1.a"))
+    apply(view, "message", message("c", serial="0.c", role="tool", reason="conflict"))
+    assert [(m.id, m.role) for m in view.messages] == [
+        ("c", "tool"), ("a", "assistant"), ("b", "assistant"),
+    ]  # fmt: skip
+
+
+def test_appends_add_up_over_parts_and_marks() -> None:
+    """Text goes to its part, marks open parts and set fields."""
+    view = view_of(message("m"))
+    apply(view, "append", append(0, 2, text="Hello"))
+    apply(view, "append", append(2, 3, 1, items=[{"part": {"type": "reasoning"}}]))
+    apply(view, "append", append(3, 4, 1, text="hm"))
+    apply(view, "append", append(4, 5, 1, items=[{"set": {"done": True}}]))
+    apply(view, "append", append(5, 6, 2, items=[{"part": {"type": "text"}}]))
+    apply(view, "append", append(6, 7, 2, text=" world"))
+    held = view.messages[0]
+    assert (held.text, held.length) == ("Hello world", 7)
+    assert held.parts[1] == {"type": "reasoning", "text": "hm", "done": True}
+
+
+def test_every_other_event() -> None:
+    """replace, end, stale, delete, metadata, ready, deleted, and what a later version may send."""
+    view = view_of(message("m", text="old", length=3), message("n"))
+    apply(view, "stale", {"message": "m", "held": True})
+    assert [m.held for m in view.messages] == [True, False]
+    parts = [{"type": "text", "text": "new"}]
+    data = {"message": "m", "to": 1, "text": "new", "parts": parts, "status": "streaming"}
+    apply(view, "replace", {**data, "reason": "behind"})
+    held = view.message("m")
+    assert held is not None and (held.text, held.length, held.held) == ("new", 1, False)
+    apply(view, "end", {"message": "m", "status": "complete", "length": 1})
+    assert held.status == "complete"
+    apply(view, "delete", {"message": "m"})
+    apply(view, "metadata", {"metadata": {"b": 2}})
+    apply(view, "ready", {})
+    apply(view, "of a later version", {"what": "ever"})
+    assert ([m.id for m in view.messages], view.metadata, view.ready) == (["n"], {"b": 2}, True)
+    apply(view, "deleted", {})
+    assert view.deleted and view.messages == []
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("append", append(2, 3, text="gap")),
+        ("append", append(0, 1, text="again")),
+        ("append", append(1, 2, 4, text="no such part")),
+        ("append", {**append(0, 1, text="unknown"), "message": "x"}),
+        ("end", {"message": "m", "status": "complete", "length": 2}),
+        ("replace", {"message": "x", "to": 0, "text": "", "parts": [], "status": "streaming"}),
+    ],
+)
+def test_what_does_not_fit_is_refused(name: str, data: dict[str, Any]) -> None:
+    """It raises, and the view stays as it was."""
+    view = view_of(message("m", text="a", length=1))
+    before = copy.deepcopy(view)
+    with pytest.raises(OutOfStep):
+        apply(view, name, data)
+    assert view == before
