@@ -149,7 +149,11 @@ class DialedLink:
         if isinstance(step, ReadLog):
             # The peer may report more meanwhile; it skips what it has.
             self._around.counters["log_reads"] += 1
-            return await self._around.storage.read(*step)
+            records = await self._around.storage.read(*step)
+            if not records:
+                self._around.counters["log_reads_empty"] += 1
+                self._gossip.unreadable(self.name, step)
+            return records
         return []
 
     async def _listen(self, socket: Socket, channel: Channel) -> None:

@@ -121,8 +121,11 @@ def _identity(value: dict[str, Any]) -> Identity:
     # Nonces are joined by newlines under the link's key: nothing else may be in them.
     if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
         raise FrameError("payload", "a nonce has 32 to 128 hex digits")
+    region, incarnation = value.get("region"), value.get("incarnation")
+    if not isinstance(region, str) or not isinstance(incarnation, str):
+        raise FrameError("payload", "region and incarnation are texts")
     try:
-        origin = parse_origin(f"{value.get('region')}/{value.get('incarnation')}")
+        origin = parse_origin(f"{region}/{incarnation}")
     except Malformed as error:
         raise FrameError("payload", "not an origin") from error
     return Identity(origin, started_ms, nonce)

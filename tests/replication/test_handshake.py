@@ -1,0 +1,110 @@
+"""Two regions find out that they may talk."""
+
+import json
+from typing import Any
+
+import pytest
+from perdure.replication.frames import Channel, Frame, FrameError, Kind
+from perdure.replication.handshake import (
+    Identity,
+    LinkRefused,
+    answer,
+    challenge,
+    check_hello,
+    establish,
+    expect,
+)
+from perdure.replication.records import Origin
+
+SECRET = b"s" * 32
+EU = Identity(Origin("eu", 1), 1_000, "e" * 64)
+US = Identity(Origin("us", 2), 2_000, "a" * 64)
+VECTOR = {Origin("eu", 1): 7}
+
+
+def changed(payload: bytes, **fields: Any) -> bytes:
+    return json.dumps({**json.loads(payload), **fields}).encode()
+
+
+def test_both_come_to_know_each_other() -> None:
+    """Names, incarnations, what the dialer holds; and then share a key that no other link has."""
+    them, hello = answer(EU, challenge(US), "us", VECTOR)
+    assert them == US
+    assert check_hello(US, hello) == (EU, VECTOR)
+    dialer, acceptor = Channel("d", SECRET), Channel("a", SECRET)
+    establish(dialer, SECRET, EU, US)
+    establish(acceptor, SECRET, EU, US)
+    assert acceptor.decode(dialer.encode(Kind.VECTOR, b"{}")).payload == b"{}"
+
+
+def test_the_highest_common_version_is_chosen() -> None:
+    """Versions that this region does not know do not matter while one is common."""
+    _, hello = answer(EU, changed(challenge(US), versions=[99, 1, "x", None]), "us", {})
+    assert json.loads(hello)["version"] == 1
+
+
+@pytest.mark.parametrize("versions", [[], [2], None, "1", {"1": 1}, [[1]]])
+def test_without_a_common_version_there_is_no_link(versions: Any) -> None:
+    """And it says so."""
+    with pytest.raises(FrameError, match="no version in common"):
+        answer(EU, changed(challenge(US), versions=versions), "us", {})
+
+
+def test_a_region_of_another_name_is_not_the_peer() -> None:
+    """A URL that leads to the wrong region is noticed by the dialer."""
+    with pytest.raises(FrameError, match="foreign"):
+        answer(EU, challenge(US), "ap", {})
+
+
+def test_a_recorded_hello_opens_nothing() -> None:
+    """It answers another challenge than the acceptor's of today."""
+    _, hello = answer(EU, challenge(US), "us", VECTOR)
+    today = Identity(US.origin, US.started_ms, "b" * 64)
+    with pytest.raises(FrameError, match="unauthenticated"):
+        check_hello(today, hello)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"version": 2},
+        {"version": None},
+        {"answers": None},
+        {"answers": 1},
+        {"region": "e u"},
+        {"region": None},
+        {"incarnation": "1"},
+        {"incarnation": "0x0000000000001"},
+        {"started_ms": -1},
+        {"started_ms": 1.5},
+        {"started_ms": True},
+        {"started_ms": 2**54},
+        {"nonce": "short"},
+        {"nonce": "e" * 63 + "\n"},
+        {"nonce": "E" * 64},
+        {"nonce": "e" * 200},
+        {"nonce": None},
+        {"vector": None},
+        {"vector": {"eu": 1}},
+    ],
+)
+def test_a_malformed_hello_is_refused(fields: dict[str, Any]) -> None:
+    """Every field is checked before anything is believed."""
+    _, hello = answer(EU, challenge(US), "us", VECTOR)
+    with pytest.raises(FrameError):
+        check_hello(US, changed(hello, **fields))
+
+
+def test_a_refusal_is_told_apart_from_a_wrong_frame() -> None:
+    """With its code where this version knows it: a peer cannot invent labels of counters."""
+    known = Frame(Kind.REFUSED, b'{"code":"name_in_use","detail":"x"}')
+    with pytest.raises(LinkRefused) as refused:
+        expect(known, Kind.WELCOME)
+    assert refused.value.code == "name_in_use"
+    for code in ('"anything"', "1", "null", "[]"):
+        with pytest.raises(LinkRefused) as other:
+            expect(Frame(Kind.REFUSED, b'{"code":%s}' % code.encode()), Kind.WELCOME)
+        assert other.value.code == "other"
+    with pytest.raises(FrameError, match="unexpected"):
+        expect(Frame(Kind.VECTOR, b"{}"), Kind.WELCOME)
+    assert expect(Frame(Kind.WELCOME, b"x"), Kind.WELCOME) == b"x"
