@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from perdure.replication.gossip import Gossip
 
 
 class PeerUnreachable(Exception):
@@ -30,3 +32,16 @@ class Links(Protocol):
     async def ask_digests(
         self, peer: str, session: str | None, buckets: Sequence[int] | None
     ) -> Digests: ...
+
+
+def peers_value(gossip: Gossip, now_ms: int) -> list[dict[str, Any]]:
+    """What is known of the peers, for ``GET /v1/regions``."""
+    return [
+        {
+            "region": name,
+            "state": peer.state(now_ms),
+            "behind": gossip.behind(name),
+            "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
+        }
+        for name, peer in sorted(gossip.peers.items())
+    ]

@@ -5,12 +5,13 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 """
 
 import asyncio
-import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from perdure.regions.answers import Ack, Opened, Sent
-from perdure.regions.links import Links
+from perdure.regions.headers import Headers
+from perdure.regions.links import Links, peers_value
 from perdure.regions.ports import Clock, Entropy, Storage, StorageFailed
 from perdure.regions.reading import Reading
 from perdure.regions.state import State
@@ -18,18 +19,18 @@ from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
 from perdure.replication import admission
 from perdure.replication.admission import Draft, Pending, Site
-from perdure.replication.errors import Malformed, Refusal
-from perdure.replication.frames import VERSIONS, header_key
+from perdure.replication.errors import Refusal
+from perdure.replication.frames import VERSIONS
 from perdure.replication.gossip import Gossip
-from perdure.replication.ids import HeaderSeal, LaneKey, check_id
+from perdure.replication.ids import LaneKey, check_id
 from perdure.replication.items import End, Entry, make_items
 from perdure.replication.limits import KEEPALIVE_S
 from perdure.replication.message import Message
-from perdure.replication.operations import Claim, Items, Open, Operation
-from perdure.replication.operations import decode as decode_operation
-from perdure.replication.operations import encode as encode_operation
+from perdure.replication.operations import Claim, Open, Operation
 from perdure.replication.records import Origin, Record
 from perdure.replication.session import Session
+
+log = logging.getLogger("perdure")
 
 TICK_MS = 1_000
 RECONNECT_MS_MAX = 1_000
@@ -55,7 +56,7 @@ class Node(Reading):
         super().__init__(State(region, self.gossip), self.gossip, clock)
         self.counters = dict.fromkeys(("appends", "duplicates", "readers_cut"), 0)
         self._storage = storage
-        self._seal = HeaderSeal(header_key(secret))
+        self._headers = Headers(secret)
         self._links: Links | None = None
         self._status: str | None = "starting"
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,7 +96,14 @@ class Node(Reading):
             asyncio.create_task(self._writer.run(), name="perdure-writer"),
             asyncio.create_task(self._tick(), name="perdure-tick"),
         ]
+        self._tasks[0].add_done_callback(self._writer_ended)
         self._status = None
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        # Without its writer a region can acknowledge nothing more: it must not look ready.
+        if not writer.cancelled() and (error := writer.exception()) is not None:
+            log.critical("the writer has died", exc_info=error)
+            self._status = "storage_failed"
 
     def readiness(self) -> str | None:
         """None when ready; else why not."""
@@ -217,7 +225,7 @@ class Node(Reading):
     async def reopen(self, session: str, header: str) -> Opened:
         """Make this region know a message and an epoch that another region opened or claimed."""
         self._check_open()
-        operations = self._unseal(session, header)
+        operations = self._headers.unseal(session, header)
         opened = [op for op in operations if isinstance(op, Open | Claim)]
         last = opened[-1]
         lane = last.header.lane if isinstance(last, Open) else last.lane
@@ -228,36 +236,17 @@ class Node(Reading):
         created = await self._writer.write(session, admit)
         return self._opened(created, session, last.message, lane)
 
-    def _unseal(self, session: str, header: str) -> list[Open | Claim | Items]:
-        try:
-            bodies = json.loads(self._seal.unseal(header))
-            operations = [decode_operation(json.dumps(body).encode()) for body in bodies]
-        except (Malformed, ValueError) as error:
-            raise Refusal("invalid_header", "this header was not made by these regions") from error
-        ours = [
-            op
-            for op in operations
-            if isinstance(op, Open | Claim | Items) and op.session == session
-        ]
-        if not ours or len(ours) < len(operations) or not isinstance(ours[0], Open):
-            raise Refusal("invalid_header", "this header belongs to another session")
-        return ours
-
     def _opened(self, created: bool, session: str, id_: str, lane: LaneKey) -> Opened:
         message = self._message(session, id_)
         if message.lost_header(lane):
             raise Refusal("conflict", f"message {id_} exists with another body")
-        header = self._header(message)
+        header = self._header(message, lane)
         return Opened(
             created, id_, message.serial, str(lane.epoch), header, message.lane(lane).count
         )
 
-    def _header(self, message: Message) -> str:
-        bodies = [
-            json.loads(encode_operation(op))
-            for op in message.reopening(self.gossip.stable_vector())
-        ]
-        return self._seal.seal(json.dumps(bodies, separators=(",", ":")).encode())
+    def _header(self, message: Message, lane: LaneKey) -> str:
+        return self._headers.seal(message.reopening(lane, self.gossip.stable_vector()))
 
     async def claim(
         self, session: str, message: str, producer: str, claim_id: str, mode: str
@@ -279,7 +268,7 @@ class Node(Reading):
         assert shown is not None
         return {
             "epoch": str(claim.lane.epoch),
-            "header": self._header(found),
+            "header": self._header(found, claim.lane),
             "base": claim.base,
             "next": found.lane(claim.lane).count,
             "length": shown.length,
@@ -391,16 +380,7 @@ class Node(Reading):
 
     def regions(self) -> dict[str, Any]:
         """What this region knows of the others."""
-        now_ms = self._clock.monotonic_ms()
-        peers = [
-            {
-                "region": name,
-                "state": peer.state(now_ms),
-                "behind": self.gossip.behind(name),
-                "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
-            }
-            for name, peer in sorted(self.gossip.peers.items())
-        ]
+        peers = peers_value(self.gossip, self._clock.monotonic_ms())
         counters = {
             **self.counters,
             **(self._links.counters if self._links is not None else {}),
@@ -408,6 +388,7 @@ class Node(Reading):
             "readers": self.fanout.count,
             "resumes": self.resumes,
             "undecodable": self.state.undecodable,
+            "unapplied": self.state.unapplied,
             "damaged": self._storage.damaged,
         }
         return {**self.version(), "peers": peers, "counters": counters}

@@ -1,6 +1,7 @@
 """The sessions of a region: applying what is on disk, and noticing when a message is settled."""
 
 import heapq
+import logging
 from bisect import bisect_right, insort
 from collections.abc import Iterable
 
@@ -14,6 +15,8 @@ from perdure.replication.operations import Create, Metadata, Open, Operation, de
 from perdure.replication.records import Origin, Record
 from perdure.replication.session import Session
 
+log = logging.getLogger("perdure")
+
 DIGEST_BUCKETS = 4_096
 _BUCKET_MASK = 2**64 - 1
 
@@ -25,6 +28,7 @@ class State:
         self.sessions: dict[str, Session] = {}
         self.clock = HybridClock()
         self.undecodable = 0
+        self.unapplied = 0
         self._region = region
         self._gossip = gossip
         self._listed: list[str] = []
@@ -44,10 +48,16 @@ class State:
             return None
 
     def apply(self, applied: Iterable[Applied]) -> None:
-        """Apply operations that are on disk."""
+        """Apply operations that are on disk. One that cannot be applied is counted and left out, as
+        it would be at every start: it must not take the region with it."""
         for operation, record in applied:
-            if operation is not None:
+            if operation is None:
+                continue
+            try:
                 self._apply(operation, record)
+            except Exception:
+                self.unapplied += 1
+                log.exception("%s/%d cannot be applied", record.origin, record.lsn)
 
     def _apply(self, operation: Operation, record: Record) -> None:
         session = self.session(operation.session)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from perdure.replication.cursor import encode
 from perdure.replication.ids import canonical
-from perdure.replication.message import Message, Shown, is_prefix
+from perdure.replication.message import Message
 from perdure.replication.session import Belief, Change, Session, Told
+from perdure.replication.shown import Shown, is_prefix
 
 
 class Event:

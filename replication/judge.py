@@ -10,7 +10,8 @@ from enum import Enum
 from perdure.replication.claims import shared_items
 from perdure.replication.cursor import Entry
 from perdure.replication.ids import LaneKey
-from perdure.replication.message import Message, Shown
+from perdure.replication.message import Message
+from perdure.replication.shown import Shown
 
 
 class Verdict(Enum):

@@ -12,10 +12,10 @@ Rule of this file: what is shown is a pure function of the set of operations tha
 """
 
 import json
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from perdure.replication.claims import Chain, Claims
+from perdure.replication.claims import Chain, Claims, Link
 from perdure.replication.hlc import serial, to_time
 from perdure.replication.ids import LaneKey, claim_tag, digest, reader_tag, slot
 from perdure.replication.items import DIGEST_BYTES, End, Item, entry_bytes
@@ -24,40 +24,10 @@ from perdure.replication.limits import REOPENING_BASE_BYTES_MAX
 from perdure.replication.operations import Cancel, Claim, Header, Items, Open
 from perdure.replication.parts import Assembly
 from perdure.replication.records import Origin, Vector
+from perdure.replication.shown import Run, Shown, Variant, is_prefix
 from perdure.replication.yjs import ClientCollision, LiveDocument
 
 _DIGEST40_BYTES = 5
-
-
-class Run(NamedTuple):
-    """Items of one lane that are shown, counted from its first."""
-
-    lane: LaneKey
-    generation: int
-    take: int
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What readers were told of a message: enough to find out what changed since."""
-
-    runs: tuple[Run, ...]
-    length: int
-    status: str
-    header: bytes
-    created: int
-    # How many entries lost against another branch: readers of any branch are told again.
-    forks: int
-    # The first shown place (an item, or the end) of which two contents are known.
-    forked_at: int | None
-
-
-class Variant(NamedTuple):
-    """What the tag of a cursor names: a lane, under a header and the time a region gave it."""
-
-    lane: LaneKey
-    header: bytes
-    created: int
 
 
 class Message:
@@ -334,23 +304,29 @@ class Message:
             value["replaces"] = self.header.replaces
         return value
 
-    def reopening(self, stable: Vector) -> list[Open | Claim | Items]:
-        """The operations that make another region know this message and its tip: its header's
-        open, the claims of the chain, and what of the base may be on no other disk yet. (The base
+    def reopening(self, lane: LaneKey, stable: Vector) -> list[Open | Claim | Items]:
+        """The operations that make another region know this message and a lane of it: its header's
+        open, the claims of its chain, and what of the base may be on no other disk yet. (The base
         is no part of the claiming producer's own buffer, so else nobody could repeat it.)"""
         assert self.header is not None
-        operations: list[Open | Claim | Items] = [Open(self.session, self.id, self.header)]
-        operations += [self.claims[link.lane] for link in self._chain if link.lane in self.claims]
-        base: list[Items] = []
-        for link in self._chain[:-1]:
+        root = self.claims.root_of(lane)
+        headers = (header for header in self._headers.values() if header.lane == root)
+        operations: list[Open | Claim | Items]
+        operations = [Open(self.session, self.id, next(headers, self.header))]
+        chain = self.claims.chain_of(lane) or (Link(lane, None),)
+        operations += [self.claims[link.lane] for link in chain if link.lane in self.claims]
+        base = list(self._unstable_base(chain, stable))
+        size = sum(len(entry_bytes(entry)) for items in base for entry in items.entries)
+        return [*operations, *base] if size <= REOPENING_BASE_BYTES_MAX else operations
+
+    def _unstable_base(self, chain: Chain, stable: Vector) -> Iterator[Items]:
+        for link in chain[:-1]:
             lane = self.lane(link.lane)
             start, stop = lane.stable_entries(stable), min(link.take or 0, lane.count)
             entries = tuple(lane.entries[start:stop])
             if entries:
                 before = lane.digest_at(start)
-                base.append(Items(self.session, self.id, link.lane, start, before, entries))
-        size = sum(len(entry_bytes(entry)) for items in base for entry in items.entries)
-        return [*operations, *base] if size <= REOPENING_BASE_BYTES_MAX else operations
+                yield Items(self.session, self.id, link.lane, start, before, entries)
 
     # The sequence as a Yjs document
 
@@ -383,18 +359,6 @@ class Message:
         base = (claim.previous, claim.base) if claim and claim.previous else None
         if entries:
             document.insert(lane.key, start, entries, base)
-
-
-def is_prefix(old: tuple[Run, ...], new: tuple[Run, ...]) -> bool:
-    """Whether what was shown by ``old`` is the beginning of what ``new`` shows."""
-    old = tuple(run for run in old if run.take)
-    new = tuple(run for run in new if run.take)
-    if len(old) > len(new) or any(a != b for a, b in zip(old[:-1], new, strict=False)):
-        return False
-    if not old:
-        return True
-    last, other = old[-1], new[len(old) - 1]
-    return last[:2] == other[:2] and last.take <= other.take
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from perdure.replication.limits import (
     CURSOR_ENTRIES_MAX,
     SNAPSHOT_MESSAGES_MAX,
 )
-from perdure.replication.message import Message, Shown
+from perdure.replication.message import Message
 from perdure.replication.operations import (
     Cancel,
     Claim,
@@ -32,6 +32,7 @@ from perdure.replication.operations import (
     Open,
     Operation,
 )
+from perdure.replication.shown import Shown
 
 
 class Change(NamedTuple):

@@ -83,3 +83,19 @@ async def test_a_header_that_another_wins_over_is_taken_and_refused(serve) -> No
             for region in (eu, us)
         ]
         assert roles == ["assistant", "assistant"]
+
+
+async def test_a_header_makes_known_the_epoch_it_was_given_with(serve) -> None:
+    """A claim that is repeated after another has taken over gets its own epoch and a header for it:
+    elsewhere it is told that it is fenced, and not, for ever, to bring the header."""
+    async with serve(name="eu", peers=["us"]) as eu, serve(name="us", peers=["eu"]) as us:
+        lane = await eu.open()
+        first = await claim(eu, lane)
+        await claim(eu, lane, producer="r", claim_id="claim-0003")
+        again = await claim(eu, lane)
+        assert again["epoch"] == first["epoch"]
+        assert (await reopen(us, again["header"])).json["epoch"] == first["epoch"]
+        mine = lane._replace(producer="q", epoch=first["epoch"])
+        assert (await us.append(mine, 0, ["x"])).status == 200
+        other = await eu.append(mine, 0, ["x"])
+        other.assert_problem(403, "fenced")

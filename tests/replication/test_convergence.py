@@ -91,7 +91,8 @@ class Cluster:
         source = self.draw(st.sampled_from(self.replicas))
         message = source.session.visible(f"m{self.draw(st.integers(0, 1))}")
         if message is not None:
-            sealed = message.reopening({})
+            lane = self.draw(st.sampled_from(sorted(message.lanes)))
+            sealed = message.reopening(lane, {})
             replica.accept(list(admission.admit_reopening(replica.session, sealed)))
 
     def append(self, replica: Replica) -> None:

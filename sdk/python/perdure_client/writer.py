@@ -65,6 +65,7 @@ class Writer:
         self._end: str | None = None
         self._ended: str | None = None
         self._alone = False
+        self._reopened = False
         self._lacking_since: float | None = None
         self._error: PerdureError | None = None
         self._wake = asyncio.Event()
@@ -229,6 +230,7 @@ class Writer:
 
     def _acknowledged(self, answer: dict[str, Any]) -> None:
         self._lacking_since = None
+        self._reopened = False
         self.accepted = max(self.accepted, answer["accepted"])
         self._sent = max(self._sent, min(answer["next"], self.next))
         self._ended = answer["ended"]
@@ -263,13 +265,15 @@ class Writer:
         return await self._await_gossip()
 
     async def _reopen(self) -> bool:
-        """Make the region know the message and the epoch."""
+        """Make the region know the message and the epoch. True: go on at once."""
+        again, self._reopened = self._reopened, True
         answer = await self._regions.once(self.region, "POST", self._path, {"header": self._header})
         if answer is None:
             self._move()
             return False
         self._sent = max(self._first, min(int(answer["next"]), self.next))
-        return True
+        # A region that still does not know it is given time, not asked in a circle.
+        return not again
 
     async def _await_gossip(self) -> bool:
         """The region lacks what two others have and this writer no longer holds: it will come."""

@@ -299,3 +299,25 @@ async def test_a_region_alone_is_enough_when_it_has_no_peers() -> None:
     async with client, client.session("s").open(id="m") as writer:
         await writer.write("x")
     assert acks
+
+
+async def test_a_region_that_never_knows_the_epoch_is_not_asked_in_a_circle() -> None:
+    """Each round takes longer, as for a region that does not answer."""
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 6:
+            raise asyncio.CancelledError
+
+    def route(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/tokens"):
+            return httpx2.Response(409, json={"code": "unknown_epoch", "status": 409})
+        return httpx2.Response(201, json={"epoch": "1-0", "header": "h", "next": 0})
+
+    async with Client([EU], transport=httpx2.MockTransport(route), sleep=sleep) as client:
+        writer = await client.session("s").open(id="m")
+        await writer.write("x")
+        await until(lambda: len(waits) == 6)
+        await writer.aclose()
+    assert waits[-1] > waits[0]
