@@ -1,6 +1,8 @@
 /** The JavaScript client of perdure. What crosses the wire: docs/PROTOCOL.md, part A. */
 
 export type Status = "streaming" | "complete" | "failed" | "cancelled" | (string & {});
+export type End = "complete" | "failed" | "cancelled";
+export type Metadata = Record<string, unknown>;
 
 export interface Part {
   id?: string;
@@ -9,47 +11,54 @@ export interface Part {
   [field: string]: unknown;
 }
 
+/** `{part: {…}}` opens a part, `{set: {…}}` adds fields to the open one. */
+export type Mark =
+  { part: { id?: string; type: string; [field: string]: unknown } } | { set: Record<string, unknown> };
+
 export interface Message {
-  id: string;
-  serial: string;
-  role: string;
-  author: string | null;
-  status: Status;
+  readonly id: string;
+  /** Sorts, as a string, in the one order that all regions share. */
+  readonly serial: string;
+  readonly role: string;
+  readonly author: string | null;
+  readonly status: Status;
   /** The text of the parts of type `text`, joined. */
-  text: string;
-  parts: Part[];
+  readonly text: string;
+  readonly parts: readonly Readonly<Part>[];
   /** How many items (tokens and marks) are shown. */
-  length: number;
-  created: string;
-  metadata: Record<string, unknown>;
-  replaces?: string;
+  readonly length: number;
+  /** RFC 3339, UTC. */
+  readonly created: string;
+  readonly metadata: Readonly<Metadata>;
+  readonly replaces?: string;
 }
 
 export interface MessageView extends Message {
   /** The region that is read is behind what is shown here. */
-  held: boolean;
+  readonly held: boolean;
 }
 
 /** The assembled session. Plain data: it may be saved as JSON and given back to `read`. */
 export interface SessionView {
-  id: string;
+  readonly id: string;
   /** By serial, the oldest first. */
-  messages: MessageView[];
-  metadata: Record<string, unknown>;
-  cursor: string | null;
-  region: string | null;
+  readonly messages: readonly MessageView[];
+  readonly metadata: Readonly<Metadata>;
+  readonly cursor: string | null;
+  /** The URL of the region that told the newest of it. */
+  readonly region: string | null;
   /** Caught up at least once. */
-  ready: boolean;
-  deleted: boolean;
+  readonly ready: boolean;
+  readonly deleted: boolean;
   /** There are older messages than these. */
-  more: boolean;
+  readonly more: boolean;
 }
 
 export interface SessionSnapshot {
   id: string;
   cursor: string;
   created: string | null;
-  metadata: Record<string, unknown>;
+  metadata: Metadata;
   messages: Message[];
   more: boolean;
   presence: unknown[];
@@ -66,19 +75,54 @@ export interface SessionEvent {
 }
 
 export interface ClientOptions {
-  /** A JWT, where the regions ask for one. */
-  grant?: string;
+  /** A JWT, where the regions ask for one; or a function that gives one for each request. */
+  grant?: string | (() => string | Promise<string>);
+  /** For so many milliseconds (60,000) a request is tried, at one region after the other. */
+  giveUpMs?: number;
   fetch?: typeof fetch;
-  sleep?: (ms: number) => Promise<void>;
+  /** Resolves after so many milliseconds; rejects, and frees its timer, when the signal aborts. */
+  sleep?: (ms: number, signal?: AbortSignal) => Promise<void>;
+  /** From 0 up to 1. */
   random?: () => number;
+  /** Milliseconds that only ever grow. */
   now?: () => number;
 }
 
-export interface Following {
+export interface RequestOptions {
   signal?: AbortSignal;
+}
+
+export interface Following extends RequestOptions {
+  /** Called with the URL of each region that is connected to. */
   onRegion?: (url: string) => void;
 }
 
+/** What `read` and `events` give: for `for await`; `return` ends it also while it waits. */
+export interface Reading<T> {
+  next(): Promise<IteratorResult<T, undefined>>;
+  return(): Promise<IteratorResult<T, undefined>>;
+  throw(error: unknown): Promise<IteratorResult<T, undefined>>;
+  [Symbol.asyncIterator](): Reading<T>;
+}
+
+export interface MessageFields {
+  id?: string;
+  author?: string;
+  /** The greatest serial the author has seen: the new message sorts after it. */
+  after?: string;
+  metadata?: Metadata;
+  /** The id of the message in whose place this one stands. */
+  replaces?: string;
+}
+
+export interface WriterOptions extends RequestOptions {
+  producer?: string;
+  /** When 8 MiB are not stable: wait, or let go of what is accepted. */
+  onFull?: "block" | "release";
+  bufferBytesMax?: number;
+}
+
+/** A region refused; or none answered (`unavailable`), or a writer's buffer is `buffer_lost`. */
 export class PerdureError extends Error {
   constructor(problem: Record<string, unknown>);
   readonly code: string;
@@ -86,6 +130,7 @@ export class PerdureError extends Error {
   readonly problem: Record<string, unknown>;
 }
 
+/** An event does not fit what is held. */
 export class OutOfStep extends Error {}
 
 export class EventParser {
@@ -93,46 +138,80 @@ export class EventParser {
 }
 
 export function newView(id: string): SessionView;
-export function apply(view: SessionView, name: string, data: any): void;
+/** The view after one more event; the given one is not changed. Throws `OutOfStep`. */
+export function apply(view: SessionView, name: string, data: any): SessionView;
 
 export class Regions {
-  constructor(urls: string | string[], options?: ClientOptions);
+  constructor(urls: string | readonly string[], options?: ClientOptions);
   readonly urls: string[];
   pick(after?: string | null): string;
   failed(url: string): void;
   worked(url: string): void;
-  request(method: string, path: string, body?: unknown, headers?: Record<string, string>): Promise<any>;
+  pause(): { nextMs(): number; reset(): void };
+  request(
+    method: string,
+    path: string,
+    options?: RequestOptions & { body?: unknown },
+  ): Promise<{ value: any; region: string }>;
 }
 
 export class Client {
-  constructor(urls: string | string[], options?: ClientOptions);
+  constructor(urls: string | readonly string[], options?: ClientOptions);
   readonly regions: Regions;
   session(id: string): Session;
-  sessions(page?: { after?: string; limit?: number }): Promise<{
+  sessions(page?: RequestOptions & { after?: string; limit?: number }): Promise<{
     sessions: { id: string; created: string | null; messages: number; cursor: string }[];
     next: string | null;
   }>;
 }
 
 export class Session {
+  private constructor();
   readonly id: string;
-  create(metadata?: Record<string, unknown>): Promise<SessionSnapshot>;
+  /** How often an event did not fit, so that reading began anew. */
+  readonly stepsLost: number;
+  create(metadata?: Metadata, options?: RequestOptions): Promise<SessionSnapshot>;
   send(
     role: string,
     text: string,
-    options?: {
-      id?: string;
-      author?: string;
-      after?: string;
-      metadata?: Record<string, unknown>;
-      replaces?: string;
-    },
+    options?: RequestOptions & MessageFields,
   ): Promise<Message & { stable: boolean | null }>;
-  snapshot(): Promise<SessionSnapshot>;
-  messages(page?: { before?: string; limit?: number }): Promise<{ messages: Message[]; more: boolean }>;
-  metadata(patch?: Record<string, unknown>): Promise<Record<string, unknown>>;
-  cancel(message: string): Promise<Status>;
-  delete(message?: string): Promise<void>;
-  events(options?: Following & { cursor?: string | null }): AsyncGenerator<SessionEvent, void, void>;
-  read(options?: Following & { view?: SessionView }): AsyncGenerator<SessionView, void, void>;
+  snapshot(options?: RequestOptions): Promise<SessionSnapshot>;
+  messages(
+    page?: RequestOptions & { before?: string; limit?: number },
+  ): Promise<{ messages: Message[]; more: boolean }>;
+  metadata(patch?: Metadata, options?: RequestOptions): Promise<Metadata>;
+  cancel(message: string, options?: RequestOptions): Promise<Status>;
+  delete(message?: string, options?: RequestOptions): Promise<void>;
+  open(role?: string, options?: WriterOptions & MessageFields): Promise<Writer>;
+  claim(message: string, options?: WriterOptions & { mode?: "continue" | "restart" }): Promise<Writer>;
+  events(options?: Following & { cursor?: string | null }): Reading<SessionEvent>;
+  read(options?: Following & { view?: SessionView }): Reading<SessionView>;
+}
+
+/** Appends to one message, and keeps what is not stable until it is. From `open` and `claim`. */
+export class Writer {
+  private constructor();
+  readonly message: string;
+  readonly producer: string;
+  readonly epoch: string;
+  /** The URL of the region that is written to. */
+  readonly region: string;
+  /** What a claimed message showed already. */
+  readonly text: string;
+  readonly parts: readonly Readonly<Part>[];
+  /** How many items are on disk in a region; in two. */
+  readonly accepted: number;
+  readonly stableCount: number;
+  /** How often the writer has gone to another region. */
+  readonly moves: number;
+  /** The seq of the next item. */
+  readonly next: number;
+  write(token: string): Promise<void>;
+  mark(mark: Mark): Promise<void>;
+  flush(): Promise<void>;
+  end(status?: End): Promise<void>;
+  stable(): Promise<void>;
+  pipe(tokens: AsyncIterable<string | Mark> | Iterable<string | Mark>): Promise<void>;
+  close(): Promise<void>;
 }

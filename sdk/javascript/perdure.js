@@ -3,6 +3,8 @@
  *
  * It reads a session at the nearest region that answers, goes on at the next by itself, and always
  * gives the assembled session. What crosses the wire is described in docs/PROTOCOL.md, part A.
+ *
+ * From top to bottom: events from bytes, the reducer, the regions, the client, reading, writing.
  */
 
 const CONNECT_MS_MAX = 4_000;
@@ -12,12 +14,20 @@ const SILENCE_MS_MAX = 25_000;
 const FIRST_RETRY_MS_MAX = 50;
 const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 5_000;
+/** A connection that held for so long was a good one: the next failure is the first of a new series. */
+const STEADY_MS = 5_000;
 const AVOID_MS = 5_000;
 const GIVE_UP_MS = 60_000;
+const RECONNECT_MS_MAX = 60_000;
 /** A snapshot is one event: as large as 200 messages may be. */
 const EVENT_CHARS_MAX = 268_435_456;
-const PROBLEM_CHARS_MAX = 65_536;
-const ID_BYTES = 12;
+const APPEND_ITEMS_MAX = 1_024;
+const APPEND_BYTES_MAX = 1_048_576;
+const BUFFER_BYTES_MAX = 8_388_608;
+const POLL_MS_MIN = 50;
+const POLL_MS_MAX = 1_000;
+const NEW_ID_BYTES = 12;
+const ID = /^(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}$/;
 const RETRY_STATUSES = new Set([408, 429, 500, 502, 503, 504, 507]);
 
 /** A region refused. `code` is stable (PROTOCOL A.1), `status` the HTTP status, `problem` the whole. */
@@ -39,55 +49,71 @@ export class OutOfStep extends Error {
   }
 }
 
+/** The other side is gone, silent, or says what no region says: try elsewhere. */
+class Lost extends Error {}
+
 // Server-sent events
 
 /** Events from bytes (WHATWG HTML, 9.2.6), incrementally and bounded. */
 export class EventParser {
   #decoder = new TextDecoder("utf-8");
   #pieces = [];
-  #size = 0;
+  #piecesChars = 0;
   #afterCr = false;
   #lastId = "";
   #event = "";
   #data = [];
+  #dataChars = 0;
 
   /** The events that these bytes complete; throws `RangeError` for an event without end. */
   feed(chunk) {
     let text = this.#decoder.decode(chunk, { stream: true });
     if (text === "") return [];
+    // A line has ended at its CR already; the LF after it may come with the next bytes.
     if (this.#afterCr && text.startsWith("\n")) text = text.slice(1);
-    if (text !== "") this.#afterCr = text.endsWith("\r");
+    this.#afterCr = text.endsWith("\r");
     const lines = text.split(/\r\n|\r|\n/);
+    const rest = lines.pop();
     const events = [];
-    for (const line of lines.slice(0, -1)) {
+    for (const line of lines) {
       const event = this.#line(this.#pieces.join("") + line);
       this.#pieces = [];
+      this.#piecesChars = 0;
       if (event !== null) events.push(event);
     }
-    const rest = lines.at(-1);
-    this.#pieces.push(rest);
-    this.#size += rest.length;
-    if (this.#size > EVENT_CHARS_MAX) throw new RangeError("an event is too long");
+    if (rest !== "") this.#pieces.push(rest);
+    this.#piecesChars += rest.length;
+    this.#checkSize();
     return events;
   }
 
   #line(line) {
-    if (line === "") {
-      const event = { event: this.#event || "message", id: this.#lastId, data: this.#data.join("\n") };
-      const whole = this.#data.length > 0;
-      this.#event = "";
-      this.#data = [];
-      this.#size = 0;
-      return whole ? event : null;
-    }
-    this.#size += line.length;
+    if (line === "") return this.#dispatch();
     const colon = line.indexOf(":");
     const name = colon < 0 ? line : line.slice(0, colon);
-    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
     if (name === "event") this.#event = value;
-    else if (name === "data") this.#data.push(value);
     else if (name === "id" && !value.includes("\0")) this.#lastId = value;
+    else if (name === "data") {
+      this.#data.push(value);
+      // One more for the newline, so that empty lines count too.
+      this.#dataChars += value.length + 1;
+      this.#checkSize();
+    }
     return null;
+  }
+
+  #dispatch() {
+    const event = { event: this.#event || "message", id: this.#lastId, data: this.#data.join("\n") };
+    const isWhole = this.#data.length > 0;
+    this.#event = "";
+    this.#data = [];
+    this.#dataChars = 0;
+    return isWhole ? event : null;
+  }
+
+  #checkSize() {
+    if (this.#piecesChars + this.#dataChars > EVENT_CHARS_MAX) throw new RangeError("an event is too long");
   }
 }
 
@@ -108,116 +134,112 @@ export function newView(id) {
 }
 
 /**
- * Bring a view up to date with one event, in place. Unknown events are ignored. Throws `OutOfStep`
- * for an event that does not fit what is held: it is never glued on.
+ * The view after one more event. The given view is not changed, and what the event does not touch is
+ * the same object in both. Unknown events change nothing. Throws `OutOfStep` for an event that does
+ * not fit what is held: it is never glued on.
  */
 export function apply(view, name, data) {
   switch (name) {
     case "snapshot":
-      view.messages = data.messages.map(asHeld);
-      view.metadata = data.metadata;
-      view.more = data.more;
-      break;
+      return { ...view, messages: data.messages.map(received), metadata: data.metadata, more: data.more };
     case "message":
-      place(view, asHeld(data));
-      break;
+      return { ...view, messages: placed(view.messages, received(data)) };
     case "append":
-      append(held(view, data), data);
-      break;
+      return changed(view, data, appended);
     case "replace":
-      replace(held(view, data), data);
-      break;
+      return changed(view, data, replaced);
     case "end":
-      end(held(view, data), data);
-      break;
+      return changed(view, data, ended);
     case "delete":
-      view.messages = view.messages.filter((message) => message.id !== data.message);
-      break;
+      return { ...view, messages: view.messages.filter((message) => message.id !== data.message) };
     case "metadata":
-      view.metadata = data.metadata;
-      break;
+      return { ...view, metadata: data.metadata };
     case "stale":
-      for (const message of view.messages) {
-        if (data.message === null || data.message === message.id) message.held = data.held;
-      }
-      break;
+      return { ...view, messages: view.messages.map((message) => withHeld(message, data)) };
     case "ready":
-      view.ready = true;
-      break;
+      return { ...view, ready: true };
     case "deleted":
-      Object.assign(view, { deleted: true, messages: [], metadata: {}, more: false });
-      break;
+      return { ...view, deleted: true, messages: [], metadata: {}, more: false };
+    default:
+      return view;
   }
 }
 
-function asHeld(value) {
-  const message = { ...value, parts: value.parts.map((part) => ({ ...part })), held: false };
-  delete message.reason;
-  message.text = textOf(message);
-  return message;
+function received({ reason, ...message }) {
+  return { ...message, text: textOf(message.parts), held: false };
 }
 
-function textOf(message) {
-  return message.parts
-    .filter((part) => part.type === "text")
-    .map((part) => part.text)
-    .join("");
+function textOf(parts) {
+  // Added up and not joined: a long text that grows at its end is then not copied every time.
+  let text = "";
+  for (const part of parts) if (part.type === "text") text += part.text;
+  return text;
 }
 
-function place(view, message) {
-  const others = view.messages.filter((other) => other.id !== message.id);
-  let at = others.length;
-  while (at > 0 && others[at - 1].serial > message.serial) at -= 1;
-  others.splice(at, 0, message);
-  view.messages = others;
+function placed(messages, message) {
+  const others = messages.filter((other) => other.id !== message.id);
+  const before = others.findLastIndex((other) => other.serial <= message.serial);
+  others.splice(before + 1, 0, message);
+  return others;
 }
 
-function held(view, data) {
-  const message = view.messages.find((other) => other.id === data.message);
-  if (message === undefined) throw new OutOfStep(`an event of ${data.message}, which is not held`);
-  return message;
+function changed(view, data, change) {
+  const at = view.messages.findLastIndex((message) => message.id === data.message);
+  if (at < 0) {
+    // A snapshot holds the newest messages only. What happens to an older one is not shown here.
+    if (view.more) return view;
+    throw new OutOfStep(`an event of ${data.message}, which is not held`);
+  }
+  const messages = view.messages.slice();
+  messages[at] = change(messages[at], data);
+  return { ...view, messages };
 }
 
-function append(message, data) {
+function appended(message, data) {
   if (data.from !== message.length) {
     throw new OutOfStep(`${message.id} goes on at ${data.from}, ${message.length} are held`);
   }
-  if (data.items !== undefined) {
-    for (const item of data.items) mark(message, item);
-    message.text = textOf(message);
+  const parts = message.parts.slice();
+  if (data.items === undefined) {
+    const part = openPart(message.id, parts, data.part);
+    parts[data.part] = { ...part, text: part.text + data.text };
   } else {
-    if (data.part === 0 && message.parts.length === 0) message.parts.push({ type: "text", text: "" });
-    const part = message.parts[data.part];
-    if (part === undefined) throw new OutOfStep(`${message.id} has no part ${data.part}`);
-    part.text += data.text;
-    const isLast = data.part === message.parts.length - 1;
-    if (part.type === "text") message.text = isLast ? message.text + data.text : textOf(message);
+    for (const item of data.items) mark(message.id, parts, data.part, item);
   }
-  message.length = data.to;
+  return { ...message, parts, text: textOf(parts), length: data.to };
 }
 
-function mark(message, item) {
-  if (item.part !== undefined) {
-    message.parts.push({ ...item.part, text: "" });
-    return;
+function mark(id, parts, number, item) {
+  if (item.part === undefined) {
+    parts[number] = { ...openPart(id, parts, number), ...item.set };
+  } else if (number === parts.length) {
+    parts.push({ ...item.part, text: "" });
+  } else {
+    throw new OutOfStep(`${id} opens part ${number}, ${parts.length} are held`);
   }
-  if (message.parts.length === 0) message.parts.push({ type: "text", text: "" });
-  Object.assign(message.parts.at(-1), item.set ?? {});
 }
 
-function replace(message, data) {
-  message.length = data.to;
-  message.status = data.status;
-  message.parts = data.parts.map((part) => ({ ...part }));
-  message.text = textOf(message);
-  message.held = false;
+/** The part that is open: always the last one. Where there is none, part 0 is a text. */
+function openPart(id, parts, number) {
+  if (number === 0 && parts.length === 0) return { type: "text", text: "" };
+  if (number !== parts.length - 1) throw new OutOfStep(`part ${number} of ${id} is not the open one`);
+  return parts[number];
 }
 
-function end(message, data) {
-  if (data.length !== message.length) {
-    throw new OutOfStep(`${message.id} ends at ${data.length}, ${message.length} are held`);
+function replaced(message, { to: length, parts, status }) {
+  return { ...message, length, parts, text: textOf(parts), status, held: false };
+}
+
+function ended(message, { length, status }) {
+  if (length !== message.length) {
+    throw new OutOfStep(`${message.id} ends at ${length}, ${message.length} are held`);
   }
-  message.status = data.status;
+  return { ...message, status };
+}
+
+function withHeld(message, { message: id, held }) {
+  const isMeant = id === null || id === message.id;
+  return isMeant && message.held !== held ? { ...message, held } : message;
 }
 
 // Regions
@@ -241,6 +263,7 @@ class Pause {
     return Math.min(BACKOFF_MS_MAX, doubled) * (0.5 + this.#random() / 2);
   }
 
+  /** It worked. */
   reset() {
     this.#tries = 0;
   }
@@ -249,114 +272,797 @@ class Pause {
 /** The regions of a client, in the order of preference. */
 export class Regions {
   #avoid = new Map();
+  #fetch;
+  #grant;
+  #random;
+  #giveUpMs;
 
-  constructor(urls, { grant, fetch, sleep, random, now } = {}) {
+  constructor(urls, { grant, giveUpMs = GIVE_UP_MS, fetch, sleep, random, now } = {}) {
     const list = typeof urls === "string" ? [urls] : [...(urls ?? [])];
     if (list.length === 0) throw new TypeError("a client needs the URL of at least one region");
-    for (const url of list) {
-      if (!/^https?:\/\//.test(url)) throw new TypeError(`${url} must begin with http:// or https://`);
-    }
-    this.urls = list.map((url) => url.replace(/\/+$/, ""));
-    this.headers = grant ? { authorization: `Bearer ${grant}` } : {};
+    this.urls = list.map(checkedUrl);
     // Called without a receiver: a browser's fetch refuses any other than the window.
-    this.fetch = fetch ?? ((...request) => globalThis.fetch(...request));
+    this.#fetch = fetch ?? ((...request) => globalThis.fetch(...request));
+    this.#grant = grant;
+    this.#random = random ?? Math.random;
+    this.#giveUpMs = giveUpMs;
     this.sleep = sleep ?? sleepMs;
-    this.random = random ?? Math.random;
-    this.now = now ?? (() => Date.now());
+    // Monotonic: setting the clock must not make a region avoided for hours.
+    this.now = now ?? (() => performance.now());
   }
 
+  /** A fresh series of tries. */
   pause() {
-    return new Pause(this.urls.length, this.random);
+    return new Pause(this.urls.length, this.#random);
+  }
+
+  /** A random share of so many milliseconds, so that readers who are sent away come back spread. */
+  shareOf(ms) {
+    return this.#random() * Math.min(Math.max(0, Number(ms) || 0), RECONNECT_MS_MAX);
   }
 
   /** The first region that has not failed lately, never `after` if there is another. */
   pick(after = null) {
     const others = this.urls.filter((url) => url !== after);
     const list = others.length > 0 ? others : this.urls;
-    const fit = list.find((url) => (this.#avoid.get(url) ?? 0) <= this.now());
-    const soonest = (one, other) => (this.#until(other) < this.#until(one) ? other : one);
-    return fit ?? list.reduce(soonest);
+    const soonest = (one, other) => (this.#avoidedUntil(other) < this.#avoidedUntil(one) ? other : one);
+    return list.find((url) => this.#avoidedUntil(url) <= this.now()) ?? list.reduce(soonest);
   }
 
-  #until(url) {
-    return this.#avoid.get(url) ?? 0;
+  #avoidedUntil(url) {
+    return this.#avoid.get(url) ?? -Infinity;
   }
 
-  isAvoided(url) {
-    return this.#avoid.has(url);
-  }
-
+  /** Avoid a region for a while. */
   failed(url) {
     this.#avoid.set(url, this.now() + AVOID_MS);
   }
 
+  /** A region answers. */
   worked(url) {
     this.#avoid.delete(url);
   }
 
   /**
-   * A request that is the same at every region, tried until one answers. Throws `PerdureError` for
-   * a refusal that every region would give, and with code `unavailable` after a minute.
+   * A request that is the same at every region, tried until one answers: `{value, region}`. Throws
+   * `PerdureError` for a refusal that every region would give, and with code `unavailable` when none
+   * answers within `giveUpMs`; the signal's reason when it aborts.
    */
-  async request(method, path, body, headers = {}) {
+  async request(method, path, { body, signal } = {}) {
     const pause = this.pause();
-    const deadline = this.now() + GIVE_UP_MS;
-    let url = null;
-    while (this.now() < deadline) {
-      if (url === null || this.isAvoided(url)) url = this.pick(url);
-      const answer = await this.#once(url, method, path, body, headers);
-      if (answer !== undefined) return answer;
-      this.failed(url);
-      await this.sleep(pause.nextMs());
-    }
+    const deadline = this.now() + this.#giveUpMs;
+    let region = null;
+    do {
+      region = this.pick(region);
+      const value = await this.once(region, method, path, { body, signal });
+      if (value !== undefined) return { value, region };
+      await this.sleep(pause.nextMs(), signal);
+    } while (this.now() < deadline);
     throw new PerdureError({ code: "unavailable", status: 503, detail: "no region answers" });
   }
 
-  /** The answer of one region; undefined when it must be tried elsewhere. */
-  async #once(url, method, path, body, headers) {
-    const content = body === undefined ? {} : { "content-type": "application/json" };
-    const signal = AbortSignal.timeout(ANSWER_MS_MAX);
-    let answer, value;
+  /** The answer of one region; undefined when it must be tried elsewhere. Throws as `request` does. */
+  async once(region, method, path, { body, headers, signal } = {}) {
+    const content = body === undefined ? undefined : JSON.stringify(body);
+    const type = body === undefined ? {} : { "content-type": "application/json" };
+    const request = { method, headers: { ...type, ...headers }, body: content };
+    const connection = new Connection(this.sleep, signal);
     try {
-      answer = await this.fetch(url + path, {
-        method,
-        headers: { ...this.headers, ...content, ...headers },
-        body: body === undefined ? undefined : JSON.stringify(body),
-        signal,
-      });
-      const text = await answer.text();
-      value = text === "" ? {} : JSON.parse(text);
-    } catch {
+      const take = (answer) => jsonOf(connection, answer);
+      return await this.ask(connection, region, path, request, ANSWER_MS_MAX, take);
+    } catch (error) {
+      if (!(error instanceof Lost)) throw error;
+      this.failed(region);
       return undefined;
+    } finally {
+      connection.close();
     }
-    if (RETRY_STATUSES.has(answer.status)) return undefined;
-    this.worked(url);
-    if (answer.status >= 400) throw new PerdureError({ status: answer.status, ...value });
+  }
+
+  /**
+   * What `take` makes of a good answer. Throws `Lost` when it must be tried elsewhere, `PerdureError`
+   * when every region would refuse.
+   */
+  async ask(connection, region, path, request, msMax, take) {
+    const grant = typeof this.#grant === "function" ? await this.#grant() : this.#grant;
+    const headers = { ...request.headers, ...(grant ? { authorization: `Bearer ${grant}` } : {}) };
+    const asking = this.#fetch(region + path, { ...request, headers, signal: connection.signal });
+    const answer = await connection.within(msMax, asking);
+    if (RETRY_STATUSES.has(answer.status)) throw new Lost(`status ${answer.status}`);
+    const value = answer.ok ? await take(answer) : await jsonOf(connection, answer);
+    this.worked(region);
+    if (!answer.ok) throw new PerdureError({ status: answer.status, ...value });
     return value;
   }
 }
 
-function sleepMs(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+function checkedUrl(url) {
+  if (!/^https?:\/\/[^/]/.test(url)) throw new TypeError(`${url} must be a URL like http://127.0.0.1:7101`);
+  return url.replace(/\/+$/, "");
 }
 
-/** Until the promise is done, or the signal aborts. */
-async function unlessAborted(signal, promise) {
-  if (!signal) return promise;
-  let onAbort;
-  const aborted = new Promise((resolve) => {
-    onAbort = resolve;
-    signal.addEventListener("abort", onAbort);
+function sleepMs(ms, signal) {
+  return new Promise((resolve, reject) => {
+    signal?.throwIfAborted();
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, ms);
+    signal?.addEventListener("abort", stop, { once: true });
   });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
+}
+
+/** One request and its answer: it ends with the caller's signal, by `close`, or when it is late. */
+class Connection {
+  #closing = new AbortController();
+  #outer;
+  #sleep;
+  #follow = () => this.#closing.abort(this.#outer.reason);
+
+  constructor(sleep, outer) {
+    outer?.throwIfAborted();
+    this.#sleep = sleep;
+    this.#outer = outer;
+    outer?.addEventListener("abort", this.#follow);
+  }
+
+  get signal() {
+    return this.#closing.signal;
+  }
+
+  /** What the promise gives; `Lost` when it fails, or gives nothing in time. */
+  async within(ms, promise) {
+    const timer = new AbortController();
+    const late = this.#sleep(ms, timer.signal).then(() => Promise.reject(new Lost(`nothing for ${ms} ms`)));
+    try {
+      return await Promise.race([promise, late]);
+    } catch (error) {
+      this.#outer?.throwIfAborted();
+      throw error instanceof Lost ? error : new Lost(String(error));
+    } finally {
+      timer.abort();
+    }
+  }
+
+  close() {
+    this.#outer?.removeEventListener("abort", this.#follow);
+    this.#closing.abort();
   }
 }
 
+async function jsonOf(connection, answer) {
+  const text = await connection.within(ANSWER_MS_MAX, answer.text());
+  return text === "" ? {} : parsed(text);
+}
+
+/** An object from its JSON; anything else was not said by a region. */
+function parsed(text) {
+  let value = null;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // A proxy's page, perhaps.
+  }
+  if (typeof value !== "object" || value === null) throw new Lost("that is no JSON object");
+  return value;
+}
+
+// The client
+
+/**
+ * Talks to the first region that answers. `urls`: the regions in the order of preference.
+ *
+ * Options: `grant`, a JWT where the regions ask for one, or a function that gives one for each
+ * request; `giveUpMs`, for how long a request is tried at one region after the other. `fetch`,
+ * `sleep`, `random` and `now` are for tests.
+ */
+export class Client {
+  constructor(urls, options = {}) {
+    this.regions = new Regions(urls, options);
+  }
+
+  /** A session of this id; nothing is sent yet. `TypeError` for what cannot be an id. */
+  session(id) {
+    return new Session(this.regions, id);
+  }
+
+  /** A page of sessions: `{sessions, next}`. */
+  async sessions({ after, limit, signal } = {}) {
+    return (await this.regions.request("GET", `/v1/sessions${query({ after, limit })}`, { signal })).value;
+  }
+}
+
+/**
+ * One session. Every operation is tried at other regions until one answers, and repeating it changes
+ * nothing. Operations take a `signal`, and throw its reason when it aborts.
+ */
+export class Session {
+  #regions;
+  #path;
+
+  constructor(regions, id) {
+    this.id = checkedId(id);
+    /** How often an event did not fit, so that reading began anew. */
+    this.stepsLost = 0;
+    this.#regions = regions;
+    this.#path = `/v1/sessions/${id}`;
+  }
+
+  /** Create the session; an existing one is not changed. */
+  create(metadata = {}, { signal } = {}) {
+    return this.#ask("PUT", "", { body: { metadata }, signal });
+  }
+
+  /** Send a complete message: `send("user", "Hello")`; the message as the region holds it. */
+  send(role, text, { id = newId(), author, after, metadata, replaces, signal } = {}) {
+    const body = { id, role, text, ...given({ author, after, metadata, replaces }) };
+    return this.#ask("POST", "/messages", { body, signal });
+  }
+
+  /** The session with its newest 200 messages. */
+  snapshot({ signal } = {}) {
+    return this.#ask("GET", "", { signal });
+  }
+
+  /** A page of messages, the newest before a serial: `{messages, more}`. */
+  messages({ before, limit, signal } = {}) {
+    return this.#ask("GET", `/messages${query({ before, limit })}`, { signal });
+  }
+
+  /** The metadata; with `patch`, after setting its keys (null deletes). */
+  async metadata(patch, { signal } = {}) {
+    const method = patch === undefined ? "GET" : "PATCH";
+    return (await this.#ask(method, "/metadata", { body: patch, signal })).metadata;
+  }
+
+  /** Stop a message's producer; what was written stays. The status of the message. */
+  async cancel(message, { signal } = {}) {
+    return (await this.#ask("POST", `/messages/${checkedId(message)}/cancel`, { signal })).status;
+  }
+
+  /** Delete the session, or one of its messages, for ever; again: nothing. */
+  async delete(message, { signal } = {}) {
+    const path = message === undefined ? "" : `/messages/${checkedId(message)}`;
+    try {
+      await this.#ask("DELETE", path, { signal });
+    } catch (error) {
+      if (error.code !== "deleted") throw error;
+    }
+  }
+
+  /** Open a streaming message: a `Writer`. */
+  async open(role = "assistant", options = {}) {
+    const { id = newId(), producer = `p-${newId()}`, author, after, metadata, replaces } = options;
+    const optional = given({ author, after, metadata, replaces });
+    const body = { id, role, producer, claim_id: newId(), ...optional };
+    return this.#write("/messages", body, id, options);
+  }
+
+  /** Take a message over: a `Writer`, whose `text` and `parts` are what it continues. */
+  async claim(message, options = {}) {
+    const { producer = `p-${newId()}`, mode = "continue" } = options;
+    const body = { producer, claim_id: newId(), mode };
+    return this.#write(`/messages/${checkedId(message)}/claim`, body, message, options);
+  }
+
+  async #write(path, body, message, { signal, onFull, bufferBytesMax }) {
+    const opened = await this.#regions.request("POST", this.#path + path, { body, signal });
+    const { producer } = body;
+    const place = { path: `${this.#path}/messages`, message, producer };
+    return new Writer(this.#regions, opened, place, given({ onFull, bufferBytesMax }));
+  }
+
+  async #ask(method, path, request) {
+    return (await this.#regions.request(method, this.#path + path, request)).value;
+  }
+
+  // Reading
+
+  /**
+   * Every event from the cursor on, across regions, as `{event, id, data, region}`, until the session
+   * is deleted, `signal` aborts, or you leave the loop. `onRegion` is called with each region that is
+   * connected to. Throws `PerdureError` for what every region would refuse, so with code `deleted`
+   * for a session that was deleted before.
+   */
+  events({ cursor = null, signal, onRegion } = {}) {
+    return closable(signal, (closing) => this.#events(cursor, closing, onRegion));
+  }
+
+  /**
+   * The assembled session after each event: `for await (const view of session.read())`. A view is
+   * plain data and never changes: each is a new one. `view`: go on from one that was saved, perhaps
+   * as JSON. Ends when the session is deleted, `signal` aborts, or you leave the loop.
+   */
+  read({ view = newView(this.id), signal, onRegion } = {}) {
+    if (view.id !== this.id) throw new TypeError(`a view of ${view.id} is none of ${this.id}`);
+    return closable(signal, (closing) => this.#read(view, closing, onRegion));
+  }
+
+  async *#read(view, signal, onRegion) {
+    const pause = this.#regions.pause();
+    while (!view.deleted) {
+      const since = this.#regions.now();
+      const onConnected = (region) => {
+        // What one region said of its holds is void at another, which says its own.
+        view = apply(view, "stale", { message: null, held: false });
+        onRegion?.(region);
+      };
+      try {
+        for await (const event of this.#events(view.cursor, signal, onConnected)) {
+          view = told(view, event);
+          yield view;
+        }
+        return;
+      } catch (error) {
+        if (error.code === "deleted") {
+          view = apply(view, "deleted", {});
+          yield view;
+          return;
+        }
+        if (!(error instanceof OutOfStep)) throw error;
+        this.stepsLost += 1;
+        view = { ...view, cursor: null };
+      }
+      // A region that goes on telling what does not fit must not be asked in a tight loop.
+      if (this.#regions.now() - since >= STEADY_MS) pause.reset();
+      await this.#regions.sleep(pause.nextMs(), signal);
+    }
+  }
+
+  async *#events(cursor, signal, onRegion) {
+    const pause = this.#regions.pause();
+    let region = null;
+    while (true) {
+      region = this.#regions.pick(region);
+      const since = this.#regions.now();
+      let waitMs = null;
+      try {
+        for await (const event of this.#connected(region, cursor, signal, onRegion)) {
+          cursor = event.id || cursor;
+          if (event.event === "reconnect") {
+            waitMs = this.#regions.shareOf(event.data.retry_ms);
+            break;
+          }
+          yield event;
+          if (event.event === "deleted") return;
+        }
+        this.#regions.failed(region);
+      } catch (error) {
+        if (error.code === "invalid_cursor" && cursor !== null) cursor = null;
+        else if (error instanceof Lost) this.#regions.failed(region);
+        else throw error;
+      }
+      // Not at the first event already: what cuts every connection early must not be asked in a tight loop.
+      if (this.#regions.now() - since >= STEADY_MS) pause.reset();
+      await this.#regions.sleep(waitMs ?? pause.nextMs(), signal);
+    }
+  }
+
+  /** The events of one connection; throws `Lost` when it fails or falls silent. */
+  async *#connected(region, cursor, signal, onRegion) {
+    const headers = { accept: "text/event-stream", ...(cursor ? { "last-event-id": cursor } : {}) };
+    const request = { method: "GET", headers, cache: "no-store" };
+    const connection = new Connection(this.#regions.sleep, signal);
+    try {
+      const path = `${this.#path}/events`;
+      const body = await this.#regions.ask(connection, region, path, request, CONNECT_MS_MAX, bodyOf);
+      onRegion?.(region);
+      const parser = new EventParser();
+      while (true) {
+        // Only this wait counts as silence, not the time for which the caller keeps an event.
+        const { done, value } = await connection.within(SILENCE_MS_MAX, body.read());
+        if (done) return;
+        for (const { event, id, data } of fed(parser, value)) yield { event, id, data: parsed(data), region };
+      }
+    } finally {
+      connection.close();
+    }
+  }
+}
+
+function told(view, { event, id, data, region }) {
+  return { ...apply(view, event, data), cursor: id || view.cursor, region };
+}
+
+function bodyOf(answer) {
+  const type = answer.headers.get("content-type") ?? "";
+  if (answer.status !== 200 || !type.startsWith("text/event-stream"))
+    throw new Lost("that is no stream of events");
+  return answer.body.getReader();
+}
+
+function fed(parser, chunk) {
+  try {
+    return parser.feed(chunk);
+  } catch (error) {
+    throw new Lost(String(error));
+  }
+}
+
+/**
+ * The generator that `make` gives, as an iterator that `return` and the signal end also while it
+ * waits for the next value: a generator alone would wait on.
+ */
+function closable(signal, make) {
+  const closing = new AbortController();
+  const follow = () => closing.abort(signal.reason);
+  if (signal?.aborted) closing.abort(signal.reason);
+  signal?.addEventListener("abort", follow);
+  const generator = make(closing.signal);
+  const over = { done: true, value: undefined };
+  const settled = async (step) => {
+    try {
+      const result = await step;
+      if (result.done) signal?.removeEventListener("abort", follow);
+      return result;
+    } catch (error) {
+      signal?.removeEventListener("abort", follow);
+      if (closing.signal.aborted) return over;
+      throw error;
+    }
+  };
+  const end = (value) => {
+    closing.abort();
+    return settled(generator.return(value));
+  };
+  return {
+    next: () => (closing.signal.aborted ? end() : settled(generator.next())),
+    return: end,
+    throw: (error) => {
+      closing.abort();
+      return end().then(() => Promise.reject(error));
+    },
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
+}
+
+// Writing
+
+/** Wakes everybody who waits. */
+class Bell {
+  #ring;
+  #rung;
+
+  constructor() {
+    this.#hang();
+  }
+
+  #hang() {
+    this.#rung = new Promise((resolve) => (this.#ring = resolve));
+  }
+
+  /** Until the next `ring`. */
+  wait() {
+    return this.#rung;
+  }
+
+  ring() {
+    this.#ring();
+    this.#hang();
+  }
+}
+
+/**
+ * Appends to one message: keeps what is not stable, and repeats it elsewhere when a region dies.
+ * The regions know a token by (producer, epoch, seq), so sending it again changes nothing.
+ *
+ * Every method throws the `PerdureError` of the regions once they refuse for good: `fenced`,
+ * `cancelled`, `conflict`, `ended`, `deleted`; and `buffer_lost` when a region lacks tokens that this
+ * writer no longer holds, and they did not arrive within a minute.
+ */
+export class Writer {
+  #regions;
+  #path;
+  #header;
+  #onFull;
+  #bufferBytesMax;
+  // Items from seq `#first` on that may have to be sent again; `#sent`: the next to send.
+  #buffer = [];
+  #bytes = 0;
+  #first;
+  #sent;
+  #surrogate = "";
+  #end = null;
+  #ended = null;
+  #isAlone = false;
+  #lackingSince = null;
+  #error = null;
+  #wake = new Bell();
+  #changed = new Bell();
+  #closing = new AbortController();
+  #running;
+
+  constructor(regions, { value, region }, { path, message, producer }, options = {}) {
+    const { onFull = "block", bufferBytesMax = BUFFER_BYTES_MAX } = options;
+    this.message = message;
+    this.producer = producer;
+    this.epoch = value.epoch;
+    this.region = region;
+    this.text = value.text ?? "";
+    this.parts = value.parts ?? [];
+    this.accepted = value.next;
+    this.stableCount = value.next;
+    this.moves = 0;
+    this.#regions = regions;
+    this.#path = path;
+    this.#header = value.header;
+    this.#onFull = onFull;
+    this.#bufferBytesMax = bufferBytesMax;
+    this.#first = this.#sent = value.next;
+    this.#running = this.#run();
+  }
+
+  // For the producer
+
+  /** The seq of the next item. */
+  get next() {
+    return this.#first + this.#buffer.length;
+  }
+
+  /** Add a token. Waits only while 8 MiB are not stable and `onFull` is `block`. */
+  async write(token) {
+    if (typeof token !== "string") throw new TypeError("a token is a string");
+    // Half of a surrogate pair is no text: it goes with the token that brings the other half.
+    const text = this.#surrogate + token;
+    const isCut = /[\uD800-\uDBFF]$/.test(text);
+    this.#push(isCut ? text.slice(0, -1) : text);
+    this.#surrogate = isCut ? text.at(-1) : "";
+    await this.#until(() => this.#hasRoom());
+  }
+
+  /** Add a mark: `{part: {…}}` opens a part, `{set: {…}}` adds fields to it. */
+  async mark(mark) {
+    this.#pushSurrogate();
+    this.#push(mark);
+    await this.#until(() => this.#hasRoom());
+  }
+
+  /** Until everything that was written is accepted (on disk in a region). */
+  flush() {
+    return this.#until(() => this.accepted >= this.next);
+  }
+
+  /** End the message: `complete`, `failed` or `cancelled`; returns when the end is accepted. */
+  async end(status = "complete") {
+    this.#check();
+    this.#pushSurrogate();
+    this.#end ??= status;
+    this.#wake.ring();
+    await this.#until(() => this.#ended !== null);
+  }
+
+  /**
+   * Until everything that was written, and the end if there is one, is in two regions (or accepted,
+   * where no other region is configured).
+   */
+  stable() {
+    return this.#until(() => this.#isStable());
+  }
+
+  /**
+   * Write every token and mark of an (async) iterable, end the message, and wait until all of it is
+   * stable. When the iterable throws, the message ends as failed, and the error is thrown on.
+   */
+  async pipe(tokens) {
+    try {
+      for await (const token of tokens)
+        await (typeof token === "string" ? this.write(token) : this.mark(token));
+    } catch (error) {
+      // What went wrong first is what the caller must hear.
+      await this.end("failed").catch(() => {});
+      await this.close();
+      throw error;
+    }
+    await this.end();
+    await this.stable();
+  }
+
+  /** Stop, without an end: another producer may claim the message. */
+  async close() {
+    this.#closing.abort(new Error("the writer is closed"));
+    this.#wake.ring();
+    await this.#running;
+  }
+
+  /** Taken at once, whether or not the caller then waits: so the order is that of the calls. */
+  #push(item) {
+    this.#check();
+    if (item === "") return;
+    if (this.#end !== null) throw new Error("the message has been ended");
+    this.#buffer.push(typeof item === "string" ? wellFormed(item) : item);
+    this.#bytes += bytesMaxOf(item);
+    this.#wake.ring();
+  }
+
+  #pushSurrogate() {
+    this.#push(this.#surrogate);
+    this.#surrogate = "";
+  }
+
+  #hasRoom() {
+    if (this.#bytes > this.#bufferBytesMax && this.#onFull === "release") this.#release(this.accepted);
+    return this.#bytes <= this.#bufferBytesMax;
+  }
+
+  #check() {
+    if (this.#error !== null) throw this.#error;
+  }
+
+  async #until(isReached) {
+    while (true) {
+      this.#check();
+      if (isReached()) return;
+      await this.#changed.wait();
+    }
+  }
+
+  // The sending: one request at a time, with what has gathered
+
+  #isStable() {
+    const isEndSafe =
+      this.#end === null || this.#ended === "stable" || (this.#isAlone && this.#ended !== null);
+    return isEndSafe && this.#first === this.next && this.accepted >= this.next;
+  }
+
+  async #run() {
+    const pause = this.#regions.pause();
+    const { signal } = this.#closing;
+    let pollMs = POLL_MS_MIN;
+    try {
+      while (this.#end === null || !this.#isStable()) {
+        signal.throwIfAborted();
+        if (this.#hasWork()) {
+          pollMs = POLL_MS_MIN;
+        } else {
+          if (await this.#idle(this.#isStable() ? null : pollMs)) continue;
+          // Nothing new to send, but something is not stable: ask, so that a region that died with
+          // it is noticed now and not with the next token.
+          pollMs = Math.min(pollMs * 2, POLL_MS_MAX);
+        }
+        if (await this.#send()) pause.reset();
+        else await this.#regions.sleep(pause.nextMs(), signal);
+      }
+    } catch (error) {
+      this.#error = error;
+    } finally {
+      this.#changed.ring();
+    }
+  }
+
+  #hasWork() {
+    return this.#sent < this.next || (this.#end !== null && this.#ended === null);
+  }
+
+  /** Wait for something to do; false when the time was over. */
+  async #idle(waitMs) {
+    const woken = this.#wake.wait().then(() => true);
+    if (waitMs === null) return woken;
+    const timer = new AbortController();
+    const late = this.#regions.sleep(waitMs, timer.signal).then(() => false);
+    try {
+      return await Promise.race([woken, late]);
+    } finally {
+      timer.abort();
+      // Lets go of `woken`: nobody waits any more.
+      this.#wake.ring();
+    }
+  }
+
+  /** One append of what has gathered; false when it must be tried again. */
+  async #send() {
+    const seq = this.#sent;
+    const tokens = this.#gathered();
+    const isWhole = seq + tokens.length === this.next;
+    const body = this.#end !== null && isWhole ? { tokens, end: this.#end } : { tokens };
+    const headers = {
+      "producer-id": this.producer,
+      "producer-epoch": this.epoch,
+      "producer-seq": String(seq),
+    };
+    try {
+      const answer = await this.#ask(`${this.#path}/${this.message}/tokens`, body, headers);
+      if (answer === undefined) return this.#move();
+      this.#acknowledged(answer);
+      return true;
+    } catch (error) {
+      if (error.code === "unknown_epoch") return this.#reopen();
+      if (error.code === "gap") return this.#lacking(error);
+      throw error;
+    }
+  }
+
+  #ask(path, body, headers) {
+    return this.#regions.once(this.region, "POST", path, { body, headers, signal: this.#closing.signal });
+  }
+
+  #gathered() {
+    const items = [];
+    let bytes = 0;
+    for (let index = this.#sent - this.#first; index < this.#buffer.length; index += 1) {
+      bytes += bytesMaxOf(this.#buffer[index]);
+      if (items.length > 0 && (bytes > APPEND_BYTES_MAX || items.length >= APPEND_ITEMS_MAX)) break;
+      items.push(this.#buffer[index]);
+    }
+    return items;
+  }
+
+  #acknowledged(answer) {
+    this.#lackingSince = null;
+    this.accepted = Math.max(this.accepted, answer.accepted);
+    this.#sent = Math.max(this.#sent, Math.min(answer.next, this.next));
+    this.#ended = answer.ended;
+    // `stable` null: the region has no others, and accepted is all there is.
+    this.#isAlone = answer.stable === null;
+    this.stableCount = Math.max(this.stableCount, this.#isAlone ? answer.accepted : answer.stable);
+    this.#release(Math.min(this.stableCount, this.next));
+    this.#changed.ring();
+  }
+
+  #release(seq) {
+    const gone = this.#buffer.splice(0, Math.max(0, seq - this.#first));
+    this.#first += gone.length;
+    for (const item of gone) this.#bytes -= bytesMaxOf(item);
+  }
+
+  /** Go to another region, and send it everything that may be in the old one alone. */
+  #move() {
+    this.region = this.#regions.pick(this.region);
+    this.moves += 1;
+    this.#sent = this.#first;
+    this.#ended = null;
+    return false;
+  }
+
+  /** Make the region know the message and the epoch. */
+  async #reopen() {
+    const answer = await this.#ask(this.#path, { header: this.#header });
+    if (answer === undefined) return this.#move();
+    this.#sent = Math.max(this.#first, Math.min(answer.next, this.next));
+    return true;
+  }
+
+  #lacking(error) {
+    const { expected } = error.problem;
+    if (expected >= this.#first) {
+      this.#sent = expected;
+      return true;
+    }
+    // The region lacks what two others have and this writer no longer holds: it will come.
+    this.#lackingSince ??= this.#regions.now();
+    if (this.#regions.now() - this.#lackingSince > GIVE_UP_MS) {
+      const detail = "the region lacks stable tokens";
+      throw new PerdureError({ code: "buffer_lost", status: 409, detail });
+    }
+    return this.#move();
+  }
+}
+
+/** No fewer than the bytes of an item in UTF-8. */
+function bytesMaxOf(item) {
+  return (typeof item === "string" ? item : JSON.stringify(item)).length * 3;
+}
+
+function wellFormed(text) {
+  return text.replace(/\p{Surrogate}/gu, "\uFFFD");
+}
+
+// Names
+
+function checkedId(id) {
+  if (!ID.test(id)) throw new TypeError(`${id} is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ -`);
+  return id;
+}
+
 function newId() {
-  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(ID_BYTES));
+  // Node 18 has no global `crypto`. Ids must not collide; that nobody can guess them is not needed.
+  const bytes = new Uint8Array(NEW_ID_BYTES).map(() => Math.random() * 256);
+  globalThis.crypto?.getRandomValues(bytes);
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
@@ -365,238 +1071,6 @@ function given(values) {
 }
 
 function query(values) {
-  const pairs = Object.entries(given(values)).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
-  return pairs.length > 0 ? `?${pairs.join("&")}` : "";
-}
-
-// The client
-
-/**
- * Talks to the first region that answers. `urls`: the regions in the order of preference.
- * Options: `grant`, a JWT, where the regions ask for one; `fetch`, `sleep`, `random` and `now` are
- * for tests.
- */
-export class Client {
-  constructor(urls, options = {}) {
-    this.regions = new Regions(urls, options);
-  }
-
-  /** A session of this id; nothing is sent yet. */
-  session(id) {
-    return new Session(this.regions, id);
-  }
-
-  /** A page of sessions: `{sessions, next}`. */
-  sessions({ after, limit } = {}) {
-    return this.regions.request("GET", `/v1/sessions${query({ after, limit })}`);
-  }
-}
-
-/** One session. Every operation is tried at other regions until one answers; again changes nothing. */
-export class Session {
-  #regions;
-  #path;
-
-  constructor(regions, id) {
-    this.id = id;
-    this.#regions = regions;
-    this.#path = `/v1/sessions/${encodeURIComponent(id)}`;
-  }
-
-  /** Create the session; an existing one is not changed. */
-  create(metadata = {}) {
-    return this.#ask("PUT", "", { metadata });
-  }
-
-  /** Send a complete message: `send("user", "Hello")`; the message as the region holds it. */
-  send(role, text, { id = newId(), author, after, metadata, replaces } = {}) {
-    const optional = given({ author, after, metadata, replaces });
-    return this.#ask("POST", "/messages", { id, role, text, ...optional });
-  }
-
-  /** The session with its newest 200 messages. */
-  snapshot() {
-    return this.#ask("GET", "");
-  }
-
-  /** A page of messages, the newest before a serial: `{messages, more}`. */
-  messages({ before, limit } = {}) {
-    return this.#ask("GET", `/messages${query({ before, limit })}`);
-  }
-
-  /** The metadata; with `patch`, after setting its keys (null deletes). */
-  async metadata(patch) {
-    const answer = await this.#ask(patch === undefined ? "GET" : "PATCH", "/metadata", patch);
-    return answer.metadata;
-  }
-
-  /** Stop a message's producer; what was written stays. The status of the message. */
-  async cancel(message) {
-    const answer = await this.#ask("POST", `/messages/${encodeURIComponent(message)}/cancel`);
-    return answer.status;
-  }
-
-  /** Delete the session, or one of its messages, for ever; again: nothing. */
-  async delete(message) {
-    const path = message === undefined ? "" : `/messages/${encodeURIComponent(message)}`;
-    try {
-      await this.#ask("DELETE", path);
-    } catch (error) {
-      if (error.code !== "deleted") throw error;
-    }
-  }
-
-  #ask(method, path, body) {
-    return this.#regions.request(method, this.#path + path, body);
-  }
-
-  /**
-   * Every event from the cursor on, across regions, as `{event, id, data, region}`, until the
-   * session is deleted or `signal` aborts. `onRegion` is called with each region that is connected to.
-   */
-  async *events({ cursor = null, signal, onRegion } = {}) {
-    const pause = this.#regions.pause();
-    let region = null;
-    while (!signal?.aborted) {
-      region = this.#regions.pick(region);
-      let waitMs = null;
-      try {
-        for await (const event of this.#connected(region, cursor, signal, onRegion)) {
-          pause.reset();
-          cursor = event.id || cursor;
-          if (event.event === "reconnect") {
-            waitMs = this.#regions.random() * event.data.retry_ms;
-            break;
-          }
-          yield event;
-          if (event.event === "deleted") return;
-        }
-      } catch (error) {
-        if (signal?.aborted) return;
-        if (error instanceof PerdureError) {
-          if (error.code === "invalid_cursor") cursor = null;
-          else if (!RETRY_STATUSES.has(error.status)) throw error;
-        } else if (!(error instanceof ConnectionLost)) {
-          throw error;
-        }
-      }
-      this.#regions.failed(region);
-      if (!signal?.aborted) await unlessAborted(signal, this.#regions.sleep(waitMs ?? pause.nextMs()));
-    }
-  }
-
-  /** The events of one connection; throws `ConnectionLost` when it fails or falls silent. */
-  async *#connected(region, cursor, signal, onRegion) {
-    const connection = new Connection(signal);
-    try {
-      const headers = { ...this.#regions.headers, accept: "text/event-stream" };
-      if (cursor) headers["last-event-id"] = cursor;
-      const request = { headers, signal: connection.signal, cache: "no-store" };
-      const answering = this.#regions.fetch(`${region}${this.#path}/events`, request);
-      const answer = await connection.within(CONNECT_MS_MAX, answering);
-      if (answer.status !== 200) throw await problemOf(connection, answer);
-      this.#regions.worked(region);
-      onRegion?.(region);
-      const parser = new EventParser();
-      const body = answer.body.getReader();
-      while (true) {
-        const { done, value } = await connection.within(SILENCE_MS_MAX, body.read());
-        if (done) return;
-        for (const event of parse(parser, value)) yield { ...event, region };
-      }
-    } finally {
-      connection.close();
-    }
-  }
-
-  /**
-   * The assembled session after each event: `for await (const view of session.read())`. The same
-   * object is given each time. `view`: go on from a view that was saved (it is plain JSON data).
-   * Ends when the session is deleted, when `signal` aborts, or when you leave the loop.
-   */
-  async *read({ view = newView(this.id), signal, onRegion } = {}) {
-    while (!view.deleted && !signal?.aborted) {
-      try {
-        for await (const { event, id, data, region } of this.events({ cursor: view.cursor, signal, onRegion })) {
-          apply(view, event, data);
-          view.cursor = id;
-          view.region = region;
-          yield view;
-        }
-        return;
-      } catch (error) {
-        if (error instanceof OutOfStep) {
-          view.cursor = null;
-        } else if (error instanceof PerdureError && error.code === "deleted") {
-          apply(view, "deleted", {});
-          yield view;
-        } else {
-          throw error;
-        }
-      }
-    }
-  }
-}
-
-/** The other side is gone, silent, or says what is no event. */
-class ConnectionLost extends Error {}
-
-/** One connection: it ends with the caller's signal, by `close`, or when an answer is late. */
-class Connection {
-  #abort = new AbortController();
-  #outer;
-  #onAbort = () => this.#abort.abort();
-
-  constructor(outer) {
-    this.#outer = outer;
-    outer?.addEventListener("abort", this.#onAbort);
-    if (outer?.aborted) this.#abort.abort();
-  }
-
-  get signal() {
-    return this.#abort.signal;
-  }
-
-  /** What the promise gives, if it does within the time and before the end; else `ConnectionLost`. */
-  async within(ms, promise) {
-    let timer, onAbort;
-    const over = new Promise((_, reject) => {
-      timer = setTimeout(() => reject(new ConnectionLost("no answer in time")), ms);
-      onAbort = () => reject(new ConnectionLost("closed"));
-      this.signal.addEventListener("abort", onAbort);
-      if (this.signal.aborted) onAbort();
-    });
-    try {
-      return await Promise.race([promise, over]);
-    } catch (error) {
-      throw error instanceof ConnectionLost ? error : new ConnectionLost(String(error));
-    } finally {
-      clearTimeout(timer);
-      this.signal.removeEventListener("abort", onAbort);
-    }
-  }
-
-  close() {
-    this.#outer?.removeEventListener("abort", this.#onAbort);
-    this.#abort.abort();
-  }
-}
-
-function parse(parser, chunk) {
-  try {
-    return parser.feed(chunk).map((event) => ({ ...event, data: JSON.parse(event.data) }));
-  } catch (error) {
-    throw new ConnectionLost(String(error));
-  }
-}
-
-async function problemOf(connection, answer) {
-  const text = await connection.within(ANSWER_MS_MAX, answer.text());
-  let problem = {};
-  try {
-    problem = JSON.parse(text.slice(0, PROBLEM_CHARS_MAX));
-  } catch {
-    // A proxy's page: the status says enough.
-  }
-  return new PerdureError({ status: answer.status, ...problem });
+  const pairs = new URLSearchParams(given(values)).toString();
+  return pairs === "" ? "" : `?${pairs}`;
 }

@@ -1,219 +1,336 @@
 import assert from "node:assert/strict";
-import { once } from "node:events";
-import { createServer } from "node:http";
-import { mock, test } from "node:test";
+import { test } from "node:test";
 
-import { Client, PerdureError, newView } from "../perdure.js";
+import { PerdureError, newView } from "../perdure.js";
+import { BREAK, CLOSE, answer, gone, mute, scripted, sse, stream } from "./script.js";
 
-const encoder = new TextEncoder();
-
-function sse(event, id, data) {
-  return `event: ${event}\nid: ${id}\ndata: ${JSON.stringify(data)}\n\n`;
-}
-
-const SNAPSHOT = {
-  id: "s",
-  messages: [{ id: "m", serial: "0.m", role: "assistant", status: "streaming", length: 0, parts: [] }],
-  metadata: {},
-  more: false,
-};
+const [A, B, C] = ["http://a", "http://b", "http://c"];
+const MESSAGE = { id: "m", serial: "0.m", role: "assistant", status: "streaming", length: 0, parts: [] };
+const SNAPSHOT = { id: "s", messages: [MESSAGE], metadata: {}, more: false };
 const append = (from, text) => ({ message: "m", part: 0, from, to: from + 1, text });
+const times = (count, step) => Array.from({ length: count }, () => step);
 
-/**
- * Connections in order: each a list of steps, texts to send and then `"close"`, `"break"` (an error)
- * or `"hang"`; or a Response.
- */
-function scripted(connections, asked = []) {
-  return async (url, { headers }) => {
-    asked.push({ region: new URL(url).origin, cursor: headers["last-event-id"] ?? null });
-    const next = connections.shift();
-    assert.ok(next !== undefined, "an unexpected connection");
-    if (next instanceof Error) throw next;
-    if (next instanceof Response) return next;
-    const steps = [...next];
-    const body = new ReadableStream({
-      pull(controller) {
-        const step = steps.shift();
-        if (step === "close") return controller.close();
-        if (step === "break") return controller.error(new TypeError("terminated"));
-        if (step === "hang" || step === undefined) return new Promise(() => {});
-        controller.enqueue(encoder.encode(step));
-      },
-    }, { highWaterMark: 0 });
-    return new Response(body, { status: 200 });
-  };
-}
-
-function clientOf(connections, asked, options = {}) {
-  const slept = [];
-  const client = new Client(["http://a", "http://b"], {
-    fetch: scripted(connections, asked),
-    random: () => 0.5,
-    now: () => 0,
-    sleep: async (ms) => void slept.push(ms),
-    ...options,
-  });
-  return { client, slept };
-}
-
-async function readUntil(reading, done) {
-  for await (const view of reading) if (done(view)) return view;
+/** The first value that is wanted; then the reader leaves. */
+async function until(reading, isWanted) {
+  for await (const value of reading) if (isWanted(value)) return value;
   return null;
 }
 
-test("a reader goes on at another region with its cursor, in the middle of a message", async () => {
-  const asked = [];
-  const { client } = clientOf(
-    [
-      [sse("snapshot", "c0", SNAPSHOT), sse("append", "c1", append(0, "Hel")), "event: append\nid: c2\nda", "break"],
-      new TypeError("refused"),
-      [sse("append", "c2", append(1, "lo")), sse("end", "c3", { message: "m", status: "complete", length: 2 })],
-    ],
-    asked,
-  );
-  const seen = [];
-  const view = await readUntil(
-    client.session("s").read({ onRegion: (url) => seen.push(url) }),
-    (v) => v.messages[0].status === "complete",
-  );
-  assert.equal(view.messages[0].text, "Hello");
-  assert.deepEqual([view.cursor, view.region], ["c3", "http://a"]);
-  assert.deepEqual(asked, [
-    { region: "http://a", cursor: null },
-    { region: "http://b", cursor: "c1" },
-    { region: "http://a", cursor: "c1" },
+const isReady = (view) => view.ready;
+
+test("a reader goes on at other regions with its cursor, in the middle of an event", async () => {
+  const { client, time, asked } = scripted([
+    stream(
+      sse("snapshot", "c0", SNAPSHOT) + sse("append", "c1", append(0, "Hel")) + "event: append\nid: c2\nda",
+      BREAK,
+    ),
+    gone,
+    stream(
+      sse("append", "c2", append(1, "lo")) +
+        sse("end", "c3", { message: "m", status: "complete", length: 2 }),
+    ),
   ]);
-  assert.deepEqual(seen, ["http://a", "http://a"]);
+  const connected = [];
+  const reading = client.session("s").read({ onRegion: (url) => connected.push(url) });
+  const view = await time.run(until(reading, (v) => v.messages[0].status === "complete"));
+  assert.equal(view.messages[0].text, "Hello");
+  assert.deepEqual([view.cursor, view.region], ["c3", C]);
+  assert.deepEqual(
+    asked.map(({ origin, cursor }) => [origin, cursor]),
+    [
+      [A, null],
+      [B, "c1"],
+      [C, "c1"],
+    ],
+  );
+  assert.deepEqual(connected, [A, C]);
+  assert.deepEqual(time.slept, [25, 25]);
+  assert.deepEqual([asked[0].method, asked[0].path], ["GET", "/v1/sessions/s/events"]);
+  assert.equal(asked[0].headers.accept, "text/event-stream");
 });
 
-test("a saved view goes on from its cursor", async () => {
-  const asked = [];
-  const saved = newView("s");
-  saved.cursor = "c7";
-  const { client } = clientOf([[sse("ready", "c8", {}), "hang"]], asked);
-  const view = await readUntil(client.session("s").read({ view: JSON.parse(JSON.stringify(saved)) }), (v) => v.ready);
-  assert.equal(view.cursor, "c8");
+test("each view is a new one, and none changes", async () => {
+  const { client, time } = scripted([
+    stream(sse("snapshot", "c0", SNAPSHOT) + sse("append", "c1", append(0, "a")) + sse("ready", "c2", {})),
+  ]);
+  const views = [];
+  await time.run(until(client.session("s").read(), (view) => views.push(view) === 3));
+  assert.deepEqual(
+    views.map((v) => [v.messages[0].text, v.cursor, v.ready]),
+    [
+      ["", "c0", false],
+      ["a", "c1", false],
+      ["a", "c2", true],
+    ],
+  );
+});
+
+test("a saved view goes on from its cursor, and is not changed", async () => {
+  const { client, time, asked } = scripted([stream(sse("ready", "c8", {}))]);
+  const saved = JSON.parse(JSON.stringify({ ...newView("s"), cursor: "c7", metadata: { a: 1 } }));
+  const view = await time.run(until(client.session("s").read({ view: saved }), isReady));
+  assert.deepEqual([view.cursor, view.metadata, saved.cursor], ["c8", { a: 1 }, "c7"]);
+  assert.equal(asked[0].cursor, "c7");
+  assert.throws(() => client.session("other").read({ view: saved }), TypeError);
+});
+
+test("an event without an id leaves the cursor as it is", async () => {
+  const { client, time, asked } = scripted([
+    stream('event: metadata\ndata: {"metadata":{}}\n\n', BREAK),
+    stream(sse("ready", "c8", {})),
+  ]);
+  const cursors = [];
+  const reading = client.session("s").read({ view: { ...newView("s"), cursor: "c7" } });
+  await time.run(until(reading, (view) => cursors.push(view.cursor) && view.ready));
+  assert.deepEqual(cursors, ["c7", "c8"]);
+  assert.deepEqual(
+    asked.map((one) => one.cursor),
+    ["c7", "c7"],
+  );
+});
+
+test("events are given as they come, with the region that sent each", async () => {
+  const { client, time, asked } = scripted([
+    stream(sse("ready", "c8", {}), sse("of a later version", "c9", { a: [1] })),
+  ]);
+  const seen = [];
+  await time.run(until(client.session("s").events({ cursor: "c7" }), (event) => seen.push(event) === 2));
+  assert.deepEqual(seen, [
+    { event: "ready", id: "c8", data: {}, region: A },
+    { event: "of a later version", id: "c9", data: { a: [1] }, region: A },
+  ]);
   assert.equal(asked[0].cursor, "c7");
 });
 
-test("an event that does not fit starts over without a cursor", async () => {
-  const asked = [];
-  const { client } = clientOf(
+test("an event that does not fit is not glued on: reading begins anew, without a cursor", async () => {
+  const { client, time, asked } = scripted([
+    stream(sse("snapshot", "c0", SNAPSHOT) + sse("append", "c1", append(5, "?"))),
+    stream(sse("snapshot", "c2", SNAPSHOT) + sse("append", "c3", append(0, "ok"))),
+  ]);
+  const session = client.session("s");
+  const view = await time.run(until(session.read(), (v) => v.messages[0].text !== ""));
+  assert.deepEqual([view.messages[0].text, view.cursor, session.stepsLost], ["ok", "c3", 1]);
+  assert.deepEqual(
+    asked.map((one) => one.cursor),
+    [null, null],
+  );
+  assert.ok(asked[0].signal.aborted, "the first connection is closed");
+});
+
+test("a region whose events never fit is asked less and less often", async () => {
+  const misfit = () => stream(sse("snapshot", "c0", SNAPSHOT) + sse("append", "c1", append(5, "?")))({});
+  const { client, time, asked } = scripted(times(12, misfit));
+  const view = until(client.session("s").read(), () => asked.length === 12);
+  await time.run(view);
+  assert.ok(time.nowMs > 10_000, `12 tries in ${time.nowMs} ms`);
+});
+
+test("a proxy that cuts every connection early is asked less and less often", async () => {
+  const short = () => stream(sse("ready", "c1", {}), CLOSE)({});
+  const { client, time, asked } = scripted(times(12, short));
+  await time.run(until(client.session("s").read(), () => asked.length === 12));
+  assert.ok(time.nowMs > 10_000, `12 tries in ${time.nowMs} ms`);
+});
+
+test("after a connection that held, the next region is tried at once again", async () => {
+  const { client, time } = scripted([
+    ...times(5, gone),
+    stream(sse("ready", "c1", {}), BREAK),
+    stream(sse("ready", "c2", {})),
+  ]);
+  const reading = client.session("s").read();
+  await time.run(reading.next());
+  time.nowMs += 5_000;
+  const slept = time.slept.length;
+  assert.equal((await time.run(reading.next())).value.cursor, "c2");
+  assert.deepEqual(time.slept.slice(slept), [25]);
+  await reading.return();
+});
+
+test("a malformed cursor is dropped, and that is not the region's fault", async () => {
+  const { client, time, asked } = scripted(
     [
-      [sse("snapshot", "c0", SNAPSHOT), sse("append", "c1", append(5, "?")), "hang"],
-      [sse("snapshot", "c2", SNAPSHOT), sse("append", "c3", append(0, "ok")), "hang"],
+      answer(400, { code: "invalid_cursor", status: 400 }),
+      stream(sse("snapshot", "c1", SNAPSHOT) + sse("ready", "c2", {})),
     ],
-    asked,
+    { urls: [A] },
   );
-  const view = await readUntil(client.session("s").read(), (v) => v.messages[0]?.text === "ok");
-  assert.equal(view.cursor, "c3");
-  assert.deepEqual(asked.map((one) => one.cursor), [null, null]);
-});
-
-test("a malformed cursor is dropped", async () => {
-  const asked = [];
-  const problem = new Response('{"code":"invalid_cursor","status":400}', { status: 400 });
-  const { client } = clientOf([problem, [sse("ready", "c1", {}), "hang"]], asked);
-  await readUntil(client.session("s").read({ view: { ...newView("s"), cursor: "x" } }), (v) => v.ready);
-  assert.deepEqual(asked.map((one) => one.cursor), ["x", null]);
-});
-
-test("a region that drains is left after a share of its retry_ms", async () => {
-  const asked = [];
-  const { client, slept } = clientOf(
-    [[sse("reconnect", "c1", { retry_ms: 900 }), "hang"], [sse("ready", "c2", {}), "hang"]],
-    asked,
+  await time.run(until(client.session("s").read({ view: { ...newView("s"), cursor: "x" } }), isReady));
+  assert.deepEqual(
+    asked.map((one) => one.cursor),
+    ["x", null],
   );
-  await readUntil(client.session("s").read(), (v) => v.ready);
-  assert.deepEqual(slept, [450]);
-  assert.deepEqual(asked.map((one) => one.region), ["http://a", "http://b"]);
 });
 
-test("refusals are thrown, 5xx are not", async () => {
-  const busy = new Response("<html>", { status: 503 });
-  const refused = new Response('{"code":"unauthorized","status":401,"detail":"no grant"}', { status: 401 });
-  const { client } = clientOf([busy, refused], []);
-  await assert.rejects(readUntil(client.session("s").read(), () => false), (error) => {
+test("a region that drains is left at once, for another, after a share of its retry_ms", async () => {
+  const { client, time, asked } = scripted([
+    stream(sse("ready", "c0", {}) + sse("reconnect", "c1", { retry_ms: 900 })),
+    stream(sse("metadata", "c2", { metadata: { a: 1 } })),
+  ]);
+  const seen = [];
+  await time.run(until(client.session("s").events(), ({ event }) => seen.push(event) === 2));
+  assert.deepEqual(seen, ["ready", "metadata"]);
+  assert.deepEqual(time.slept, [450]);
+  assert.deepEqual(
+    asked.map(({ origin, cursor }) => [origin, cursor]),
+    [
+      [A, null],
+      [B, "c1"],
+    ],
+  );
+  assert.ok(asked[0].signal.aborted);
+});
+
+test("a retry_ms that is nonsense makes nobody wait for ever", async () => {
+  for (const [retry_ms, expected] of [
+    [1e12, 30_000],
+    [-5, 0],
+    ["soon", 0],
+    [undefined, 0],
+  ]) {
+    const { client, time } = scripted([
+      stream(sse("reconnect", "c1", { retry_ms })),
+      stream(sse("ready", "c2", {})),
+    ]);
+    await time.run(until(client.session("s").read(), isReady));
+    assert.deepEqual(time.slept, [expected]);
+  }
+});
+
+test("what every region would refuse is thrown; 408, 429 and 5xx are tried elsewhere", async () => {
+  const { client, time, asked } = scripted([
+    ...[408, 429, 503].map((status) => answer(status, "<html>")),
+    answer(401, { code: "unauthorized", status: 401, detail: "no grant" }),
+  ]);
+  const reading = until(client.session("s").read(), () => false);
+  await assert.rejects(time.run(reading), (error) => {
     assert.ok(error instanceof PerdureError);
-    assert.equal(error.code, "unauthorized");
+    assert.deepEqual([error.code, error.status], ["unauthorized", 401]);
     return true;
   });
+  assert.equal(asked.length, 4);
+});
+
+test("what no region says is not read", async () => {
+  const page = () => ({ ...answer(200, "<html>sign in</html>")(), body: null });
+  const { client, time } = scripted([
+    page,
+    stream("event: ready\nid: c9\ndata: {\n\n"),
+    stream("event: ready\nid: c9\ndata: 7\n\n"),
+    stream(sse("ready", "c1", {})),
+  ]);
+  const view = await time.run(until(client.session("s").read(), isReady));
+  assert.deepEqual([view.cursor, view.region], ["c1", A]);
 });
 
 test("a deleted session ends the reading, told live or by 410", async () => {
-  const live = clientOf([[sse("snapshot", "c0", SNAPSHOT), sse("deleted", "c1", {}), "close"]], []);
-  const late = clientOf([new Response('{"code":"deleted","status":410}', { status: 410 })], []);
-  for (const { client } of [live, late]) {
-    let last = null;
-    for await (const view of client.session("s").read()) last = view;
-    assert.equal(last.deleted, true);
-  }
-});
-
-test("silence is a failure", async () => {
-  mock.timers.enable({ apis: ["setTimeout"] });
-  try {
-    const asked = [];
-    const { client } = clientOf([[sse("ready", "c1", {}), "hang"], [sse("ready", "c2", {}), "hang"]], asked);
+  const live = scripted([stream(sse("snapshot", "c0", SNAPSHOT) + sse("deleted", "c1", {}))]);
+  const late = scripted([answer(410, { code: "deleted", status: 410 })]);
+  for (const { client, time } of [live, late]) {
+    const views = [];
     const reading = client.session("s").read();
-    await reading.next();
-    const next = reading.next();
-    while (asked.length < 2) {
-      mock.timers.tick(1_000);
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-    assert.equal((await next).value.cursor, "c2");
-    assert.equal(asked[1].region, "http://b");
-    await reading.return();
-  } finally {
-    mock.timers.reset();
+    assert.equal(await time.run(until(reading, (view) => views.push(view) > 9)), null);
+    assert.deepEqual([views.at(-1).deleted, views.at(-1).messages], [true, []]);
+    assert.equal(await until(client.session("s").read({ view: views.at(-1) }), () => true), null);
   }
+  const { client, time } = scripted([answer(410, { code: "deleted", status: 410 })]);
+  await assert.rejects(time.run(client.session("s").events().next()), { code: "deleted" });
 });
 
-test("an abort ends the reading, also while it waits", async () => {
-  const { client } = clientOf([[sse("ready", "c1", {}), "hang"]], []);
-  const abort = new AbortController();
-  const reading = client.session("s").read({ signal: abort.signal });
-  await reading.next();
-  const next = reading.next();
-  abort.abort();
-  assert.deepEqual(await next, { value: undefined, done: true });
+test("25 s of silence end a connection; keep-alives do not", async () => {
+  const { client, time, asked } = scripted([
+    stream(sse("ready", "c1", {}), ": keep-alive\n\n"),
+    stream(sse("ready", "c2", {})),
+  ]);
+  const reading = client.session("s").read();
+  await time.run(reading.next());
+  assert.equal((await time.run(reading.next())).value.cursor, "c2");
+  assert.deepEqual(time.slept, [25_000, 25]);
+  assert.deepEqual(
+    asked.map(({ origin, cursor }) => [origin, cursor]),
+    [
+      [A, null],
+      [B, "c1"],
+    ],
+  );
+  assert.ok(asked[0].signal.aborted);
+  await reading.return();
 });
 
-/** A region on a real socket; `serve(response, cursor)` for each connection to its events. */
-async function listen(serve) {
-  const open = new Set();
-  const server = createServer((request, response) => {
-    response.writeHead(200, { "content-type": "text/event-stream" });
-    serve(response, request.headers["last-event-id"] ?? null);
+test("the time for which the caller keeps a view is no silence", async () => {
+  const { client, time, asked } = scripted([
+    stream(sse("ready", "c1", {}), sse("metadata", "c2", { metadata: {} })),
+  ]);
+  const reading = client.session("s").read();
+  await time.run(reading.next());
+  time.nowMs += 3_600_000;
+  assert.equal((await reading.next()).value.cursor, "c2");
+  assert.equal(asked.length, 1);
+  await reading.return();
+});
+
+test("a region that does not answer the connection is left after 4 s", async () => {
+  const { client, time, asked } = scripted([mute, stream(sse("ready", "c1", {}))]);
+  await time.run(until(client.session("s").read(), isReady));
+  assert.deepEqual(time.slept, [4_000, 25]);
+  assert.deepEqual(
+    asked.map((one) => one.origin),
+    [A, B],
+  );
+});
+
+test("a hold is of the region that told it, and void at the next", async () => {
+  const { client, time } = scripted([
+    stream(sse("snapshot", "c0", SNAPSHOT) + sse("stale", "c0", { message: "m", held: true }), BREAK),
+    stream(sse("ready", "c1", {})),
+  ]);
+  const held = [];
+  await time.run(until(client.session("s").read(), (view) => held.push(view.messages[0].held) && view.ready));
+  assert.deepEqual(held, [false, true, false]);
+});
+
+const WAITS = {
+  "for the next event": () => stream(sse("ready", "c1", {})),
+  "for an answer": () => mute,
+  "for the next try": () => gone,
+};
+
+for (const [what, step] of Object.entries(WAITS)) {
+  test(`an abort, and leaving, end the reading while it waits ${what}`, async () => {
+    for (const leave of [(abort) => abort.abort(), (_, reading) => reading.return()]) {
+      const { client, time, asked } = scripted([step(), ...times(9, gone)]);
+      const abort = new AbortController();
+      const reading = client.session("s").read({ signal: abort.signal });
+      if (what === "for the next event") await time.run(reading.next());
+      const next = reading.next();
+      await new Promise(setImmediate);
+      await leave(abort, reading);
+      assert.deepEqual(await next, { value: undefined, done: true });
+      assert.deepEqual(await reading.next(), { value: undefined, done: true });
+      assert.ok(asked.every((one) => one.signal.aborted));
+      assert.equal(time.sleeping, 0);
+    }
   });
-  server.on("connection", (socket) => open.add(socket));
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const die = () => {
-    server.close();
-    for (const socket of open) socket.destroy();
-  };
-  return { url: `http://127.0.0.1:${server.address().port}`, die };
 }
 
-test("over real sockets: a region dies in the middle of an event", async () => {
-  let cursor = null;
-  const first = await listen((response) => {
-    response.write(sse("snapshot", "c0", SNAPSHOT) + sse("append", "c1", append(0, "Hel")));
-    response.write("event: append\nid: c2\ndata: {", () => first.die());
-  });
-  const second = await listen((response, from) => {
-    cursor = from;
-    response.write(sse("append", "c2", append(1, "lo ")) + sse("append", "c3", append(2, "🌍")));
-  });
-  try {
-    const client = new Client([first.url, second.url]);
-    const reading = client.session("s").read();
-    const view = await readUntil(reading, (v) => v.messages[0].length === 3);
-    assert.equal(view.messages[0].text, "Hello 🌍");
-    assert.equal(cursor, "c1");
-  } finally {
-    second.die();
+test("leaving the loop closes the connection, and an abort lets no more events through", async () => {
+  const both = sse("ready", "c1", {}) + sse("ready", "c2", {});
+  const left = scripted([stream(both)]);
+  for await (const view of left.client.session("s").read()) if (view.ready) break;
+  assert.ok(left.asked[0].signal.aborted);
+  const aborted = scripted([stream(both)]);
+  const abort = new AbortController();
+  const views = [];
+  for await (const view of aborted.client.session("s").read({ signal: abort.signal })) {
+    views.push(view);
+    abort.abort();
   }
+  assert.equal(views.length, 1);
+  assert.ok(aborted.asked[0].signal.aborted);
+});
+
+test("with a signal that has aborted before, nothing is asked", async () => {
+  const { client, asked } = scripted([]);
+  assert.equal(await until(client.session("s").read({ signal: AbortSignal.abort() }), () => true), null);
+  assert.equal(asked.length, 0);
 });
