@@ -18,6 +18,11 @@ DEFAULT_URL = "http://127.0.0.1:7101"
 GRANT = "PERDURE_GRANT"
 EXIT_DIFFERENT = 1
 EXIT_UNREACHABLE = 3
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no region answers, 130 interrupted."
+)
+_EXIT_CODES_REGIONS = EXIT_CODES.replace("3 no region", "3 a region is not up or none")
+_EXIT_CODES_VERIFY = _EXIT_CODES_REGIONS.replace("0 done, 1", "0 equal, 1 different or")
 _READ_BYTES = 65_536
 _VERIFY_EVERY_S = 0.25
 
@@ -40,9 +45,10 @@ def add_commands(commands: Any) -> None:
     sessions = _add(commands, "sessions", _sessions, "list the sessions of a region")
     sessions.add_argument("--after", help="start after this id")
     sessions.add_argument("--limit", type=int, default=100, help="how many (100)")
-    _add(commands, "regions", _regions, "what a region knows of the others; 3: one is not up")
+    text = "what a region knows of the others"
+    _add(commands, "regions", _regions, text, _EXIT_CODES_REGIONS)
     verify = _add(
-        commands, "verify", _verify, "do all regions hold the same? 0 yes, 1 no, 3 one is not there"
+        commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )
     verify.add_argument("session", nargs="?")
     verify.add_argument(
@@ -50,8 +56,12 @@ def add_commands(commands: Any) -> None:
     )
 
 
-def _add(commands: Any, name: str, run: Command, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+def _add(
+    commands: Any, name: str, run: Command, text: str, codes: str = EXIT_CODES
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, epilog=codes
+    )
     parser.add_argument(
         "--url",
         action="append",

@@ -94,7 +94,8 @@ def _add_serve(commands: Any) -> None:
 
 def _add_dev(commands: Any) -> None:
     text = "run three regions (eu, us, ap) on ports 7101 to 7103, until Ctrl-C"
-    dev_parser = commands.add_parser("dev", help=text, description=text)
+    codes = "Exit codes: 0 stopped, 1 a region did not start, 2 wrong arguments."
+    dev_parser = commands.add_parser("dev", help=text, description=text, epilog=codes)
     dev_parser.add_argument(
         "--data", type=Path, default=Path(".data/dev"), metavar="DIR", help="(.data/dev)"
     )
@@ -103,7 +104,11 @@ def _add_dev(commands: Any) -> None:
 
 def _add_demo(commands: Any) -> None:
     text = "show what happens when a region dies in the middle of a word"
-    demo_parser = commands.add_parser("demo", help=text, description=text)
+    codes = (
+        "Exit codes: 0 nothing was lost, doubled or reordered, 1 something was or the demo failed,"
+        " 2 wrong arguments, 130 interrupted."
+    )
+    demo_parser = commands.add_parser("demo", help=text, description=text, epilog=codes)
     demo_parser.add_argument("which", choices=["failover"])
     demo_parser.add_argument("--json", action="store_true", help="print the result as JSON")
     demo_parser.add_argument(

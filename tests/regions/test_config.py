@@ -1,0 +1,92 @@
+"""Settings are checked before anything starts, in the operator's words."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from perdure.regions.config import (
+    Config,
+    ConfigError,
+    check,
+    is_loopback,
+    parse_peers,
+    read_secret,
+)
+
+SECRET = b"s" * 32
+
+
+def config(**changes: Any) -> Config:
+    values = {"region": "eu", "data": Path("d"), "port": 1, "peer_port": 2, "peer_secret": SECRET}
+    return Config(**{**values, **changes})
+
+
+def test_peers_are_names_and_urls() -> None:
+    """With or without TLS, WebSocket or HTTP scheme."""
+    peers = {"us": "http://h:1", "ap": "wss://h/x", "sa": "ws://[::1]:3"}
+    assert parse_peers([f"{name}={url}" for name, url in peers.items()]) == peers
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["us"], "--peer 'us' must be NAME=URL"),
+        (["=http://h"], "must be NAME=URL"),
+        (["u s=http://h"], "must be NAME=URL"),
+        (["us=h:1"], "must be NAME=URL"),
+        (["us=ftp://h"], "must be NAME=URL"),
+        (["us=http://"], "names no host"),
+        (["us=http://a", "us=http://b"], "--peer us is given twice"),
+    ],
+)
+def test_wrong_peers_are_named(texts: list[str], message: str) -> None:
+    """The message holds what was given."""
+    with pytest.raises(ConfigError, match=message):
+        parse_peers(texts)
+
+
+def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    """A file's surrounding white space does not count; the variable goes before the file."""
+    path = tmp_path / "secret"
+    path.write_text("f" * 32 + "\n")
+    assert read_secret("S", {"S": "e" * 32}) == b"e" * 32
+    assert read_secret("S", {"S_FILE": str(path)}) == b"f" * 32
+    assert read_secret("S", {"S": "e" * 32, "S_FILE": str(path)}) == b"e" * 32
+    assert read_secret("S", {}) is None
+
+
+def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
+    """And the message does not tell the secret."""
+    with pytest.raises(ConfigError, match="S must have at least 32 bytes") as error:
+        read_secret("S", {"S": "guessable"})
+    assert "guessable" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"S_FILE: cannot read .*: No such file"):
+        read_secret("S", {"S_FILE": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"region": "e u"}, "--region 'e u' must be"),
+        ({"peers": {"eu": "http://h"}}, "--peer eu is this region itself"),
+        ({"host": "0.0.0.0"}, "--dev-no-auth serves anybody, so it listens on loopback only"),
+        ({"host": "example.org"}, "loopback only"),
+        ({"peer_secret": b""}, "set PERDURE_PEER_SECRET"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
+    """Each with what to do about it."""
+    with pytest.raises(ConfigError, match=message):
+        check(config(**changes))
+
+
+def test_good_settings() -> None:
+    """Outside loopback with grants, on loopback without."""
+    check(config())
+    check(config(host="0.0.0.0", jwt_secret=SECRET, peers={"us": "http://h"}))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback(host: str) -> None:
+    """Only this machine can reach these."""
+    assert is_loopback(host) and not is_loopback("10.0.0.1") and not is_loopback("a.b")

@@ -1,0 +1,268 @@
+"""The origin logs on disk: what is acknowledged is there, what is damaged is found."""
+
+import asyncio
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from perdure.regions.ports import StorageError, StorageFailed, StorageFull, StorageLocked
+from perdure.regions.storage import SqliteStorage
+from perdure.replication.records import Origin, Record, seal
+
+EU, US = Origin("eu", 1), Origin("us", 2**64 - 1)
+
+
+def batch(origin: Origin, *lsns: int, body: bytes = b"body") -> list[Record]:
+    return [seal(origin, lsn, body + b"%d" % lsn) for lsn in lsns]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[SqliteStorage]:
+    storage = SqliteStorage(tmp_path / "data")
+    storage.open()
+    list(storage.replay())
+    yield storage
+    storage.close()
+
+
+def again(storage: SqliteStorage) -> SqliteStorage:
+    """The same directory, opened by another process's storage."""
+    storage.close()
+    other = SqliteStorage(storage.directory)
+    other.open()
+    return other
+
+
+def raw(storage: SqliteStorage, statement: str, *values: object) -> None:
+    """Change the file behind the storage's back."""
+    connection = sqlite3.connect(storage.path)
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+async def test_what_was_committed_comes_back_in_the_order_of_arrival(
+    storage: SqliteStorage,
+) -> None:
+    """With origin, lsn, body and checksum, byte for byte; and the vector is that of the logs."""
+    first = batch(EU, 1, 2) + batch(US, 1)
+    second = batch(EU, 3, body=bytes(range(256)))
+    await storage.commit(first)
+    await storage.commit(second)
+    reopened = again(storage)
+    assert list(reopened.replay()) == first + second
+    assert reopened.vector() == {EU: 3, US: 1}
+    assert reopened.damaged == 0
+    reopened.close()
+
+
+async def test_a_log_is_read_from_any_lsn(storage: SqliteStorage) -> None:
+    """In lsn order, about as many bytes as asked for, at least one record when there is one."""
+    records = batch(EU, *range(1, 11))
+    await storage.commit(records)
+    await storage.commit(batch(US, 1))
+    assert await storage.read(EU, 0, 10**6) == records
+    assert await storage.read(EU, 7, 10**6) == records[7:]
+    assert await storage.read(EU, 7, 1) == records[7:8]
+    assert await storage.read(EU, 10, 10**6) == []
+    assert await storage.read(Origin("xx", 1), 0, 10**6) == []
+
+
+async def test_a_commit_is_whole_or_not_at_all(storage: SqliteStorage) -> None:
+    """A batch of which one record cannot be written leaves nothing behind."""
+    broken = [*batch(EU, 1), Record(EU, None, b"x", 0)]  # type: ignore[arg-type]
+    with pytest.raises(StorageError):
+        await storage.commit(broken)
+    reopened = again(storage)
+    assert list(reopened.replay()) == []
+    reopened.close()
+
+
+async def test_a_cancelled_caller_does_not_undo_its_commit(storage: SqliteStorage) -> None:
+    """The transaction has an owner of its own."""
+    committing = asyncio.create_task(storage.commit(batch(EU, 1)))
+    await asyncio.sleep(0)
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+    reopened = again(storage)
+    assert len(list(reopened.replay())) == 1
+    reopened.close()
+
+
+async def test_every_commit_is_synced(storage: SqliteStorage) -> None:
+    """WAL with ``synchronous=FULL`` on the connection that writes."""
+    assert storage._writer is not None
+    with storage._writer.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+async def test_files_are_for_their_owner_alone(storage: SqliteStorage) -> None:
+    """Transcripts are private: the database, its WAL, and the directory."""
+    await storage.commit(batch(EU, 1))
+    assert storage.directory.stat().st_mode & 0o077 == 0
+    for path in storage.directory.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+# One owner
+
+
+def test_a_second_owner_is_refused_and_told_who_has_it(storage: SqliteStorage) -> None:
+    """In this process and in another; when the owner is gone, the directory is free."""
+    with pytest.raises(StorageLocked, match=f"in use by process {os.getpid()};"):
+        SqliteStorage(storage.directory).open()
+    code = (
+        "import sys; from pathlib import Path;"
+        "from perdure.regions.storage import SqliteStorage as S; S(Path(sys.argv[1])).open()"
+    )
+    command = [sys.executable, "-c", code, str(storage.directory)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert re.search(rf"StorageLocked: .* process {os.getpid()};", refused.stderr)
+    storage.close()
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE log SET body = x'00' WHERE lsn = 2",
+        "UPDATE log SET body = 'text' WHERE lsn = 2",
+        "UPDATE log SET crc = crc + 1 WHERE lsn = 2",
+        "UPDATE log SET crc = 'x' WHERE lsn = 2",
+        "UPDATE log SET lsn = 9 WHERE lsn = 2",
+    ],
+)
+async def test_a_damaged_record_is_found_and_mended_by_the_peers(
+    storage: SqliteStorage, change: str
+) -> None:
+    """It is counted and left out, never handed on; the vector stops before it, so that the peers
+    send it again; and then it is whole."""
+    records = batch(EU, 1, 2, 3)
+    await storage.commit(records)
+    raw(storage, change)
+    damaged = again(storage)
+    assert [record.lsn for record in damaged.replay()] == [1, 3]
+    assert (damaged.damaged, damaged.vector()) == (1, {EU: 1})
+    assert await damaged.read(EU, 1, 10**6) == []
+    await damaged.commit(records[1:])
+    mended = again(damaged)
+    assert {record.lsn for record in mended.replay()} == {1, 2, 3}
+    assert mended.vector() == {EU: 3}
+    assert await mended.read(EU, 0, 10**6) == records
+    mended.close()
+
+
+async def test_a_row_of_an_unknown_origin_is_damaged(storage: SqliteStorage) -> None:
+    """Nobody knows whose it was."""
+    await storage.commit(batch(EU, 1))
+    raw(storage, "UPDATE log SET origin = 77")
+    reopened = again(storage)
+    assert list(reopened.replay()) == [] and reopened.damaged == 1
+    reopened.close()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """Clearly, and the directory is let go of."""
+    (tmp_path / "perdure.sqlite").write_bytes(b"not a database at all, but long enough" * 100)
+    for _ in range(2):
+        with pytest.raises(StorageFailed, match=r"cannot open .*not a database"):
+            SqliteStorage(tmp_path).open()
+
+
+def test_a_newer_schema_is_refused(storage: SqliteStorage) -> None:
+    """An older program must not write into it."""
+    storage.close()
+    raw(storage, "PRAGMA user_version = 99")
+    with pytest.raises(StorageFailed, match="written by a newer perdure"):
+        SqliteStorage(storage.directory).open()
+
+
+def test_a_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """A file in its place, in the operator's words."""
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StorageFailed, match=r"cannot use .*/data"):
+        SqliteStorage(tmp_path / "data").open()
+
+
+def test_tables_of_an_interrupted_first_start_are_completed(tmp_path: Path) -> None:
+    """A crash in the middle of making the schema leaves something that can be opened."""
+    connection = sqlite3.connect(tmp_path / "perdure.sqlite")
+    connection.execute(
+        "CREATE TABLE origin (id INTEGER PRIMARY KEY, region TEXT NOT NULL,"
+        " incarnation TEXT NOT NULL, UNIQUE (region, incarnation))"
+    )
+    connection.close()
+    storage = SqliteStorage(tmp_path)
+    storage.open()
+    assert list(storage.replay()) == []
+    storage.close()
+
+
+# A disk that does not do what it is asked
+
+
+def pragma(storage: SqliteStorage, setting: str) -> None:
+    """Set something on the connection that writes, beside its transactions."""
+    assert storage._writer is not None
+    connection = storage._writer.raw_connection().driver_connection
+    assert connection is not None
+    connection.execute(f"PRAGMA {setting}")
+
+
+async def test_a_full_disk_keeps_nothing_and_recovers(storage: SqliteStorage) -> None:
+    """Not acknowledged, not there; reads go on; when there is room again, commits do."""
+    await storage.commit(batch(EU, 1))
+    pragma(storage, "max_page_count = 10")
+    with pytest.raises(StorageFull):
+        await storage.commit(batch(EU, 2, body=b"x" * 100_000))
+    assert [r.lsn for r in await storage.read(EU, 0, 10**6)] == [1]
+    pragma(storage, "max_page_count = 100000")
+    await storage.commit(batch(EU, 2))
+    reopened = again(storage)
+    assert list(reopened.replay()) == batch(EU, 1, 2)
+    reopened.close()
+
+
+async def test_an_error_of_the_disk_stops_for_good(storage: SqliteStorage) -> None:
+    """Nothing is believed any more: later commits fail too, also when the cause is gone."""
+    pragma(storage, "query_only = 1")
+    with pytest.raises(StorageFailed, match="readonly"):
+        await storage.commit(batch(EU, 1))
+    pragma(storage, "query_only = 0")
+    with pytest.raises(StorageFailed, match="readonly"):
+        await storage.commit(batch(EU, 1))
+    reopened = again(storage)
+    assert list(reopened.replay()) == []
+    await reopened.commit(batch(EU, 1))
+    reopened.close()
+
+
+async def test_a_deleted_database_stops_for_good(storage: SqliteStorage) -> None:
+    """Writing into a file that has no name would be a lie; also when the name comes back."""
+    storage.path.rename(storage.path.with_suffix(".gone"))
+    with pytest.raises(StorageFailed, match="database file is gone"):
+        await storage.commit(batch(EU, 1))
+    storage.path.with_suffix(".gone").rename(storage.path)
+    with pytest.raises(StorageFailed, match="database file is gone"):
+        await storage.commit(batch(EU, 1))
+
+
+async def test_nothing_is_taken_after_the_end(storage: SqliteStorage) -> None:
+    """A closed storage says so; closing again is harmless."""
+    storage.close()
+    storage.close()
+    with pytest.raises(StorageFailed, match="closed"):
+        await storage.commit(batch(EU, 1))
+    with pytest.raises(StorageFailed, match="closed"):
+        await storage.read(EU, 0, 1)
