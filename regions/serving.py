@@ -12,6 +12,7 @@ import uvicorn
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
 from perdure.regions.node import Node
+from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
 
@@ -36,12 +37,15 @@ class Server(uvicorn.Server):
         yield
 
 
-def build_node(config: Config) -> tuple[Node, PeerLinks]:
-    """A region on the real clock, disk and network, recovered and not yet started.
+def build_node(
+    config: Config, clock: Clock | None = None, entropy: Entropy | None = None
+) -> tuple[Node, PeerLinks]:
+    """A region on real disk and network, recovered and not yet started; on the system's clock and
+    entropy, unless others are given.
 
     Raises ``StorageLocked`` and ``StorageFailed``.
     """
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     storage = SqliteStorage(config.data)
     node = Node(
         config.region,

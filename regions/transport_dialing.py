@@ -36,7 +36,23 @@ BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 STEADY_S = 10.0
 ASK_S_MAX = 5.0
+CLOSE_S_MAX = 1.0
 Socket = aiohttp.ClientWebSocketResponse
+
+
+class Backoff:
+    """How long to wait before a link is dialled again: full jitter under a bound that doubles."""
+
+    def __init__(self) -> None:
+        self._most_s = BACKOFF_S_MIN
+
+    def after(self, share: float, *, lived_s: float) -> float:
+        """Seconds to wait after a link that lived so long; ``share``, of [0, 1), is the jitter."""
+        if lived_s > STEADY_S:
+            self._most_s = BACKOFF_S_MIN
+        wait_s = self._most_s * share
+        self._most_s = min(self._most_s * 2, BACKOFF_S_MAX)
+        return wait_s
 
 
 class DialedLink:
@@ -56,14 +72,12 @@ class DialedLink:
     async def run(self, session: aiohttp.ClientSession) -> None:
         """Keep a link open; back off with full jitter while that fails."""
         loop = asyncio.get_running_loop()
-        backoff_s = BACKOFF_S_MIN
+        backoff = Backoff()
         while True:
             began = loop.time()
             await self._try(session)
-            if loop.time() - began > STEADY_S:
-                backoff_s = BACKOFF_S_MIN
-            await asyncio.sleep(backoff_s * self._around.entropy.uniform())
-            backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
+            share = self._around.entropy.uniform()
+            await asyncio.sleep(backoff.after(share, lived_s=loop.time() - began))
 
     async def _try(self, session: aiohttp.ClientSession) -> None:
         try:
@@ -86,7 +100,13 @@ class DialedLink:
             self._around.host.peers_changed()
 
     async def _dial(self, session: aiohttp.ClientSession) -> None:
-        connecting = session.ws_connect(self._url, max_msg_size=FRAME_BYTES_MAX, compress=0)
+        connecting = session.ws_connect(
+            self._url,
+            max_msg_size=FRAME_BYTES_MAX,
+            compress=0,
+            # A peer that does not answer the goodbye must not hold up a drain.
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
+        )
         async with connecting as socket:
             channel = Channel("d", self._around.secret)
             async with asyncio.timeout(HANDSHAKE_S_MAX):
