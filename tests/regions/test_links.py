@@ -311,12 +311,13 @@ async def test_a_peer_that_does_not_read_holds_up_no_other(tmp_path: Path) -> No
         peer = eu.gossip.peers["us"]
         assert 0 < peer.in_flight_bytes <= peer.window_bytes + 2 * 20_100
         await regions.stop("eu")
+        await regions.stop("ap")
         await runner.cleanup()
 
 
 async def accept_and_be_silent(request: web.Request) -> web.StreamResponse:
     """A peer that says welcome, and then nothing."""
-    socket = web.WebSocketResponse()
+    socket = web.WebSocketResponse(timeout=0.1)
     await socket.prepare(request)
     channel = Channel("a", SECRET)
     await socket.send_bytes(channel.encode(Kind.CHALLENGE, challenge(US)))
