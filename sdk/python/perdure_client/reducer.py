@@ -60,15 +60,10 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             view.more = data["more"]
         case "message":
             _place(view, _message(data))
-        case "append":
-            _append(_held(view, data), data)
-        case "replace":
+        case "append" | "replace" | "end":
             message = _held(view, data)
-            message.length, message.status = data["to"], data["status"]
-            message.parts = [dict(part) for part in data["parts"]]
-            message.held = False
-        case "end":
-            _end(_held(view, data), data)
+            if message is not None:
+                _CHANGES[name](message, data)
         case "delete":
             view.messages = [m for m in view.messages if m.id != data["message"]]
         case "metadata":
@@ -103,11 +98,19 @@ def _place(view: SessionView, message: MessageView) -> None:
     insort(view.messages, message, key=lambda other: other.serial)
 
 
-def _held(view: SessionView, data: dict[str, Any]) -> MessageView:
+def _held(view: SessionView, data: dict[str, Any]) -> MessageView | None:
+    """The message of an event; None for one that may be older than the newest 200, which are all
+    that a snapshot brings."""
     message = view.message(data["message"])
-    if message is None:
+    if message is None and not view.more:
         raise OutOfStep(f"an event of message {data['message']}, which is not held")
     return message
+
+
+def _replace(message: MessageView, data: dict[str, Any]) -> None:
+    message.length, message.status = data["to"], data["status"]
+    message.parts = [dict(part) for part in data["parts"]]
+    message.held = False
 
 
 def _end(message: MessageView, data: dict[str, Any]) -> None:
@@ -138,3 +141,6 @@ def _mark(message: MessageView, item: dict[str, Any]) -> None:
     if not message.parts:
         message.parts.append({"type": "text", "text": ""})
     message.parts[-1].update(item.get("set", {}))
+
+
+_CHANGES = {"append": _append, "replace": _replace, "end": _end}

@@ -15,6 +15,7 @@ from perdure_client.sse import EventParser
 from perdure_client.writer import BUFFER_BYTES_MAX, OnFull, Writer
 
 SILENCE_S_MAX = 25.0
+STEADY_S = 5.0
 _ID_BYTES = 12
 
 
@@ -205,10 +206,14 @@ class Session:
         while True:
             region = self._regions.pick(region)
             wait_s: float | None = None
+            began = self._regions.now()
             try:
                 async with aclosing(self._connected(region, cursor, on_region)) as events:
                     async for event in events:
-                        pause.reset()
+                        # Not at once: a region that cuts every connection early must not be
+                        # asked again and again without a pause.
+                        if self._regions.now() - began >= STEADY_S:
+                            pause.reset()
                         cursor = event.id or cursor
                         if event.event == "reconnect":
                             wait_s = pause.share_of_s(event.data["retry_ms"] / 1000)
@@ -249,9 +254,16 @@ class Session:
         The same object is given each time. Ends when the session is deleted.
         """
         view = view or SessionView(self.id)
+        pause = self._regions.pause()
+
+        def connected(_: str) -> None:
+            # What another connection held back, this one will say again if it does.
+            for message in view.messages:
+                message.held = False
+
         while not view.deleted:
             try:
-                async with aclosing(self.events(view.cursor)) as events:
+                async with aclosing(self.events(view.cursor, connected)) as events:
                     async for event in events:
                         apply(view, event.event, event.data)
                         view.cursor, view.region = event.id, event.region
@@ -260,6 +272,7 @@ class Session:
             except OutOfStep:
                 self.steps_lost += 1
                 view.cursor = None
+                await self._regions.sleep(pause.next_s())
             except Deleted:
                 apply(view, "deleted", {})
                 yield view

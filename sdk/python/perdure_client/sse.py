@@ -33,10 +33,11 @@ class EventParser:
     def feed(self, chunk: bytes) -> list[ServerEvent]:
         """The events that these bytes complete. ``ValueError`` for an event without end."""
         text = self._decoder.decode(chunk)
-        if self._after_cr and text.startswith("\n"):
-            text = text[1:]
         if text:
+            # The LF of a CR LF that was cut: its line has ended already.
+            skip = self._after_cr and text.startswith("\n")
             self._after_cr = text.endswith("\r")
+            text = text[1:] if skip else text
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         events: list[ServerEvent] = []
         for line in lines[:-1]:

@@ -147,7 +147,6 @@ class Writer:
     async def _wait(self) -> None:
         self._check()
         self._changed.clear()
-        self._wake.set()
         await self._changed.wait()
         self._check()
 

@@ -217,3 +217,20 @@ async def test_over_real_sockets() -> None:
         ("c2", second.url),
     ]
     assert second.cursors == ["c1"]
+
+
+async def test_what_one_connection_held_another_need_not() -> None:
+    """``held`` is of the region that is read; after a move it is what the new one says."""
+    script = Scripted(
+        [sse("snapshot", "c0", SNAPSHOT), sse("stale", "c1", {"message": "m", "held": True})],
+        [sse("ready", "c2", {})],
+    )
+    view = await read_all(script, "c2")
+    assert [message.held for message in view.messages] == [False]
+
+
+async def test_regions_that_cut_early_are_asked_with_growing_pauses() -> None:
+    """One event is no proof that a region is well."""
+    script = Scripted(*([sse("ready", f"c{number}", {})] for number in range(9)))
+    await read_all(script, "c8")
+    assert script.time.slept[-1] > 1.0

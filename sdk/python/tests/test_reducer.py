@@ -18,7 +18,7 @@ def message(id_: str, **fields: Any) -> dict[str, Any]:
 
 def view_of(*messages: dict[str, Any]) -> SessionView:
     view = SessionView("s")
-    apply(view, "snapshot", {"messages": list(messages), "metadata": {"a": 1}, "more": True})
+    apply(view, "snapshot", {"messages": list(messages), "metadata": {"a": 1}, "more": False})
     return view
 
 
@@ -29,9 +29,9 @@ def append(from_: int, to: int, part: int = 0, **content: Any) -> dict[str, Any]
 def test_a_snapshot_is_the_whole_state() -> None:
     """What was held before it is gone."""
     view = view_of(message("m", text="x", length=1))
-    apply(view, "snapshot", {"messages": [message("n")], "metadata": {}, "more": False})
+    apply(view, "snapshot", {"messages": [message("n")], "metadata": {}, "more": True})
     assert [m.id for m in view.messages] == ["n"]
-    assert (view.metadata, view.more) == ({}, False)
+    assert (view.metadata, view.more) == ({}, True)
 
 
 def test_messages_stand_by_serial() -> None:
@@ -98,3 +98,19 @@ def test_what_does_not_fit_is_refused(name: str, data: dict[str, Any]) -> None:
     with pytest.raises(OutOfStep):
         apply(view, name, data)
     assert view == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("append", append(7, 8, text="x")),
+        ("end", {"message": "m", "status": "complete", "length": 7}),
+        ("replace", {"message": "m", "to": 0, "text": "", "parts": [], "status": "streaming"}),
+    ],
+)
+def test_a_message_older_than_the_snapshot_is_left_alone(name: str, data: dict[str, Any]) -> None:
+    """A snapshot brings the newest 200; what happens to an older one is no reason to start over."""
+    view = SessionView("s")
+    apply(view, "snapshot", {"messages": [], "metadata": {}, "more": True})
+    apply(view, name, data)
+    assert view.messages == []

@@ -29,6 +29,14 @@ def test_wherever_the_bytes_are_cut(newline: str) -> None:
     assert [e for n in range(len(whole)) for e in single.feed(whole[n : n + 1])] == EVENTS
 
 
+def test_a_blank_line_after_a_cut_line_end_counts() -> None:
+    """CR LF cut in two, then a line that ends with LF alone."""
+    parser = EventParser()
+    raw = b"data: 1\r\n\ndata: 2\n\n"
+    events = [event for at in range(len(raw)) for event in parser.feed(raw[at : at + 1])]
+    assert [event.data for event in events] == ["1", "2"]
+
+
 @given(st.lists(st.binary(max_size=40), max_size=10))
 def test_noise_never_raises(chunks: list[bytes]) -> None:
     """Whatever comes, it is events or it is nothing."""

@@ -321,3 +321,19 @@ async def test_a_region_that_never_knows_the_epoch_is_not_asked_in_a_circle() ->
         await until(lambda: len(waits) == 6)
         await writer.aclose()
     assert waits[-1] > waits[0]
+
+
+async def test_waiting_for_stable_asks_with_growing_pauses(world: World) -> None:
+    """The other regions are down: the one that answers is not asked in a circle."""
+    async with world.client() as client:
+        writer = await client.session("s").open(id="m")
+        await writer.write("x")
+        await writer.flush()
+        before = len(world.eu.requests)
+        waiting = asyncio.create_task(writer.stable())
+        for _ in range(2_000):
+            await asyncio.sleep(0)
+        assert len(world.eu.requests) - before <= 2
+        await world.gossip()
+        await waiting
+        await writer.aclose()
