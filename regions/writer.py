@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from perdure.regions.ports import Clock, Storage, StorageError
+from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
@@ -87,8 +87,11 @@ class Writer:
         self._decode = decode
         self._queue: deque[Intent] = deque()
         self._arrivals: deque[Arrival] = deque()
+        # Everybody who waits for an answer, wherever their write is just now.
+        self._waiting: set[asyncio.Future[bool]] = set()
         self._wake = asyncio.Event()
         self._closed = False
+        self._ended = False
         self.failed: StorageError | None = None
 
     async def write(self, session: str, admit: Admit, *, exclusive: bool = True) -> bool:
@@ -96,19 +99,38 @@ class Writer:
 
         Raises ``Refusal``, ``StorageFull``, ``StorageFailed``; then nothing has changed.
         """
+        self._check_running()
         if len(self._queue) >= WRITE_QUEUE_ITEMS_MAX:
             raise Refusal("too_many", "too many writes wait for the disk", retry_after_s=1)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.append(Intent(session, admit, exclusive, done))
-        self._wake.set()
-        return await done
+        return await self._answer(done)
 
     async def receive(self, records: Sequence[Record]) -> None:
-        """Store and apply a peer's records; they are on disk when this returns."""
+        """Store and apply a peer's records; they are on disk when this returns.
+
+        Raises ``StorageFull``, ``StorageFailed``; then nothing has changed.
+        """
+        self._check_running()
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._arrivals.append(Arrival(records, done))
+        await self._answer(done)
+
+    def _check_running(self) -> None:
+        if self._ended:
+            raise self._stopped()
+
+    def _stopped(self) -> StorageFailed:
+        failed = self.failed
+        return failed if isinstance(failed, StorageFailed) else StorageFailed("it has stopped")
+
+    async def _answer(self, done: asyncio.Future[bool]) -> bool:
         self._wake.set()
-        await done
+        self._waiting.add(done)
+        try:
+            return await done
+        finally:
+            self._waiting.discard(done)
 
     def close(self) -> None:
         """Finish what waits, then let :meth:`run` return."""
@@ -116,7 +138,20 @@ class Writer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Commit batch after batch until :meth:`close`."""
+        """Commit batch after batch until :meth:`close`. Whatever ends it, nobody goes on waiting:
+        who has no answer by then gets ``StorageFailed``."""
+        try:
+            await self._commit_until_closed()
+        except Exception as error:
+            self.failed = StorageFailed(f"the writer has died: {error!r}")
+            raise
+        finally:
+            self._ended = True
+            for done in self._waiting:
+                if not done.done():
+                    done.set_exception(self._stopped())
+
+    async def _commit_until_closed(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -177,12 +212,9 @@ class Writer:
         records = [applied.record for applied in batch.applied]
         if records:
             try:
-                await self._storage.commit(records)
+                await self._store(records)
             except StorageError as error:
                 self._refuse(batch, error)
-                return
-            except Exception as error:
-                self._refuse(batch, StorageError(f"{type(error).__name__}: {error}"))
                 return
             self._gossip.stored(records, self._clock.monotonic_ms())
             self._apply(batch.applied)
@@ -191,6 +223,17 @@ class Writer:
                 done.set_result(changed)
         if records:
             self._told()
+
+    async def _store(self, records: Sequence[Record]) -> None:
+        if isinstance(self.failed, StorageFailed):
+            raise self.failed
+        try:
+            await self._storage.commit(records)
+        except StorageError:
+            raise
+        except Exception as error:
+            # Nobody can say what is on disk now. The next batch would take the same lsns.
+            raise StorageFailed(f"{type(error).__name__}: {error}") from error
 
     def _refuse(self, batch: Batch, error: StorageError) -> None:
         self.failed = error

@@ -99,16 +99,35 @@ async def test_a_failed_disk_stops_writes_for_good_and_is_told(regions: Regions)
 async def test_a_writer_that_dies_makes_the_region_unready(
     regions: Regions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing can be acknowledged any more, so nothing must look as if it could."""
+    """Nothing can be acknowledged any more, so nothing must look as if it could; and nobody waits
+    for an answer that cannot come."""
     node, _ = regions.node()
     node.start(None)
     node._writer._collect = lambda: 1 / 0  # type: ignore[assignment, method-assign]
-    writing = asyncio.create_task(node.create("s", {}))
-    while node.readiness() is None:
-        await asyncio.sleep(0)
+    with pytest.raises(StorageFailed, match="the writer has died"):
+        await node.create("s", {})
     assert node.readiness() == "storage_failed"
-    assert "the writer has died" in caplog.text
-    writing.cancel()
+    while "the writer has died" not in caplog.text:
+        await asyncio.sleep(0)
+    with pytest.raises(Refusal, match="storage_failed"):
+        await node.create("s", {})
+    await node.stop()
+
+
+async def test_a_deleted_database_makes_the_region_unready(regions: Regions) -> None:
+    """The file is removed under the running node: nothing more is acknowledged, also when it
+    comes back; what is known is still read."""
+    node, disk = regions.node()
+    epoch = await opened(node)
+    await append(node, epoch, 0, "a")
+    gone = disk.path.rename(disk.path.with_suffix(".gone"))
+    with pytest.raises(StorageFailed, match="gone"):
+        await append(node, epoch, 1, "b")
+    gone.rename(disk.path)
+    with pytest.raises(Refusal, match="storage_failed"):
+        await append(node, epoch, 1, "b")
+    assert node.readiness() == "storage_failed"
+    assert node.message("s", "m")["text"] == "a"
     await node.stop()
 
 

@@ -1,24 +1,55 @@
 """The origin logs on disk: what is acknowledged is there, what is damaged is found."""
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from perdure.regions.ports import StorageError, StorageFailed, StorageFull, StorageLocked
+from perdure.regions.ports import Storage, StorageError, StorageFailed, StorageFull, StorageLocked
 from perdure.regions.storage import SqliteStorage
-from perdure.replication.records import Origin, Record, seal
+from perdure.replication.records import Record
 
-EU, US = Origin("eu", 1), Origin("us", 2**64 - 1)
+from tests.regions.memory_storage import MemoryStorage
+from tests.regions.storage_contract import EU, StorageContract, batch
+
+NOBODY = 65_534
 
 
-def batch(origin: Origin, *lsns: int, body: bytes = b"body") -> list[Record]:
-    return [seal(origin, lsn, body + b"%d" % lsn) for lsn in lsns]
+class TestSqlite(StorageContract):
+    """The storage of a region."""
+
+    def make(self, path: Path) -> Storage:
+        return SqliteStorage(path / "data")
+
+    def again(self, storage: Storage) -> Storage:
+        assert isinstance(storage, SqliteStorage)
+        return again(storage)
+
+
+class TestMemory(StorageContract):
+    """The one that other tests use."""
+
+    def make(self, path: Path) -> Storage:
+        return MemoryStorage()
+
+    def again(self, storage: Storage) -> Storage:
+        storage.close()
+        storage.open()
+        return storage
+
+
+def rows(storage: SqliteStorage) -> int:
+    """How many records a connection from outside finds."""
+    with contextlib.closing(sqlite3.connect(storage.path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM log").fetchone()[0])
 
 
 @pytest.fixture
@@ -44,33 +75,6 @@ def raw(storage: SqliteStorage, statement: str, *values: object) -> None:
     with connection:
         connection.execute(statement, values)
     connection.close()
-
-
-async def test_what_was_committed_comes_back_in_the_order_of_arrival(
-    storage: SqliteStorage,
-) -> None:
-    """With origin, lsn, body and checksum, byte for byte; and the vector is that of the logs."""
-    first = batch(EU, 1, 2) + batch(US, 1)
-    second = batch(EU, 3, body=bytes(range(256)))
-    await storage.commit(first)
-    await storage.commit(second)
-    reopened = again(storage)
-    assert list(reopened.replay()) == first + second
-    assert reopened.vector() == {EU: 3, US: 1}
-    assert reopened.damaged == 0
-    reopened.close()
-
-
-async def test_a_log_is_read_from_any_lsn(storage: SqliteStorage) -> None:
-    """In lsn order, about as many bytes as asked for, at least one record when there is one."""
-    records = batch(EU, *range(1, 11))
-    await storage.commit(records)
-    await storage.commit(batch(US, 1))
-    assert await storage.read(EU, 0, 10**6) == records
-    assert await storage.read(EU, 7, 10**6) == records[7:]
-    assert await storage.read(EU, 7, 1) == records[7:8]
-    assert await storage.read(EU, 10, 10**6) == []
-    assert await storage.read(Origin("xx", 1), 0, 10**6) == []
 
 
 async def test_a_commit_is_whole_or_not_at_all(storage: SqliteStorage) -> None:
@@ -101,6 +105,19 @@ async def test_every_commit_is_synced(storage: SqliteStorage) -> None:
     with storage._writer.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+async def test_an_acknowledged_commit_is_in_the_file(storage: SqliteStorage) -> None:
+    """Another connection sees it, whole, as soon as ``commit`` returns, and not while the thread
+    that writes has not begun."""
+    may_begin = threading.Event()
+    storage._write_thread.submit(may_begin.wait)
+    committing = asyncio.create_task(storage.commit(batch(EU, 1, 2)))
+    await asyncio.sleep(0)
+    assert not committing.done() and rows(storage) == 0
+    may_begin.set()
+    await committing
+    assert rows(storage) == 2
 
 
 async def test_files_are_for_their_owner_alone(storage: SqliteStorage) -> None:
@@ -195,6 +212,29 @@ def test_a_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         SqliteStorage(tmp_path / "data").open()
 
 
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write anywhere; who runs as root becomes nobody for a moment."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_directory_that_may_not_be_written_is_refused() -> None:
+    """In the operator's words, and nothing is made in it."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o555)
+        with unprivileged(), pytest.raises(StorageFailed, match=f"cannot use {name}: Permission"):
+            SqliteStorage(directory).open()
+        assert list(directory.iterdir()) == []
+
+
 def test_tables_of_an_interrupted_first_start_are_completed(tmp_path: Path) -> None:
     """A crash in the middle of making the schema leaves something that can be opened."""
     connection = sqlite3.connect(tmp_path / "perdure.sqlite")
@@ -256,13 +296,3 @@ async def test_a_deleted_database_stops_for_good(storage: SqliteStorage) -> None
     storage.path.with_suffix(".gone").rename(storage.path)
     with pytest.raises(StorageFailed, match="database file is gone"):
         await storage.commit(batch(EU, 1))
-
-
-async def test_nothing_is_taken_after_the_end(storage: SqliteStorage) -> None:
-    """A closed storage says so; closing again is harmless."""
-    storage.close()
-    storage.close()
-    with pytest.raises(StorageFailed, match="closed"):
-        await storage.commit(batch(EU, 1))
-    with pytest.raises(StorageFailed, match="closed"):
-        await storage.read(EU, 0, 1)
