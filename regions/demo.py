@@ -71,13 +71,19 @@ class Received:
         elif event.event == "end" and data["message"] == message:
             self.ended = True
         elif event.event == "replace" and data["message"] == message:
-            self.held, self.text = data["to"], data["text"]
+            self._told_anew(data["to"], data["text"])
         elif event.event in ("message", "snapshot"):
             whole = [data] if event.event == "message" else data["messages"]
             for value in whole:
                 if value["id"] == message:
-                    self.held, self.text = value["length"], value["text"]
+                    self._told_anew(value["length"], value["text"])
                     self.ended = value["status"] != "streaming"
+
+    def _told_anew(self, length: int, text: str) -> None:
+        """The message as a whole: it may be more than was held, never less, and never another."""
+        self.lost += max(0, self.held - length)
+        self.reordered += text != "".join(self.source[:length])
+        self.held, self.text = length, text
 
     def _arrived(self, now_ms: float) -> None:
         if self.last_ms is not None:
