@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,9 @@ from perdure_client.reducer import SessionView, apply
 DEFAULT_URL = "http://127.0.0.1:7101"
 GRANT = "PERDURE_GRANT"
 EXIT_DIFFERENT = 1
+EXIT_USAGE = 2
+# How long a command tries to reach a region before it says that it cannot.
+PATIENCE_S = 10.0
 EXIT_UNREACHABLE = 3
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no region answers, 130 interrupted."
@@ -24,6 +28,7 @@ EXIT_CODES = (
 _EXIT_CODES_REGIONS = EXIT_CODES.replace("3 no region", "3 a region is not up or none")
 _EXIT_CODES_VERIFY = _EXIT_CODES_REGIONS.replace("0 done, 1", "0 equal, 1 different or")
 _READ_BYTES = 65_536
+_CHUNKS_WAITING_MAX = 16
 _VERIFY_EVERY_S = 0.25
 
 Command = Callable[[argparse.Namespace, Client], Awaitable[int]]
@@ -75,14 +80,20 @@ def _add(
 
 def _with_client(options: argparse.Namespace, run: Command) -> int:
     async def go() -> int:
-        async with Client(options.url or [DEFAULT_URL], os.environ.get(GRANT)) as client:
+        urls, grant = options.url or [DEFAULT_URL], os.environ.get(GRANT)
+        async with Client(urls, grant, give_up_s=PATIENCE_S) as client:
             return await run(options, client)
 
     try:
         return asyncio.run(go())
     except PerdureError as error:
         print(f"perdure: {error}", file=sys.stderr)
-        return EXIT_UNREACHABLE if error.code == "unavailable" else 1
+        if error.code == "unavailable":
+            return EXIT_UNREACHABLE
+        return EXIT_USAGE if error.code.startswith("invalid_") else 1
+    except UnicodeDecodeError as error:
+        print(f"perdure: standard input is not UTF-8: {error.reason}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader of our output has left: that is its right.
         sys.stderr.close()
@@ -117,7 +128,18 @@ async def _standard_input() -> AsyncIterator[str]:
     """Text as it arrives; ``UnicodeDecodeError`` ends the message as failed."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     loop = asyncio.get_running_loop()
-    while chunk := await loop.run_in_executor(None, os.read, sys.stdin.fileno(), _READ_BYTES):
+    chunks: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_WAITING_MAX)
+
+    def read() -> None:
+        more = True
+        while more:
+            chunk = os.read(sys.stdin.fileno(), _READ_BYTES)
+            more = bool(chunk)
+            asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+
+    # A daemon: one that waits for somebody to type must not hold up the end.
+    threading.Thread(target=read, daemon=True).start()
+    while chunk := await chunks.get():
         if text := decoder.decode(chunk):
             yield text
     if text := decoder.decode(b"", final=True):
@@ -125,6 +147,8 @@ async def _standard_input() -> AsyncIterator[str]:
 
 
 async def _tail(options: argparse.Namespace, client: Client) -> int:
+    # A reader waits for ever; somebody who typed a wrong address wants to know.
+    await client.peers()
     view = SessionView(options.session)
     printer = _Printer()
     async for event in client.session(options.session).events(options.cursor):
@@ -237,8 +261,10 @@ async def _must_exist(session: str, client: Client) -> None:
 
 def _print_verified(answer: Mapping[str, Any]) -> None:
     now = datetime.now(UTC).strftime("%H:%M:%S")
-    word = "equal" if answer["equal"] else "NOT equal"
-    print(f"{now} {word}: {answer['sessions']} session(s)")
+    outcomes = answer["regions"].values()
+    word = "NOT equal" if "different" in outcomes else "equal"
+    missing = ", but not every region could be asked" if "unreachable" in outcomes else ""
+    print(f"{now} {word}: {answer['sessions']} session(s){missing}")
     for region, outcome in answer["regions"].items():
         print(f"  {region:<12} {outcome}")
     for session in answer["different"][:20]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,6 @@ async def test_the_demo(tmp_path: Path) -> None:
     assert result["agent_moves"] >= 1
     assert result["reader_regions"]["eu"][0] == "eu" != result["reader_regions"]["eu"][-1]
     assert "eu was killed with SIGKILL" in said.decode()
-    assert os.listdir(tmp_path) == []
 
 
 # What readers received is judged as it came
