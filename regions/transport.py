@@ -14,7 +14,7 @@ from aiohttp import web
 from perdure.regions.links import Digests
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.regions.transport_accepting import Acceptor
-from perdure.regions.transport_dialing import DialedLink
+from perdure.regions.transport_dialing import DialedLink, Socket
 from perdure.regions.transport_wire import HANDSHAKE_S_MAX, PATH, Host, Surroundings
 from perdure.replication.gossip import Gossip
 
@@ -57,10 +57,14 @@ class PeerLinks:
         app.router.add_get(PATH, self._acceptor.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, *self._bind).start()
+        try:
+            await web.TCPSite(self._runner, *self._bind).start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
         self.port = self._runner.addresses[0][1]
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=HANDSHAKE_S_MAX)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, ws_response_class=Socket)
         self._tasks = [
             asyncio.create_task(link.run(self._session), name=f"perdure-link-{link.name}")
             for link in self._dialed.values()
@@ -70,8 +74,7 @@ class PeerLinks:
         """Close every link and the listener."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._acceptor.close()
+        await asyncio.gather(*self._tasks, self._acceptor.close(), return_exceptions=True)
         if self._session is not None:
             await self._session.close()
         if self._runner is not None:

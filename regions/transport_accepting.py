@@ -7,16 +7,20 @@ from typing import Any
 from aiohttp import web
 from perdure.regions.ports import StorageError
 from perdure.regions.transport_wire import (
+    CLOSE_S_MAX,
     HANDSHAKE_S_MAX,
     HEARTBEAT_S,
     IDLE_S_MAX,
+    MESSAGE_BYTES_LIMIT,
     Surroundings,
     frame_of,
     log,
+    take_leave,
+    until_one_ends,
     vector_payload,
 )
 from perdure.replication.frames import (
-    FRAME_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
     Channel,
     Frame,
     FrameError,
@@ -37,7 +41,8 @@ from perdure.replication.handshake import (
 )
 from perdure.replication.records import Record
 
-HANDSHAKES_MAX = 64
+# Each may cost a message of the greatest size before it is known who sent it.
+HANDSHAKES_MAX = 16
 Socket = web.WebSocketResponse
 
 
@@ -47,6 +52,7 @@ class AcceptedLink:
 
     identity: Identity
     socket: Socket
+    transport: asyncio.Transport | None
     channel: Channel
     heard_ms: int
 
@@ -64,21 +70,32 @@ class Acceptor:
         self._gossip = around.gossip
         self._links: dict[str, AcceptedLink] = {}
         self._handshakes = asyncio.Semaphore(HANDSHAKES_MAX)
+        self._closing = False
 
     async def close(self) -> None:
-        """Close every link."""
-        for link in list(self._links.values()):
-            await link.socket.close()
+        """Close every link, and take no more."""
+        self._closing = True
+        links = list(self._links.values())
+        await asyncio.gather(*(take_leave(link.socket, link.transport) for link in links))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One link, from its handshake to its end."""
-        socket = web.WebSocketResponse(max_msg_size=FRAME_BYTES_MAX, compress=False, timeout=1.0)
-        await socket.prepare(request)
         name = request.remote or "unknown"
+        if self._closing or self._handshakes.locked():
+            busy = LinkRefused("busy", "this region closes, or too many handshakes are under way")
+            self._around.refused("links_refused", busy, name)
+            return web.Response(status=503)
+        socket = web.WebSocketResponse(
+            max_msg_size=MESSAGE_BYTES_LIMIT, compress=False, timeout=CLOSE_S_MAX
+        )
         try:
-            link = await self._welcome_in_time(socket)
+            async with self._handshakes:
+                await socket.prepare(request)
+                link = await self._welcome_in_time(request.transport, socket)
             name = link.name
             await self._serve(link)
+        except web.HTTPException:
+            raise
         except FrameError as error:
             self._around.refused("frames_refused", error, name)
         except LinkRefused as refused:
@@ -86,18 +103,22 @@ class Acceptor:
         except (TimeoutError, OSError, StorageError) as error:
             self._around.counters["links_dropped"] += 1
             log.debug("link from %s: %s", name, type(error).__name__)
+        except Exception as error:
+            self._around.broken(error, name)
         finally:
-            await socket.close()
+            if socket.prepared:
+                await take_leave(socket, request.transport)
         return socket
 
-    async def _welcome_in_time(self, socket: Socket) -> AcceptedLink:
-        if self._handshakes.locked():
-            raise FrameError("busy", "too many handshakes at once")
-        async with self._handshakes, asyncio.timeout(HANDSHAKE_S_MAX):
-            return await self._welcome(socket, Channel("a", self._around.secret))
+    async def _welcome_in_time(
+        self, transport: asyncio.Transport | None, socket: Socket
+    ) -> AcceptedLink:
+        async with asyncio.timeout(HANDSHAKE_S_MAX):
+            return await self._welcome(transport, socket)
 
-    async def _welcome(self, socket: Socket, channel: Channel) -> AcceptedLink:
+    async def _welcome(self, transport: asyncio.Transport | None, socket: Socket) -> AcceptedLink:
         me = self._around.identity()
+        channel = Channel("a", self._around.secret)
         await socket.send_bytes(channel.encode(Kind.CHALLENGE, challenge(me)))
         hello = expect(frame_of(channel, await socket.receive()), Kind.HELLO)
         them, vector = check_hello(me, hello)
@@ -107,12 +128,20 @@ class Acceptor:
             await socket.send_bytes(channel.encode(Kind.REFUSED, payload))
             raise refusal
         establish(channel, self._around.secret, them, me)
-        link = AcceptedLink(them, socket, channel, self._around.clock.monotonic_ms())
-        self._links[link.name] = link
+        link = AcceptedLink(them, socket, transport, channel, self._around.clock.monotonic_ms())
+        self._supersede(link)
         self._gossip.heard(link.name, vector, True, link.heard_ms)
         payload = encode_json({"vector": vector_to_json(self._gossip.vector)})
         await socket.send_bytes(channel.encode(Kind.WELCOME, payload))
         return link
+
+    def _supersede(self, link: AcceptedLink) -> None:
+        """One link of a name: an earlier one is half open, or belongs to a node that is to learn,
+        when it dials again, that it is not the one of its name."""
+        earlier = self._links.get(link.name)
+        self._links[link.name] = link
+        if earlier is not None and earlier.transport is not None:
+            earlier.transport.abort()
 
     def _refusal(self, them: Identity) -> LinkRefused | None:
         region = them.origin.region
@@ -130,18 +159,18 @@ class Acceptor:
         return None
 
     async def _serve(self, link: AcceptedLink) -> None:
-        heartbeat = asyncio.create_task(self._beat(link))
         try:
-            while True:
-                async with asyncio.timeout(IDLE_S_MAX):
-                    frame = frame_of(link.channel, await link.socket.receive())
-                link.heard_ms = self._around.clock.monotonic_ms()
-                await self._take(link, frame)
+            await until_one_ends(self._listen(link), self._beat(link))
         finally:
-            heartbeat.cancel()
-            await asyncio.gather(heartbeat, return_exceptions=True)
             if self._links.get(link.name) is link:
                 del self._links[link.name]
+
+    async def _listen(self, link: AcceptedLink) -> None:
+        while True:
+            async with asyncio.timeout(IDLE_S_MAX):
+                frame = frame_of(link.channel, await link.socket.receive())
+            link.heard_ms = self._around.clock.monotonic_ms()
+            await self._take(link, frame)
 
     async def _beat(self, link: AcceptedLink) -> None:
         while True:
@@ -150,7 +179,9 @@ class Acceptor:
 
     @staticmethod
     async def _send(link: AcceptedLink, kind: Kind, payload: bytes) -> None:
-        await link.socket.send_bytes(link.channel.encode(kind, payload))
+        # A peer that sends and never reads would be waited for for ever.
+        async with asyncio.timeout(IDLE_S_MAX):
+            await link.socket.send_bytes(link.channel.encode(kind, payload))
 
     async def _take(self, link: AcceptedLink, frame: Frame) -> None:
         if frame.kind is Kind.OPERATIONS:
@@ -184,10 +215,13 @@ class Acceptor:
             isinstance(numbers, list) and all(type(number) is int for number in numbers)
         ):
             raise FrameError("payload", "buckets are no numbers")
+        asked = {"ask": question.get("ask")}
         buckets, sessions = self._around.host.digests(session, numbers)
-        answer: dict[str, Any] = {"ask": question.get("ask")}
+        answer: dict[str, Any] = dict(asked)
         if buckets is not None:
             answer["buckets"] = buckets
         if sessions is not None:
             answer["sessions"] = sessions
-        return encode_json(answer)
+        payload = encode_json(answer)
+        # Without sessions, what was asked has too many of them: the peer asks for fewer buckets.
+        return payload if len(payload) <= PAYLOAD_BYTES_MAX else encode_json(asked)

@@ -9,23 +9,27 @@ import aiohttp
 from perdure.regions.links import Digests, PeerUnreachable
 from perdure.regions.ports import StorageError
 from perdure.regions.transport_wire import (
+    CLOSE_S_MAX,
     HANDSHAKE_S_MAX,
     HEARTBEAT_S,
     IDLE_S_MAX,
+    MESSAGE_BYTES_LIMIT,
     PATH,
     Surroundings,
     frame_of,
     log,
+    take_leave,
+    until_one_ends,
     vector_payload,
 )
 from perdure.replication.frames import (
-    FRAME_BYTES_MAX,
     Channel,
     FrameError,
     Kind,
     decode_json,
     encode_json,
     encode_records,
+    fitting,
     vector_from_json,
 )
 from perdure.replication.gossip import Batch, ReadLog
@@ -36,8 +40,15 @@ BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 STEADY_S = 10.0
 ASK_S_MAX = 5.0
-CLOSE_S_MAX = 1.0
-Socket = aiohttp.ClientWebSocketResponse
+
+
+class Socket(aiohttp.ClientWebSocketResponse):
+    """A dialled WebSocket that can be let go of: aiohttp forgets the transport when it closes."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        connection = self._response.connection
+        self.transport = None if connection is None else connection.transport
 
 
 class Backoff:
@@ -65,8 +76,11 @@ class DialedLink:
         self._url = url.rstrip("/") + PATH
         self._around = around
         self._gossip = around.gossip
-        self._open: tuple[Socket, Channel] | None = None
-        self._asks: dict[int, asyncio.Future[Digests]] = {}
+        self._open = False
+        # None for the answer that can no longer come.
+        self._asks: dict[int, asyncio.Future[Digests | None]] = {}
+        # Questions that are still to be sent: only _push sends.
+        self._questions: dict[int, bytes] = {}
         self._asked = 0
 
     async def run(self, session: aiohttp.ClientSession) -> None:
@@ -80,57 +94,56 @@ class DialedLink:
             await asyncio.sleep(backoff.after(share, lived_s=loop.time() - began))
 
     async def _try(self, session: aiohttp.ClientSession) -> None:
+        name_in_use = None
         try:
             await self._dial(session)
         except FrameError as error:
             self._around.refused("frames_refused", error, self.name)
         except LinkRefused as refused:
             self._around.refused("links_refused", refused, self.name)
-            self.refused = str(refused) if refused.code == "name_in_use" else None
+            name_in_use = str(refused) if refused.code == "name_in_use" else None
         except (aiohttp.ClientError, OSError, TimeoutError, StorageError) as error:
             self._around.counters["links_failed"] += 1
             log.debug("link to %s: %s", self.name, type(error).__name__)
+        except Exception as error:
+            # A dialer that ended would never be missed: the region would just fall behind.
+            self._around.broken(error, self.name)
         finally:
-            self._open = None
+            self._open = False
             for ask in self._asks.values():
                 if not ask.done():
-                    ask.set_exception(PeerUnreachable(self.name))
+                    ask.set_result(None)
             self._asks.clear()
+            self._questions.clear()
             self._gossip.lost(self.name)
             self._around.host.peers_changed()
+        # A peer that is away refuses nobody: only the last attempt counts.
+        self.refused = name_in_use
 
     async def _dial(self, session: aiohttp.ClientSession) -> None:
-        connecting = session.ws_connect(
-            self._url,
-            max_msg_size=FRAME_BYTES_MAX,
-            compress=0,
-            # A peer that does not answer the goodbye must not hold up a drain.
-            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
-        )
-        async with connecting as socket:
+        # The session's own limit ends when the connection is made: a peer, or a proxy before it,
+        # that then says nothing would be waited for for ever.
+        async with asyncio.timeout(HANDSHAKE_S_MAX):
+            socket = await session.ws_connect(
+                self._url,
+                max_msg_size=MESSAGE_BYTES_LIMIT,
+                compress=0,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
+            )
+        assert isinstance(socket, Socket), "the session makes these"
+        try:
             channel = Channel("d", self._around.secret)
             async with asyncio.timeout(HANDSHAKE_S_MAX):
                 them, vector = await self._introduce(socket, channel)
             self.refused = None
-            self._open = socket, channel
+            self._open = True
             self._around.counters["links_opened"] += 1
             now_ms = self._around.clock.monotonic_ms()
             self._gossip.connected(self.name, them.origin, vector, now_ms)
             self._around.host.peers_changed()
-            await self._both(self._push(socket, channel), self._listen(socket, channel))
-
-    @staticmethod
-    async def _both(*ways: Any) -> None:
-        """Run both directions until one ends, which ends the link."""
-        tasks = [asyncio.create_task(way) for way in ways]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await until_one_ends(self._push(socket, channel), self._listen(socket, channel))
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await take_leave(socket, socket.transport)
 
     async def _introduce(self, socket: Socket, channel: Channel) -> tuple[Identity, Vector]:
         me = self._around.identity()
@@ -151,6 +164,9 @@ class DialedLink:
                 payload = vector_payload(self._gossip.vector, full=True)
                 await socket.send_bytes(channel.encode(Kind.VECTOR, payload))
             self.wake.clear()
+            while self._questions:
+                question = self._questions.pop(next(iter(self._questions)))
+                await socket.send_bytes(channel.encode(Kind.ASK_DIGESTS, question))
             records = await self._next()
             if records:
                 self._gossip.sent(self.name, records)
@@ -163,18 +179,29 @@ class DialedLink:
                     await self.wake.wait()
 
     async def _next(self) -> list[Record]:
-        step = self._gossip.next_batch(self.name, self._around.clock.monotonic_ms())
-        if isinstance(step, Batch):
-            return step.records
-        if isinstance(step, ReadLog):
-            # The peer may report more meanwhile; it skips what it has.
-            self._around.counters["log_reads"] += 1
-            records = await self._around.storage.read(*step)
-            if not records:
+        """What to send now. What cannot be sent is set aside, and the next thing is asked for."""
+        while True:
+            step = self._gossip.next_batch(self.name, self._around.clock.monotonic_ms())
+            if step is None:
+                return []
+            if isinstance(step, Batch):
+                found = step.records
+            else:
+                # The peer may report more meanwhile; it skips what it has.
+                self._around.counters["log_reads"] += 1
+                found = await self._around.storage.read(*step)
+            records = fitting(found)
+            if records:
+                return records
+            if found:
+                first = found[0]
+                log.error("%s/%d is too large for a frame", first.origin, first.lsn)
+                self._around.counters["records_too_large"] += 1
+                step = ReadLog(first.origin, first.lsn - 1, 0)
+            else:
                 self._around.counters["log_reads_empty"] += 1
-                self._gossip.unreadable(self.name, step)
-            return records
-        return []
+            assert isinstance(step, ReadLog), "a batch is never empty"
+            self._gossip.unreadable(self.name, step)
 
     async def _listen(self, socket: Socket, channel: Channel) -> None:
         while True:
@@ -190,27 +217,29 @@ class DialedLink:
 
     async def ask(self, session: str | None, buckets: Sequence[int] | None) -> Digests:
         """Digests of the peer; raises ``PeerUnreachable`` when it does not answer in time."""
-        if self._open is None:
+        if not self._open:
             raise PeerUnreachable(self.name)
-        socket, channel = self._open
         self._asked += 1
         number = self._asked
-        self._asks[number] = future = asyncio.get_running_loop().create_future()
+        self._asks[number] = answered = asyncio.get_running_loop().create_future()
         question: dict[str, Any] = {"ask": number}
         if session is not None:
             question["session"] = session
         if buckets is not None:
             question["buckets"] = list(buckets)
+        self._questions[number] = encode_json(question)
+        self.wake.set()
         try:
-            frame = channel.encode(Kind.ASK_DIGESTS, encode_json(question))
-            await socket.send_bytes(frame)
             async with asyncio.timeout(ASK_S_MAX):
-                digests: Digests = await future
-                return digests
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+                digests: Digests | None = await answered
+        except TimeoutError as error:
             raise PeerUnreachable(self.name) from error
         finally:
             self._asks.pop(number, None)
+            self._questions.pop(number, None)
+        if digests is None:
+            raise PeerUnreachable(self.name)
+        return digests
 
     def _answered(self, value: dict[str, Any]) -> None:
         number = value.get("ask")

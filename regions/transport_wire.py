@@ -1,14 +1,16 @@
 """What both ends of a link share: limits, counting, frames out of WebSocket messages."""
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from aiohttp import WSMessage, WSMsgType
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.replication.frames import (
+    FRAME_BYTES_MAX,
     Channel,
     Frame,
     FrameError,
@@ -27,6 +29,9 @@ PATH = "/v1/peer"
 HEARTBEAT_S = 1.0
 IDLE_S_MAX = 10.0
 HANDSHAKE_S_MAX = 5.0
+CLOSE_S_MAX = 1.0
+# aiohttp refuses messages of its limit and beyond; ours is the longest that is taken.
+MESSAGE_BYTES_LIMIT = FRAME_BYTES_MAX + 1
 _NONCE_BITS = 256
 
 
@@ -69,6 +74,11 @@ class Surroundings:
         self.counters[f"{what}.{error.code}"] += 1
         log.warning("%s, link with %s: %s", what, name, error.code)
 
+    def broken(self, error: Exception, name: str) -> None:
+        """Count a link that ended by a mistake of this program, and tell what it was."""
+        self.counters["links_broken"] += 1
+        log.error("link with %s is broken", name, exc_info=error)
+
     def heard(self, name: str, payload: bytes) -> bool:
         """Take in a peer's vector; True when it met a gap."""
         value = decode_json(payload)
@@ -90,6 +100,53 @@ def frame_of(channel: Channel, message: WSMessage) -> Frame:
     """The frame of a WebSocket message; ``ConnectionResetError`` when the link was closed."""
     if message.type is WSMsgType.BINARY:
         return channel.decode(message.data)
+    if message.type is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
+        too_long = message.data.code == WSCloseCode.MESSAGE_TOO_BIG
+        raise FrameError("too_long" if too_long else "not_websocket", str(message.data))
     if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
         raise ConnectionResetError("the link was closed")
     raise FrameError("not_binary")
+
+
+class Closable(Protocol):
+    """Either side's WebSocket."""
+
+    async def close(self) -> bool:
+        """Say goodbye, and wait for the answer."""
+
+
+async def take_leave(socket: Closable, transport: asyncio.Transport | None) -> None:
+    """Say goodbye within ``CLOSE_S_MAX``, then let go of the connection at once.
+
+    A closed transport would keep what the peer has not taken for as long as that does not take it:
+    a peer that stopped reading would cost its window anew with each link, and a drain its end.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_S_MAX):
+            await socket.close()
+    except TimeoutError:
+        log.debug("a peer did not take the goodbye")
+    except asyncio.CancelledError:
+        # All who wait for a peer to read wait for one future of aiohttp's: when one of them is
+        # cancelled, the others look cancelled too.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+    finally:
+        if transport is not None:
+            transport.abort()
+
+
+async def until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
+    """Run the directions of a link until one ends, which ends the link."""
+    tasks = [asyncio.create_task(way) for way in ways]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task.cancelled():
+                # Not by us: see take_leave. It must not end who dials or serves.
+                raise ConnectionResetError("a send was cancelled")
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

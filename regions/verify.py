@@ -59,8 +59,20 @@ async def _compare_all(state: State, links: Links, name: str) -> tuple[str, list
     ]
     if not numbers:
         return "equal", []
-    sessions = (await links.ask_digests(name, None, numbers)).sessions or {}
-    # Asked again here, not before: both sides are compared as they are now.
-    own = state.in_buckets(numbers)
-    ids = [id_ for id_ in {**sessions, **own} if sessions.get(id_) != own.get(id_)]
-    return ("different", ids) if ids else ("equal", [])
+    differing: list[str] = []
+    vague = False
+    waiting = [numbers]
+    while waiting and len(differing) < DIFFERENT_IDS_MAX:
+        asked = waiting.pop()
+        sessions = (await links.ask_digests(name, None, asked)).sessions
+        if sessions is not None:
+            # Looked up here, not before: both sides are compared as they are now.
+            own = state.in_buckets(asked)
+            differing += [id_ for id_ in {**sessions, **own} if sessions.get(id_) != own.get(id_)]
+        elif len(asked) > 1:
+            # More sessions than one answer has room for.
+            half = len(asked) // 2
+            waiting += [asked[half:], asked[:half]]
+        else:
+            vague = True
+    return ("different", differing) if differing or vague else ("equal", [])

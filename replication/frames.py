@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from perdure.replication.errors import Malformed
 from perdure.replication.ids import canonical
+from perdure.replication.limits import ID_CHARS_MAX
 from perdure.replication.records import (
     INCARNATION_MAX,
     LSN_MAX,
@@ -35,6 +36,11 @@ _CRC = struct.Struct(">I")
 _MAC_BYTES = 16
 _RECORD = struct.Struct(">BQII")
 FRAME_OVERHEAD_BYTES = _HEAD.size + _CRC.size + _MAC_BYTES
+PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - FRAME_OVERHEAD_BYTES
+_COUNTS_BYTES = 1 + 4
+_ORIGIN_BYTES = 1 + 8  # and the name
+# An operation up to this size fits into a frame, whatever the name of its origin.
+RECORD_BYTES_MAX = PAYLOAD_BYTES_MAX - _COUNTS_BYTES - _ORIGIN_BYTES - ID_CHARS_MAX - _RECORD.size
 
 
 class FrameError(Exception):
@@ -102,7 +108,7 @@ class Channel:
 
     def encode(self, kind: Kind, payload: bytes) -> bytes:
         """The next frame of this side."""
-        if len(payload) + FRAME_OVERHEAD_BYTES > FRAME_BYTES_MAX:
+        if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError("the frame is too long")
         head = _HEAD.pack(_MAGIC, VERSIONS[-1], kind, self._sent, len(payload)) + payload
         head += _CRC.pack(zlib.crc32(head))
@@ -201,6 +207,21 @@ def encode_records(records: Sequence[Record]) -> bytes:
     for origin, lsn, body, crc in records:
         parts += [_RECORD.pack(index[origin], lsn, len(body), crc), body]
     return b"".join(parts)
+
+
+def fitting(records: Sequence[Record]) -> list[Record]:
+    """As many of the records, from the first on, as one ``operations`` frame has room for; none
+    when the first alone is too large."""
+    room = PAYLOAD_BYTES_MAX - _COUNTS_BYTES
+    origins: set[Origin] = set()
+    for index, record in enumerate(records):
+        room -= _RECORD.size + len(record.body)
+        if record.origin not in origins:
+            origins.add(record.origin)
+            room -= _ORIGIN_BYTES + len(record.origin.region)
+        if room < 0 or len(origins) > ORIGINS_MAX:
+            return list(records[:index])
+    return list(records)
 
 
 def decode_records(payload: bytes) -> list[Record]:

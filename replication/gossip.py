@@ -284,11 +284,12 @@ class Gossip:
         room = peer.batch_bytes
         origins = 0
         for origin, after, last in self._lacking(peer, now_ms):
+            if peer.unreadable.get(origin) == after:
+                continue
             recent = self._recent.get(origin)
             index = recent.after(after) if recent is not None else None
             if recent is None or index is None:
-                if peer.unreadable.get(origin) != after:
-                    old.append(ReadLog(origin, after, peer.batch_bytes))
+                old.append(ReadLog(origin, after, peer.batch_bytes))
             elif room > 0 and origins < BATCH_ORIGINS_MAX:
                 origins += 1
                 room = self._fill(batch, recent, index, last, room)
@@ -329,8 +330,8 @@ class Gossip:
         return room
 
     def unreadable(self, name: str, step: ReadLog) -> None:
-        """The log had nothing to send there (a damaged record): do not ask for it again until the
-        peer has got past it from elsewhere, or comes anew."""
+        """What comes next of the origin cannot be sent (it is damaged, or too large for a frame):
+        do not ask for it again until the peer has got past it from elsewhere, or comes anew."""
         self.peers[name].unreadable[step.origin] = step.after_lsn
 
     def _last_due(self, peer: Peer, origin: Origin, now_ms: int) -> int:

@@ -25,6 +25,29 @@ class ShiftedClock(SystemClock):
         return super().monotonic_ms() + self.shift_ms
 
 
+class LoopTime:
+    """The running loop's own time, moved on by the test: what waits for time to pass is over."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self.shift_s = 0.0
+        loop.time = self.time  # type: ignore[method-assign]
+
+    def time(self) -> float:
+        return self._time() + self.shift_s
+
+    async def until_done(self, task: asyncio.Task[None]) -> float:
+        """Let time pass, quickly, until the task is done; how many seconds it took."""
+        began_s = self.shift_s
+        while not task.done():
+            assert self.shift_s - began_s < DEADLINE_S, "it is never done"
+            await asyncio.sleep(0)
+            self.shift_s += 0.001
+        await task
+        return self.shift_s - began_s
+
+
 class QuickEntropy(SystemEntropy):
     """No jitter: a link that failed is dialled again at once."""
 

@@ -1,7 +1,10 @@
 """Frames between regions: authentic and in turn, or refused; nothing else is ever raised."""
 
+import hmac
 import json
 import struct
+import zlib
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -9,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from perdure.replication.frames import (
     FRAME_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    RECORD_BYTES_MAX,
     Channel,
     FrameError,
     Kind,
@@ -16,11 +21,14 @@ from perdure.replication.frames import (
     decode_records,
     encode_json,
     encode_records,
+    fitting,
+    hello_key,
     link_key,
     vector_from_json,
     vector_to_json,
 )
-from perdure.replication.records import LSN_MAX, Origin, Record, seal
+from perdure.replication.limits import ID_CHARS_MAX
+from perdure.replication.records import LSN_MAX, Origin, Record, intact, seal
 
 SECRET = b"s" * 32
 KEY = link_key(SECRET, ("a" * 64, "b" * 64), ("eu/0", "us/0"))
@@ -154,6 +162,73 @@ def test_noise_is_no_records(noise: bytes) -> None:
         decode_records(noise)
     except FrameError:
         return
+
+
+@given(st.lists(records, min_size=1, max_size=4), st.data())
+def test_what_was_torn_apart_is_no_records(batch: list[Record], data: st.DataObject) -> None:
+    """Cut, doubled, or with bytes put in between: refused, or the very records; never anything
+    else, and never another error."""
+    payload = encode_records(batch)
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(payload)))
+        stop = data.draw(st.integers(start, len(payload)))
+        payload = payload[:start] + data.draw(st.binary(max_size=12)) + payload[stop:]
+    try:
+        found = decode_records(payload)
+    except FrameError:
+        return
+    assert all(intact(record) and 1 <= record.lsn <= LSN_MAX for record in found)
+
+
+def framed(kind: int, number: int, length: int, payload: bytes, key: bytes, version: int) -> bytes:
+    """A frame that is right in itself, whatever it says."""
+    head = struct.pack(">2sBBQI", b"PD", version, kind, number, length) + payload
+    head += struct.pack(">I", zlib.crc32(head))
+    return head + hmac.new(key, b"d" + head, sha256).digest()[:16]
+
+
+@given(
+    st.integers(0, 255),
+    st.integers(0, 2**64 - 1) | st.just(0),
+    st.integers(-2, 2),
+    st.binary(max_size=20),
+    st.sampled_from([0, 1, 1, 1, 2, 255]),
+    st.booleans(),
+)
+def test_what_who_knows_the_key_may_say(
+    kind: int, number: int, more: int, payload: bytes, version: int, opening: bool
+) -> None:
+    """A faulty peer can sign anything: it is taken where it is a frame in its turn, and refused
+    otherwise; the checks before the signature are not all there is."""
+    length = max(0, len(payload) + more)
+    key = hello_key(SECRET) if opening else KEY
+    data = framed(kind, number, length, payload, key, version)
+    right = version == 1 and number == 0 and length == len(payload)
+    right = right and kind in set(Kind) and (kind in (1, 2, 4)) == opening
+    acceptor = pair()[1]
+    if right:
+        assert acceptor.decode(data) == (kind, payload)
+    else:
+        refused(acceptor, data)
+
+
+def test_the_fitting_records_are_those_that_one_frame_holds() -> None:
+    """Exactly: what is said to fit can be sent, and with one byte more it cannot."""
+    origin = Origin("e" * ID_CHARS_MAX, 1)
+    largest = Record(origin, 1, bytes(RECORD_BYTES_MAX), 0)
+    assert fitting([]) == []
+    assert fitting([largest]) == [largest]
+    assert len(encode_records([largest])) == PAYLOAD_BYTES_MAX
+    pair()[0].encode(Kind.OPERATIONS, encode_records([largest]))
+    larger = Record(origin, 1, bytes(RECORD_BYTES_MAX + 1), 0)
+    assert fitting([larger]) == []
+    assert len(encode_records([larger])) == PAYLOAD_BYTES_MAX + 1
+    small = seal(origin, 1, b"x")
+    assert fitting([small, largest, small]) == [small]
+    assert fitting([largest, small]) == [largest]
+    many = [seal(Origin("eu", number), 1, b"") for number in range(256)]
+    assert fitting(many) == many[:255]
+    assert decode_records(encode_records(fitting(many))) == many[:255]
 
 
 def test_lsns_and_counts_have_bounds() -> None:
