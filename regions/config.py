@@ -12,6 +12,7 @@ from perdure.replication.ids import is_id
 
 PEER_SECRET = "PERDURE_PEER_SECRET"
 JWT_SECRET = "PERDURE_JWT_SECRET"
+PORT_MAX = 65_535
 LOOPBACK_ORIGINS = r"(https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?)|null"
 
 
@@ -74,8 +75,12 @@ def parse_peers(texts: list[str]) -> dict[str, str]:
     peers: dict[str, str] = {}
     for text in texts:
         name, _, url = text.partition("=")
-        parts = urlsplit(url)
-        if not is_id(name) or parts.scheme not in ("http", "https", "ws", "wss"):
+        try:
+            parts = urlsplit(url)
+            is_url = parts.scheme in ("http", "https", "ws", "wss") and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_id(name) or not is_url:
             raise ConfigError(f"--peer {text!r} must be NAME=URL, the URL of its peer port")
         if not parts.hostname:
             raise ConfigError(f"--peer {text!r}: the URL names no host")
@@ -91,6 +96,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"--region {config.region!r} must be 1 to 128 of A-Z a-z 0-9 . _ ~ -")
     if config.region in config.peers:
         raise ConfigError(f"--peer {config.region} is this region itself")
+    for name, port in (("--port", config.port), ("--peer-port", config.peer_port)):
+        if not 0 < port <= PORT_MAX:
+            raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
+    if config.port == config.peer_port:
+        raise ConfigError(f"--port and --peer-port are both {config.port}; they must differ")
     if config.no_auth and not is_loopback(config.host):
         raise ConfigError(
             f"--dev-no-auth serves anybody, so it listens on loopback only, not on {config.host}"

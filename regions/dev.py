@@ -1,4 +1,4 @@
-"""``perdure dev``: three regions on this machine, until Ctrl-C."""
+"""``perdure dev``: three regions on this machine, until Ctrl-C or the terminal is closed."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ async def dev(directory: Path) -> int:
     ports = [(FIRST_PORT + number, FIRST_PEER_PORT + number) for number in range(3)]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     async with Cluster(directory, ports) as cluster:
         watching = [asyncio.create_task(_watch(cluster, name)) for name in cluster.regions]

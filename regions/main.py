@@ -9,9 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import uvloop
-from perdure.api.app import create_app
-from perdure.api.grants import Grants
 from perdure.regions.cluster import ClusterError
 from perdure.regions.commands import add_commands
 from perdure.regions.config import (
@@ -26,9 +23,7 @@ from perdure.regions.config import (
 )
 from perdure.regions.demo import TOKENS_PER_S, failover
 from perdure.regions.dev import dev
-from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
-from perdure.regions.serving import serve
 
 # Only known where nothing listens outside this machine (``--dev-no-auth``).
 DEV_SECRET = b"perdure development secret, loopback only"
@@ -156,8 +151,13 @@ def _config(options: argparse.Namespace) -> Config:
 def _serve(options: argparse.Namespace) -> int:
     config = _config(options)
     check(config)
+    # Here and not above: the commands that only talk to a region start three times as fast.
+    import uvloop
+    from perdure.api.app import create_app
+    from perdure.api.grants import Grants
+    from perdure.regions.serving import CannotListen, serve
 
-    def make_app(node: Node) -> Any:
+    def make_app(node: Any) -> Any:
         return create_app(
             node,
             grants=Grants(config.jwt_secret) if config.jwt_secret else None,
@@ -167,7 +167,11 @@ def _serve(options: argparse.Namespace) -> int:
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(serve(config, make_app))
+        try:
+            return runner.run(serve(config, make_app))
+        except CannotListen as error:
+            print(f"perdure: {error}", file=sys.stderr)
+            return 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +28,16 @@ NAME_REFUSED_S_MAX = 15
 EXIT_NAME_IN_USE = 4
 
 MakeApp = Callable[[Node], Any]
+
+
+class CannotListen(Exception):
+    """A port is taken, or the address is not this machine's."""
+
+    def __init__(self, what: str, host: str, port: int, error: OSError) -> None:
+        # The event loop's own text says where again; a failed look-up of a name has no errno.
+        known = error.errno is not None and error.errno > 0
+        why = os.strerror(error.errno) if known and error.errno else error.strerror or error
+        super().__init__(f"cannot listen on {what} {port} of {host}: {why}")
 
 
 class Server(uvicorn.Server):
@@ -70,18 +82,56 @@ def build_node(
 
 
 async def serve(config: Config, make_app: MakeApp) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code."""
+    """Serve until SIGTERM or SIGINT; the exit code.
+
+    Raises ``StorageLocked``, ``StorageFailed`` and ``CannotListen``.
+    """
     node, links = build_node(config)
+    try:
+        listener = _listen(config)
+        await _start_links(config, links)
+    except CannotListen:
+        await node.stop()
+        raise
+    node.start(links)
+    server = _server(config, make_app(node))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    watching = asyncio.create_task(_watch_name(links, stop))
+    stopping = asyncio.create_task(stop.wait())
+    _announce(config, node)
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    code = await _shut_down(node, links, server, serving)
+    for task in (watching, stopping):
+        task.cancel()
+    (refused,) = await asyncio.gather(watching, return_exceptions=True)
+    return EXIT_NAME_IN_USE if refused is True else code
+
+
+def _listen(config: Config) -> socket.socket:
+    """The clients' socket. Ours and not uvicorn's, so that a port that is taken is found before
+    anything is started or announced."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise CannotListen("port", config.host, config.port, error) from error
+
+
+async def _start_links(config: Config, links: PeerLinks) -> None:
     try:
         await links.start()
     except OSError as error:
-        await node.stop()
-        print(f"perdure: cannot listen on peer port {config.peer_port}: {error}", file=sys.stderr)
-        return 1
-    node.start(links)
-    server = Server(
+        raise CannotListen("peer port", config.peer_host, config.peer_port, error) from error
+
+
+def _server(config: Config, app: Any) -> Server:
+    return Server(
         uvicorn.Config(
-            make_app(node),
+            app,
             host=config.host,
             port=config.port,
             lifespan="off",
@@ -94,28 +144,6 @@ async def serve(config: Config, make_app: MakeApp) -> int:
             timeout_graceful_shutdown=SHUTDOWN_S_MAX,
         )
     )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_listen(server))
-    watching = asyncio.create_task(_watch_name(links, stop))
-    stopping = asyncio.create_task(stop.wait())
-    _announce(config, node)
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    code = await _shut_down(node, links, server, serving)
-    for task in (watching, stopping):
-        task.cancel()
-    (refused,) = await asyncio.gather(watching, return_exceptions=True)
-    return EXIT_NAME_IN_USE if refused is True else code
-
-
-async def _listen(server: Server) -> None:
-    # uvicorn leaves by SystemExit when it cannot bind: that must not end the loop before the disk.
-    try:
-        await server.serve()
-    except SystemExit as error:
-        raise OSError("cannot listen on the client port") from error
 
 
 def _announce(config: Config, node: Node) -> None:

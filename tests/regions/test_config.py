@@ -35,6 +35,9 @@ def test_peers_are_names_and_urls() -> None:
         (["u s=http://h"], "must be NAME=URL"),
         (["us=h:1"], "must be NAME=URL"),
         (["us=ftp://h"], "must be NAME=URL"),
+        (["us=http://[::1"], "must be NAME=URL"),
+        (["us=http://h:99999"], "must be NAME=URL"),
+        (["us=http://h:x"], "must be NAME=URL"),
         (["us=http://"], "names no host"),
         (["us=http://a", "us=http://b"], "--peer us is given twice"),
     ],
@@ -72,6 +75,9 @@ def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
         ({"host": "0.0.0.0"}, "--dev-no-auth serves anybody, so it listens on loopback only"),
         ({"host": "example.org"}, "loopback only"),
         ({"peer_secret": b""}, "set PERDURE_PEER_SECRET"),
+        ({"port": 0}, "--port 0 must be 1 to 65535"),
+        ({"peer_port": 65_536}, "--peer-port 65536 must be 1 to 65535"),
+        ({"port": 7, "peer_port": 7}, "--port and --peer-port are both 7"),
     ],
 )
 def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
