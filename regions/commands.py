@@ -3,16 +3,23 @@
 import argparse
 import asyncio
 import codecs
+import concurrent.futures
+import contextlib
+import io
 import json
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from unicodedata import category
 
-from perdure_client import Client
-from perdure_client.errors import NotFound, PerdureError
+from perdure.replication import cursor as cursors
+from perdure.replication.errors import Refusal
+
+from perdure_client import Client, Event
+from perdure_client.errors import NotFound, OutOfStep, PerdureError
 from perdure_client.reducer import SessionView, apply
 
 DEFAULT_URL = "http://127.0.0.1:7101"
@@ -21,6 +28,8 @@ EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
 # How long a command tries to reach a region before it says that it cannot.
 PATIENCE_S = 10.0
+# After so long it says that it is still trying.
+NOTE_AFTER_S = 2.0
 EXIT_UNREACHABLE = 3
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no region answers, 130 interrupted."
@@ -45,7 +54,9 @@ def add_commands(commands: Any) -> None:
     publish.add_argument("--author", help="the message's author")
     tail = _add(commands, "tail", _tail, "follow a session; Ctrl-C ends it")
     tail.add_argument("session")
-    tail.add_argument("--cursor", help="go on from here instead of from the beginning")
+    tail.add_argument(
+        "--cursor", type=_cursor, help="go on from here instead of from the beginning"
+    )
     tail.add_argument("--until-end", action="store_true", help="stop when a streamed message ends")
     sessions = _add(commands, "sessions", _sessions, "list the sessions of a region")
     sessions.add_argument("--after", help="start after this id")
@@ -84,20 +95,52 @@ def _with_client(options: argparse.Namespace, run: Command) -> int:
         async with Client(urls, grant, give_up_s=PATIENCE_S) as client:
             return await run(options, client)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot show a character shows its number; that is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return asyncio.run(go())
     except PerdureError as error:
-        print(f"perdure: {error}", file=sys.stderr)
+        _say(str(error))
         if error.code == "unavailable":
             return EXIT_UNREACHABLE
         return EXIT_USAGE if error.code.startswith("invalid_") else 1
     except UnicodeDecodeError as error:
-        print(f"perdure: standard input is not UTF-8: {error.reason}", file=sys.stderr)
+        _say(f"standard input is not UTF-8 ({error.reason}); the message has ended as failed")
         return 1
     except BrokenPipeError:
-        # The reader of our output has left: that is its right.
-        sys.stderr.close()
+        # The reader of our output has left: that is its right. What Python still holds for it goes
+        # nowhere, else it would complain of that at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _cursor(text: str) -> str:
+    # The client starts over where a region refuses a cursor; who typed it wants to know instead.
+    try:
+        cursors.decode(text)
+    except Refusal as refusal:
+        raise argparse.ArgumentTypeError(f"{text!r}: {refusal.detail}") from refusal
+    return text
+
+
+def _say(text: str) -> None:
+    print(f"perdure: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.asynccontextmanager
+async def _patiently(client: Client) -> AsyncIterator[None]:
+    """Until the first answer: say so when it is long in coming."""
+
+    async def note() -> None:
+        await asyncio.sleep(NOTE_AFTER_S)
+        _say(f"no answer from {' or '.join(client.regions.urls)} yet; still trying")
+
+    noting = asyncio.create_task(note())
+    try:
+        yield
+    finally:
+        noting.cancel()
 
 
 def _print(value: Mapping[str, Any]) -> None:
@@ -106,9 +149,15 @@ def _print(value: Mapping[str, Any]) -> None:
 
 async def _publish(options: argparse.Namespace, client: Client) -> int:
     session = client.session(options.session)
-    async with session.open(options.role, id=options.id, author=options.author) as writer:
-        async for text in _standard_input():
-            await writer.write(text)
+    async with _patiently(client):
+        opened = await session.open(options.role, id=options.id, author=options.author)
+    async with opened as writer:
+        try:
+            async for text in _standard_input():
+                await writer.write(text)
+        except asyncio.CancelledError:
+            _say(f"message {writer.message} is left open; another producer may claim it")
+            raise
     if options.json:
         _print(
             {
@@ -131,11 +180,16 @@ async def _standard_input() -> AsyncIterator[str]:
     chunks: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_WAITING_MAX)
 
     def read() -> None:
-        more = True
-        while more:
-            chunk = os.read(sys.stdin.fileno(), _READ_BYTES)
-            more = bool(chunk)
-            asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+        chunk = b"more"
+        # The loop may end before the input does: then nobody wants the rest.
+        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
+            while chunk:
+                try:
+                    chunk = os.read(0, _READ_BYTES)
+                except OSError:
+                    # It was closed before we were started: there is no input.
+                    chunk = b""
+                asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
 
     # A daemon: one that waits for somebody to type must not hold up the end.
     threading.Thread(target=read, daemon=True).start()
@@ -148,25 +202,52 @@ async def _standard_input() -> AsyncIterator[str]:
 
 async def _tail(options: argparse.Namespace, client: Client) -> int:
     # A reader waits for ever; somebody who typed a wrong address wants to know.
-    await client.peers()
-    view = SessionView(options.session)
-    printer = _Printer()
-    async for event in client.session(options.session).events(options.cursor):
-        if options.json:
-            _print({"event": event.event, "id": event.id, "data": event.data})
-        else:
-            printer.show(event.event, event.data)
-        if not options.cursor:
-            apply(view, event.event, event.data)
-        if options.until_end and event.event == "end":
-            break
+    async with _patiently(client):
+        await client.peers()
+    printer = _Printer(for_people=sys.stdout.isatty())
+    async with contextlib.aclosing(_events(options, client)) as events:
+        async for event in events:
+            if options.json:
+                _print({"event": event.event, "id": event.id, "data": event.data})
+            else:
+                printer.show(event.event, event.data)
+            if options.until_end and event.event == "end":
+                break
     return 0
 
 
-class _Printer:
-    """Prints events as text: a line for each message, its text as it comes."""
+async def _events(options: argparse.Namespace, client: Client) -> AsyncGenerator[Event, None]:
+    """The session's events, each of which fits those before it."""
+    cursor = options.cursor
+    at: str | None = None
 
-    def __init__(self) -> None:
+    def connected(region: str) -> None:
+        nonlocal at
+        if at not in (None, region):
+            _say(f"now reading at {region}")
+        at = region
+
+    while True:
+        view = SessionView(options.session)
+        following = client.session(options.session).events(cursor, connected)
+        try:
+            async with contextlib.aclosing(following) as events:
+                async for event in events:
+                    if not cursor:
+                        apply(view, event.event, event.data)
+                    yield event
+            return
+        except OutOfStep as error:
+            _say(f"{error}; from the beginning again")
+            cursor = None
+
+
+class _Printer:
+    """Prints events as text: a line for each message, its text as it comes. ``for_people``: to a
+    terminal, which nothing in a text may control."""
+
+    def __init__(self, *, for_people: bool = False) -> None:
+        self._for_people = for_people
         self._open: str | None = None
 
     def show(self, name: str, data: Mapping[str, Any]) -> None:
@@ -178,11 +259,11 @@ class _Printer:
             self._message(data)
         elif name == "append" and "text" in data:
             self._turn_to(data["message"], f"… {data['message']}: ")
-            print(data["text"], end="", flush=True)
+            self._text(data["text"])
         elif name == "replace":
             self._line(f"[{data['message']} is replaced: {data['reason']}]")
             self._turn_to(data["message"], f"{data['message']}: ")
-            print(data["text"], end="", flush=True)
+            self._text(data["text"])
         elif name == "end":
             self._line(f"[{data['message']} {data['status']}, {data['length']} items]")
         elif name in ("delete", "stale", "deleted"):
@@ -190,9 +271,12 @@ class _Printer:
 
     def _message(self, message: Mapping[str, Any]) -> None:
         self._turn_to(message["id"], f"{message['role']} {message['id']}: ")
-        print(message["text"], end="", flush=True)
+        self._text(message["text"])
         if message["status"] != "streaming":
             self._line(f"[{message['status']}]")
+
+    def _text(self, text: str) -> None:
+        print(_harmless(text) if self._for_people else text, end="", flush=True)
 
     def _turn_to(self, message: str, head: str) -> None:
         if self._open != message:
@@ -208,8 +292,17 @@ class _Printer:
         print(text, flush=True)
 
 
+def _harmless(text: str) -> str:
+    """The text without control characters, but for new lines and tabs."""
+    return "".join(
+        "\ufffd" if category(character) == "Cc" and character not in "\n\t" else character
+        for character in text.replace("\r\n", "\n")
+    )
+
+
 async def _sessions(options: argparse.Namespace, client: Client) -> int:
-    page = await client.sessions(after=options.after, limit=options.limit)
+    async with _patiently(client):
+        page = await client.sessions(after=options.after, limit=options.limit)
     if options.json:
         _print(page)
         return 0
@@ -221,7 +314,8 @@ async def _sessions(options: argparse.Namespace, client: Client) -> int:
 
 
 async def _regions(options: argparse.Namespace, client: Client) -> int:
-    known = await client.peers()
+    async with _patiently(client):
+        known = await client.peers()
     up = all(peer["state"] == "up" for peer in known["peers"])
     if options.json:
         _print(known)
@@ -236,7 +330,8 @@ async def _regions(options: argparse.Namespace, client: Client) -> int:
 async def _verify(options: argparse.Namespace, client: Client) -> int:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.wait_s
-    answer = await client.verify(options.session)
+    async with _patiently(client):
+        answer = await client.verify(options.session)
     while not answer["equal"] and loop.time() < deadline:
         await asyncio.sleep(_VERIFY_EVERY_S)
         answer = await client.verify(options.session)
@@ -256,7 +351,7 @@ async def _must_exist(session: str, client: Client) -> None:
     try:
         await client.session(session).snapshot()
     except NotFound:
-        print(f"perdure: note: this region knows no session {session}", file=sys.stderr)
+        _say(f"note: this region knows no session {session}")
 
 
 def _print_verified(answer: Mapping[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """The command line against three real regions, as processes, with real pipes and signals."""
 
+import argparse
 import asyncio
+import contextlib
+import io
 import json
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +17,8 @@ import pytest
 from perdure.regions import commands
 from perdure.regions.cluster import Cluster, free_ports
 from perdure.regions.main import main
+
+from perdure_client import Event
 
 COMMAND_S_MAX = 40
 
@@ -29,16 +35,20 @@ class Ran(NamedTuple):
         return json.loads(self.out)
 
 
-async def start(*arguments: str) -> Process:
+async def start(*arguments: str, environment: Mapping[str, str] = {}) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "perdure.regions.main", *arguments),
-        stdin=PIPE, stdout=PIPE, stderr=PIPE,
+        stdin=PIPE, stdout=PIPE, stderr=PIPE, env={**os.environ, **environment},
     )  # fmt: skip
 
 
 async def end(process: Process, stdin: bytes | None = None) -> Ran:
-    async with asyncio.timeout(COMMAND_S_MAX):
-        out, err = await process.communicate(stdin)
+    try:
+        async with asyncio.timeout(COMMAND_S_MAX):
+            out, err = await process.communicate(stdin)
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode is not None
     assert b"Traceback" not in err, err.decode()
     return Ran(process.returncode, out.decode(), err.decode())
@@ -144,6 +154,205 @@ async def test_interrupts(cluster: Cluster) -> None:
         assert await publishing.wait() == 130
     following.send_signal(signal.SIGTERM)
     await end(following)
+
+
+async def test_a_reader_of_the_output_may_leave(cluster: Cluster) -> None:
+    """``perdure tail | head -1`` and the like end quietly, with 0."""
+    eu = at(cluster, "eu")
+    tailing = await start("tail", "s", "--json", *eu)
+    assert tailing.stdout is not None
+    async with asyncio.timeout(COMMAND_S_MAX):
+        assert b"snapshot" in await tailing.stdout.readline()
+    tailing._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    await run("publish", "s", *eu, stdin=b"x")
+    async with asyncio.timeout(COMMAND_S_MAX):
+        assert tailing.stderr is not None
+        assert (await tailing.stderr.read(), await tailing.wait()) == (b"", 0)
+
+
+async def test_tail_goes_on_from_a_cursor(cluster: Cluster) -> None:
+    """With what came after it, and says to which region it has moved; what is no cursor is told
+    and not taken for the beginning."""
+    await run("publish", "s", "--id", "one", *at(cluster, "us"), stdin=b"first")
+    tailing = await start("tail", "s", "--json", *at(cluster, "us", "ap"))
+    snapshot = await json_line(tailing)
+    assert [m["id"] for m in snapshot["data"]["messages"]] == ["one"]
+    resumed = await start("tail", "s", "--cursor", snapshot["id"], "--json", *at(cluster, "us"))
+    while (await json_line(resumed))["event"] != "ready":
+        pass
+    await run("publish", "s", "--id", "two", *at(cluster, "ap"), stdin=b"second")
+    while (event := await json_line(resumed))["event"] != "end":
+        assert event["event"] != "snapshot"
+    assert event["data"]["message"] == "two"
+    resumed.send_signal(signal.SIGINT)
+    assert (await end(resumed)).code == 130
+    while (await json_line(tailing))["event"] != "end":
+        pass
+    await cluster.kill("us")
+    await run("publish", "s", "--id", "three", *at(cluster, "ap"), stdin=b"third")
+    while (event := await json_line(tailing))["event"] != "end":
+        pass
+    assert event["data"]["message"] == "three"
+    tailing.send_signal(signal.SIGINT)
+    ended = await end(tailing)
+    assert ended.code == 130
+    assert ended.err == f"perdure: now reading at {cluster.regions['ap'].url}\n"
+    wrong = await run("tail", "s", "--cursor", "no cursor!", *at(cluster, "ap"))
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "argument --cursor: 'no cursor!'" in wrong.err
+
+
+async def json_line(process: Process) -> Any:
+    """The next line that it prints, as JSON."""
+    assert process.stdout is not None
+    async with asyncio.timeout(COMMAND_S_MAX):
+        line = await process.stdout.readline()
+    assert line, await end(process)
+    return json.loads(line)
+
+
+async def test_input_that_goes_wrong(cluster: Cluster) -> None:
+    """Much of it behind what is not UTF-8, none because it was closed, some that is cut in the
+    middle of a character: each ends by itself, and what was good is kept."""
+    eu = at(cluster, "eu")
+    much = await run("publish", "s", "--id", "much", *eu, stdin=b"good" + b"\xff" * 5_000_000)
+    assert much.code == 1 and len(much.err.splitlines()) == 1, much.err
+    assert "the message has ended as failed" in much.err
+    cut = await run("publish", "s", "--id", "cut", *eu, stdin="good 漢".encode()[:-1])
+    assert cut.code == 1 and "unexpected end of data" in cut.err
+    closed = await run_shell("exec {perdure} publish s --id closed {at} <&-", eu)
+    assert closed.code == 0 and "closed: 0 tokens" in closed.out
+    tailed = await start("tail", "s", "--json", *eu)
+    held = {
+        m["id"]: (m["text"], m["status"]) for m in (await json_line(tailed))["data"]["messages"]
+    }
+    tailed.send_signal(signal.SIGINT)
+    await end(tailed)
+    assert held == {
+        "much": ("", "failed"),
+        "cut": ("good ", "failed"),
+        "closed": ("", "complete"),
+    }
+
+
+async def run_shell(command: str, at: list[str]) -> Ran:
+    """A line of shell, with ``{perdure}`` and ``{at}`` in it."""
+    line = command.format(perdure=f"{sys.executable} -m perdure.regions.main", at=" ".join(at))
+    return await end(await asyncio.create_subprocess_shell(line, stdout=PIPE, stderr=PIPE))
+
+
+async def test_a_terminal_that_knows_few_characters(cluster: Cluster) -> None:
+    """Gets the numbers of those that it cannot show."""
+    eu = at(cluster, "eu")
+    await run("publish", "s", *eu, stdin="é 漢".encode())
+    tailing = await start("tail", "s", *eu, environment={"PYTHONIOENCODING": "latin-1"})
+    assert tailing.stdout is not None
+    async with asyncio.timeout(COMMAND_S_MAX):
+        line = await tailing.stdout.readline()
+    assert line.endswith(b": \xe9 \\u6f22\n"), line
+    tailing.send_signal(signal.SIGINT)
+    ended = await end(tailing)
+    assert (ended.code, ended.err) == (130, "")
+
+
+@pytest.mark.parametrize("command", ["publish", "tail", "sessions", "regions", "verify", "dev"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its options, and what its exit codes mean."""
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert exit_.value.code == 0
+    assert f"usage: perdure {command}" in told and "Exit codes: 0 " in told
+    if command != "dev":
+        assert "--url URL" in told and "--json" in told
+
+
+def test_a_region_that_is_slow_to_answer_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the command goes on trying: silence would look like an answer."""
+    monkeypatch.setattr(commands, "NOTE_AFTER_S", 0)
+    monkeypatch.setattr(commands, "PATIENCE_S", 0.2)
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    assert main(["sessions", "--url", url, "--url", "http://127.0.0.1:1"]) == 3
+    noted, said = capsys.readouterr().err.splitlines()
+    assert noted == f"perdure: no answer from {url} or http://127.0.0.1:1 yet; still trying"
+    assert said.startswith("perdure: unavailable: no region answers")
+
+
+def shown(events: list[tuple[str, dict[str, Any]]], *, for_people: bool = False) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        printer = commands._Printer(for_people=for_people)
+        for name, data in events:
+            printer.show(name, data)
+    return out.getvalue()
+
+
+def message(id_: str, text: str, status: str = "streaming") -> dict[str, Any]:
+    return {"id": id_, "serial": id_, "role": "user", "text": text, "status": status}
+
+
+def test_what_people_see() -> None:
+    """A line for each message; text as it comes; who is replaced, ended, deleted or behind."""
+    events = [
+        ("snapshot", {"messages": [message("a", "one", "complete"), message("b", "tw")]}),
+        ("append", {"message": "b", "text": "o"}),
+        ("message", message("c", "")),
+        ("append", {"message": "b", "text": "!"}),
+        ("append", {"message": "b", "items": [{"set": {}}]}),
+        ("replace", {"message": "b", "text": "2", "reason": "fenced"}),
+        ("end", {"message": "b", "status": "complete", "length": 1}),
+        ("stale", {"message": None, "held": True}),
+        ("delete", {"message": "a"}),
+    ]
+    assert shown(events) == (
+        "user a: one\n[complete]\nuser b: two\nuser c: \n… b: !\n[b is replaced: fenced]\n"
+        "b: 2\n[b complete, 1 items]\n[stale ]\n[delete a]\n"
+    )
+
+
+def test_nothing_in_a_text_controls_the_terminal() -> None:
+    """No escape sequence reaches it; emoji of several code points and other scripts do. What goes
+    into a file is as it was."""
+    evil = "a\x1b]0;title\x07\r\nb\tc\x9b2J 👩\u200d💻 漢"
+    events = [("message", message("m", evil, "complete"))]
+    assert shown(events, for_people=True) == (
+        "user m: a\ufffd]0;title\ufffd\nb\tc\ufffd2J 👩\u200d💻 漢\n[complete]\n"
+    )
+    assert evil in shown(events)
+
+
+class OutOfStepOnce:
+    """A session of which the first reading goes wrong."""
+
+    def __init__(self) -> None:
+        self.cursors: list[str | None] = []
+
+    def session(self, _: str) -> "OutOfStepOnce":
+        return self
+
+    async def events(self, cursor: str | None, *_: Any) -> AsyncIterator[Event]:
+        self.cursors.append(cursor)
+        session = {"id": "s", "messages": [{**message("m", "ab"), "length": 2, "parts": []}]}
+        session |= {"cursor": "c", "metadata": {}, "more": False}
+        yield Event("snapshot", "c", session, "http://eu")
+        if len(self.cursors) == 1:
+            data = {"message": "m", "part": 0, "from": 7, "to": 8, "text": "x"}
+            yield Event("append", "d", data, "http://eu")
+        yield Event("ready", "e", {}, "http://eu")
+
+
+async def test_an_event_that_does_not_fit_is_not_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The session is read from its beginning again, and that is said."""
+    client = OutOfStepOnce()
+    options = argparse.Namespace(session="s", cursor=None)
+    names = [event.event async for event in commands._events(options, client)]  # type: ignore[arg-type]
+    assert names == ["snapshot", "snapshot", "ready"]
+    assert client.cursors == [None, None]
+    assert "from the beginning again" in capsys.readouterr().err
 
 
 def test_nobody_answers(
