@@ -16,6 +16,7 @@ _ITEM = {
         {"type": "object", "description": 'a mark: {"part": {…}} or {"set": {…}}'},
     ]
 }
+_UNREADY = {"ready": {"type": "boolean"}, "reason": {"type": "string"}}
 _END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
 _DRAFT_TEXTS = (
     *("id", "role", "text", "author", "after"),
@@ -39,7 +40,7 @@ def _list(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of}
 
 
-def _answers() -> dict[str, Any]:
+def _message() -> dict[str, Any]:
     message = _object(
         id="string",
         serial="string",
@@ -53,6 +54,10 @@ def _answers() -> dict[str, Any]:
         metadata="object",
     )
     message["properties"]["replaces"] = {"type": "string"}
+    return message
+
+
+def _answers() -> dict[str, Any]:
     opened = _object(id="string", serial="string", epoch="string", header="string", next="integer")
     stable = {"stable": {"type": ["boolean", "null"]}}
     created = {"type": "string", "format": "date-time"}
@@ -62,7 +67,7 @@ def _answers() -> dict[str, Any]:
             "additionalProperties": True,
             "description": "text, reasoning, tool-call, source, file, data, and others",
         },
-        "Message": message,
+        "Message": _message(),
         "Sent": {
             "oneOf": [
                 {"allOf": [_ref("Message"), {"type": "object", "properties": stable}]},
@@ -203,6 +208,25 @@ def _json(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": _ref(schema)}}
 
 
+def _events(session: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": "events",
+        "summary": "Follow the session as server-sent events",
+        "parameters": [
+            session,
+            _parameter("Last-Event-ID", "header", required=False, text="wins"),
+            _parameter("cursor", "query", required=False, text="resume position"),
+        ],
+        "responses": {
+            "200": {
+                "description": "docs/PROTOCOL.md A.5",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            "default": _PROBLEM,
+        },
+    }
+
+
 def _hot_paths() -> dict[str, Any]:
     session, message = _parameter("s", "path"), _parameter("m", "path")
     producer = [
@@ -245,24 +269,7 @@ def _hot_paths() -> dict[str, Any]:
                 },
             }
         },
-        "/v1/sessions/{s}/events": {
-            "get": {
-                "operationId": "events",
-                "summary": "Follow the session as server-sent events",
-                "parameters": [
-                    session,
-                    _parameter("Last-Event-ID", "header", required=False, text="wins"),
-                    _parameter("cursor", "query", required=False, text="resume position"),
-                ],
-                "responses": {
-                    "200": {
-                        "description": "docs/PROTOCOL.md A.5",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-                    },
-                    "default": _PROBLEM,
-                },
-            }
-        },
+        "/v1/sessions/{s}/events": {"get": _events(session)},
     }
 
 
@@ -293,6 +300,11 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
         if (path, method) in _NEW_OR_KNOWN:
             responses["200"] = {"description": "It was here already", "content": _json(name)}
     value["paths"].update(_hot_paths())
+    unready = {"type": "object", "required": ["ready", "reason"], "properties": _UNREADY}
+    value["paths"]["/readyz"]["get"]["responses"]["503"] = {
+        "description": "It takes no requests now",
+        "content": {"application/json": {"schema": unready}},
+    }
     for operations in value["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)

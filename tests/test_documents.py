@@ -134,18 +134,7 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind,
-            marks=[pytest.mark.xfail(reason="B.2 leaves out the region of create")]
-            if kind == "create"
-            else [],
-        )
-        for kind in OPERATIONS
-    ],
-)
+@pytest.mark.parametrize("kind", OPERATIONS)
 def test_operations(kind):
     """B.2 gives each operation as many fields after the session as its bytes have."""
     listed = {name.strip("`"): fields for name, fields, *_ in rows(section("B.2"))}

@@ -240,7 +240,6 @@ async def test_acknowledgements_are_as_described(region, document):
         assert list(Draft202012Validator(schemas).iter_errors(answer)) == []
 
 
-@pytest.mark.xfail(reason="the description has no 503 of /readyz, which is no problem object")
 async def test_unready(region, document):
     """A region that drains answers readiness as described: no problem, but its reason."""
     await region.node.drain(0)
