@@ -132,13 +132,18 @@ class Cluster:
             for region in self.regions.values()
             if region.process is not None and region.process.returncode is None
         ]
-        for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in running:
-            try:
-                async with asyncio.timeout(STOP_S_MAX):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        try:
+            for process in running:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(STOP_S_MAX):
+                await asyncio.gather(*(process.wait() for process in running))
+        except TimeoutError:
+            pass
+        finally:
+            # Also when this is cancelled, by somebody who presses Ctrl-C twice.
+            for process in running:
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.kill()
+        await asyncio.gather(*(process.wait() for process in running))

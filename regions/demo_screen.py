@@ -2,11 +2,16 @@
 line a second where the output is no terminal."""
 
 import shutil
+from collections.abc import Iterator
 from typing import TextIO
 from unicodedata import category, east_asian_width
 
-_LINES_A_REGION = 4
+_REGIONS = 3
+_LINES_A_REGION_MAX = 4
+_COLUMNS_MIN = 20
+_COLUMNS_MAX = 100
 _PLAIN_EVERY_DRAWS = 10
+_BOLD, _DIM, _NORMAL = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 def _width(character: str) -> int:
@@ -16,7 +21,9 @@ def _width(character: str) -> int:
 
 
 def tail(text: str, columns: int, lines: int) -> list[str]:
-    """The end of a text, in lines of so many columns."""
+    """The end of a text, in exactly so many lines of at most so many columns."""
+    if lines == 0:
+        return []
     out: list[str] = [""]
     used = 0
     for character in text[-columns * lines * 2 :]:
@@ -30,6 +37,16 @@ def tail(text: str, columns: int, lines: int) -> list[str]:
     return ([""] * lines + [line for line in out if line])[-lines:]
 
 
+def clip(text: str, columns: int) -> str:
+    """The beginning of a line, in at most so many columns."""
+    used = 0
+    for index, character in enumerate(text):
+        used += _width(character)
+        if used > columns:
+            return text[:index]
+    return text
+
+
 class Screen:
     """Draws to a stream. ``written``, ``stable`` and ``writer`` are the agent's."""
 
@@ -39,43 +56,44 @@ class Screen:
         self.writer = "eu"
         self._out = out
         self._terminal = out.isatty()
-        self._drawn = 0
+        self._picture: list[str] = []
         self._draws = 0
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self._erase()
-        print(f"• {text}", file=self._out, flush=True)
-
-    def _erase(self) -> None:
-        if self._drawn:
-            print(f"\x1b[{self._drawn}F\x1b[J", end="", file=self._out)
-            self._drawn = 0
+        """A line that stays, above the picture."""
+        self._put([f"• {text}", *self._picture])
 
     def draw(self, readers: dict[str, tuple[list[str], int, str]]) -> None:
         """The state now: for each reader where it is connected, its tokens, its text."""
         self._draws += 1
-        if not self._terminal:
-            if self._draws % _PLAIN_EVERY_DRAWS == 1:
-                counts = ", ".join(f"{name} {held}" for name, (_, held, _) in readers.items())
-                self._line(f"  agent at {self.writer}: {self.written} written; readers: {counts}")
-            return
-        columns = min(100, shutil.get_terminal_size().columns) - 4
-        self._erase()
-        lines = [f"agent → {self.writer}   {self.written} written, {self.stable} in two regions"]
+        if self._terminal:
+            picture = list(self._lines(readers))
+            self._put(picture)
+            self._picture = picture
+        elif self._draws % _PLAIN_EVERY_DRAWS == 1:
+            counts = ", ".join(f"{name} {held}" for name, (_, held, _) in readers.items())
+            self._put([f"  agent at {self.writer}: {self.written} written; readers: {counts}"])
+
+    def _lines(self, readers: dict[str, tuple[list[str], int, str]]) -> Iterator[str]:
+        """A picture that no terminal has to wrap or scroll: then it could not be drawn over."""
+        size = shutil.get_terminal_size()
+        columns = max(_COLUMNS_MIN, min(_COLUMNS_MAX, size.columns) - 1)
+        free = (size.lines - 2) // _REGIONS - 1
+        lines = max(0, min(_LINES_A_REGION_MAX, free))
+        agent = f"agent → {self.writer}   {self.written} written, {self.stable} in two regions"
+        yield clip(agent, columns)
         for name, (region, held, text) in readers.items():
             where = region[0] if region else "…"
             moved = f" (reads at {where})" if where != name else ""
-            lines.append(f"\x1b[1m{name}\x1b[0m{moved}  {held} tokens")
-            lines += [f"  \x1b[2m{line}\x1b[0m" for line in tail(text, columns, _LINES_A_REGION)]
-        for line in lines:
-            self._line(line)
-        self._drawn = len(lines)
+            head = clip(f"{name}{moved}  {held} tokens", columns)
+            yield f"{_BOLD}{name}{_NORMAL}{head.removeprefix(name)}"
+            for line in tail(text, columns - 2, lines):
+                yield f"  {_DIM}{line}{_NORMAL}"
 
-    def _line(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
-
-    def close(self, tokens: int) -> None:
-        """Leave the last picture standing."""
-        self._drawn = 0
-        self.written = tokens
+    def _put(self, lines: list[str]) -> None:
+        """Write lines over the last picture. At once: half a picture would flicker."""
+        up = f"\x1b[{len(self._picture)}F" if self._picture else ""
+        end_of_line, end_of_screen = ("\x1b[K", "\x1b[J") if self._terminal else ("", "")
+        body = "".join(f"{line}{end_of_line}\n" for line in lines)
+        self._out.write(up + body + end_of_screen)
+        self._out.flush()
