@@ -7,6 +7,7 @@ from itertools import permutations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perdure.replication import gossip as gossip_module
 from perdure.replication.gossip import (
     BATCH_BYTES_MAX,
     BATCH_BYTES_START,
@@ -26,6 +27,10 @@ from perdure.replication.records import Origin, Record, Vector, bytes_of, intact
 NAMES = ("eu", "us", "ap")
 
 
+def len_of(record: Record) -> int:
+    return len(record.body)
+
+
 @dataclass
 class Region:
     """A region with a disk, and the machine that decides what it sends."""
@@ -35,6 +40,8 @@ class Region:
     incarnation: int = 1
     disk: dict[Origin, list[Record]] = field(default_factory=dict)
     sent: int = 0
+    # The greatest lsns that were ever on this disk: a disk may be lost.
+    ever: Vector = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.start()
@@ -56,6 +63,7 @@ class Region:
     def store(self, records: list[Record], now_ms: int) -> None:
         for record in records:
             self.disk.setdefault(record.origin, []).append(record)
+            self.ever[record.origin] = max(record.lsn, self.ever.get(record.origin, 0))
         self.gossip.stored(records, now_ms)
 
     def next(self, peer: str, now_ms: int) -> list[Record]:
@@ -72,6 +80,9 @@ class Region:
         if records:
             self.gossip.sent(peer, records)
             self.sent += len(records)
+        known = self.gossip.peers[peer]
+        most = known.window_bytes + known.batch_bytes + max(map(len_of, records), default=0)
+        assert known.in_flight_bytes <= most, "a window and a batch"
         return records
 
     def take(self, sender: str, records: list[Record], now_ms: int) -> bool:
@@ -90,6 +101,9 @@ class Net:
         self.regions = {n: Region(n, [p for p in names if p != n]) for n in names}
         self.up: set[tuple[str, str]] = set()
         self.now_ms = 0
+        # Batches and whole vectors that are under way.
+        self.late: list[tuple[str, str, list[Record]]] = []
+        self.told: list[tuple[str, str, Vector]] = []
 
     def connect(self, source: str, target: str) -> None:
         one, other = self.regions[source], self.regions[target]
@@ -124,13 +138,31 @@ class Net:
         one, other = self.regions[source], self.regions[target]
         other.gossip.heard(source, dict(one.gossip.vector), True, self.now_ms)
 
+    def restart(self, name: str) -> None:
+        self.regions[name].restart()
+        for other in self.regions:
+            if other != name:
+                self.lose(name, other)
+                self.lose(other, name)
+
+    def assert_truthful(self) -> None:
+        """Nothing counts as stable or settled that never was on those disks."""
+        for region in self.regions.values():
+            gossip = region.gossip
+            others = [other for other in self.regions.values() if other is not region]
+            for origin, lsn in gossip.stable_vector().items():
+                assert origin.region == region.name
+                assert max(other.ever.get(origin, 0) for other in others) >= lsn
+            for origin in gossip.vector:
+                reached = gossip.settled_lsn(origin)
+                assert min(other.ever.get(origin, 0) for other in others) >= reached
+
     def settle(self) -> None:
         """Links as they are, nothing lost any more, until there is nothing to send."""
         for _ in range(6):
             self.now_ms += FORWARD_DELAY_MS
             for source, target in sorted(self.up):
                 self.report(target, source)
-                self.regions[source].gossip.resend(target)
                 while self.push(source, target):
                     pass
 
@@ -141,46 +173,63 @@ class Net:
             assert other.gossip.vector == first.gossip.vector
 
 
+def step(net: Net, data: st.DataObject) -> None:
+    """Something happens, somewhere."""
+    region = net.regions[data.draw(st.sampled_from(NAMES))]
+    source, target = data.draw(st.sampled_from(list(permutations(NAMES, 2))))
+    match data.draw(st.sampled_from(STEPS)):
+        case "write":
+            region.write(net.now_ms, data.draw(st.sampled_from([1, 3_000])))
+        case "push":
+            net.push(source, target, ack=data.draw(st.booleans()))
+        case "lost":
+            net.push(source, target, keep=False)
+        case "late" if (source, target) in net.up:
+            net.late.append((source, target, net.regions[source].next(target, net.now_ms)))
+        case "again" if net.late:
+            sender, receiver, records = data.draw(st.sampled_from(net.late))
+            net.regions[receiver].take(sender, records, net.now_ms)
+        case "tell":
+            net.told.append((source, target, dict(net.regions[source].gossip.vector)))
+        case "told" if net.told:
+            sender, receiver, vector = data.draw(st.sampled_from(net.told))
+            net.regions[receiver].gossip.heard(sender, vector, True, net.now_ms)
+        case "cut":
+            net.lose(source, target)
+        case "link":
+            net.connect(source, target)
+        case "report":
+            net.report(source, target)
+        case "restart":
+            net.restart(region.name)
+        case "wipe":
+            region.disk.clear()
+            net.restart(region.name)
+
+
+STEPS = [
+    *("write", "write", "push", "push", "lost", "late", "again", "tell", "told"),
+    *("cut", "link", "report", "restart", "wipe"),
+]
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.data(), st.integers(1, 60))
-def test_everything_arrives_everywhere(data: st.DataObject, steps: int) -> None:
-    """Whatever is lost, comes late or twice, whichever links and processes die: no vector ever
-    passes a gap, and once all can talk, all disks hold the same records, each once."""
+@given(st.data(), st.integers(1, 60), st.sampled_from([400, 10_000, RECENT_BYTES_MAX]))
+def test_everything_arrives_everywhere(data: st.DataObject, steps: int, memory: int) -> None:
+    """Whatever is lost, comes late, twice or in another order, whichever links, processes and disks
+    die, however little is kept in memory: no vector ever passes a gap, nothing is called stable or
+    settled that is not, and once all can talk, all disks hold the same records, each once."""
     net = Net()
     net.connect_all()
-    pairs = list(permutations(NAMES, 2))
-    late: list[tuple[str, str, list[Record]]] = []
-    for _ in range(steps):
-        net.now_ms += data.draw(st.sampled_from([0, 1, 400, FORWARD_DELAY_MS]))
-        region = net.regions[data.draw(st.sampled_from(NAMES))]
-        source, target = data.draw(st.sampled_from(pairs))
-        match data.draw(st.sampled_from(["write", "write", "push", "push", "lost", "late", "cut",
-                                         "link", "report", "restart", "again"])):  # fmt: skip
-            case "write":
-                region.write(net.now_ms, data.draw(st.sampled_from([1, 3_000])))
-            case "push":
-                net.push(source, target, ack=data.draw(st.booleans()))
-            case "lost":
-                net.push(source, target, keep=False)
-            case "late" if (source, target) in net.up:
-                late.append((source, target, net.regions[source].next(target, net.now_ms)))
-            case "again" if late:
-                sender, receiver, records = data.draw(st.sampled_from(late))
-                net.regions[receiver].take(sender, records, net.now_ms)
-            case "cut":
-                net.lose(source, target)
-            case "link":
-                net.connect(source, target)
-            case "report":
-                net.report(source, target)
-            case "restart":
-                region.restart()
-                for other in NAMES:
-                    if other != region.name:
-                        net.lose(region.name, other)
-                        net.lose(other, region.name)
-    net.connect_all()
-    net.settle()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gossip_module, "RECENT_BYTES_MAX", memory)
+        for _ in range(steps):
+            net.now_ms += data.draw(st.sampled_from([0, 1, 400, FORWARD_DELAY_MS]))
+            step(net, data)
+            net.assert_truthful()
+        net.connect_all()
+        net.settle()
+    net.assert_truthful()
     net.assert_equal()
     for records in net.regions["eu"].disk.values():
         assert [record.lsn for record in records] == list(range(1, len(records) + 1))
@@ -235,6 +284,25 @@ def test_a_peer_that_was_restarted_is_given_what_its_former_process_accepted() -
     net.settle()
     net.assert_equal()
     assert Origin("us", 1) in net.regions["us"].gossip.vector
+
+
+def test_a_peer_that_lost_its_disk_gets_everything_again() -> None:
+    """It reports less than before, and is believed; what was stable stays so."""
+    net = Net(("eu", "us"))
+    net.connect_all()
+    eu, us = net.regions["eu"], net.regions["us"]
+    for _ in range(5):
+        eu.write(net.now_ms)
+        net.push("eu", "us")
+    assert eu.gossip.behind("us") == 0
+    us.disk.clear()
+    net.restart("us")
+    net.connect_all()
+    assert eu.gossip.behind("us") == 5
+    assert eu.gossip.is_stable(eu.gossip.me, 5)
+    while net.push("eu", "us"):
+        pass
+    net.assert_equal()
 
 
 def test_nobody_else_accepts_for_a_running_incarnation() -> None:
@@ -320,6 +388,99 @@ def test_memory_is_bounded_and_the_log_serves_the_rest() -> None:
     net.assert_equal()
 
 
+def test_what_is_new_does_not_keep_a_backlog_waiting() -> None:
+    """However steadily it comes."""
+    net = Net(("eu", "us"))
+    eu, old = net.regions["eu"], Origin("eu", 0)
+    eu.disk[old] = [seal(old, lsn, b"x" * 1_000) for lsn in range(1, 20)]
+    eu.restart()
+    net.connect("eu", "us")
+    for _ in range(8):
+        eu.write(net.now_ms)
+        net.push("eu", "us")
+    assert net.regions["us"].disk[old] == eu.disk[old]
+
+
+def test_nothing_is_sent_again_while_it_is_on_its_way() -> None:
+    """An acknowledgement that takes its time costs nothing."""
+    net = Net(("eu", "us"))
+    net.connect("eu", "us")
+    eu = net.regions["eu"]
+    eu.write(net.now_ms)
+    assert net.push("eu", "us", ack=False) == 1
+    assert net.push("eu", "us", ack=False) == 0
+    eu.write(net.now_ms)
+    assert net.push("eu", "us", ack=False) == 1
+
+
+def test_after_a_gap_the_peer_is_sent_what_it_lacks() -> None:
+    """Over the same link, from what it has."""
+    net = Net(("eu", "us"))
+    net.connect("eu", "us")
+    for keep in (True, False, True):
+        net.regions["eu"].write(net.now_ms)
+        net.push("eu", "us", keep=keep)
+    assert len(net.regions["us"].disk[Origin("eu", 1)]) == 1
+    assert net.push("eu", "us") == 2
+    net.assert_equal()
+
+
+def test_what_a_peer_accepts_itself_is_not_sent_back_to_it() -> None:
+    """Though its own report of it is late: nobody else has it first."""
+    net = Net(("eu", "us"))
+    net.connect_all()
+    net.regions["us"].write(net.now_ms)
+    net.push("us", "eu")
+    net.now_ms += 2 * FORWARD_DELAY_MS
+    assert net.regions["eu"].gossip.behind("us") == 1
+    assert net.push("eu", "us") == 0
+
+
+def test_what_was_there_before_the_start_is_forwarded_at_once() -> None:
+    """It is old, also where its origin has something new that is not."""
+    gossip, origin = Gossip(Origin("us", 1), ["ap"]), Origin("eu", 1)
+    gossip.recovered({origin: 5})
+    gossip.stored([seal(origin, 6, b"x")], 0)
+    gossip.connected("ap", Origin("ap", 1), {}, 0)
+    assert gossip.next_batch("ap", 0) == ReadLog(origin, 0, BATCH_BYTES_START)
+    gossip.heard("ap", {origin: 5}, False, 0)
+    assert gossip.next_batch("ap", 0) is None
+
+
+def test_a_long_backlog_does_not_keep_what_is_new_waiting() -> None:
+    """The log and the memory take turns."""
+    net = Net(("eu", "us"))
+    eu, old = net.regions["eu"], Origin("eu", 0)
+    eu.disk[old] = [seal(old, lsn, b"x" * 1_000) for lsn in range(1, 200)]
+    eu.restart()
+    net.connect("eu", "us")
+    for _ in range(3):
+        eu.write(net.now_ms)
+        held = net.regions["us"].gossip.vector
+        before = held.get(old, 0)
+        net.push("eu", "us")
+        net.push("eu", "us")
+        assert held[old] > before
+        assert held[eu.gossip.me] == eu.gossip.vector[eu.gossip.me]
+
+
+def test_a_loud_origin_does_not_keep_the_others_waiting() -> None:
+    """Origins take turns where there is more than a batch."""
+    gossip = Gossip(Origin("us", 1), ["ap"])
+    loud, quiet = Origin("eu", 1), Origin("eu", 2)
+    gossip.stored([seal(loud, lsn, b"x" * 1_000) for lsn in range(1, 60)], 0)
+    gossip.stored([seal(quiet, 1, b"x")], 0)
+    gossip.connected("ap", Origin("ap", 1), {}, FORWARD_DELAY_MS)
+    found = []
+    for _ in range(2):
+        batch = gossip.next_batch("ap", FORWARD_DELAY_MS)
+        assert isinstance(batch, Batch)
+        gossip.sent("ap", batch.records)
+        found += [record.origin for record in batch.records]
+    assert quiet in found
+    assert loud in found
+
+
 def test_a_log_that_cannot_be_read_does_not_stop_the_others() -> None:
     """A damaged record holds up its own origin alone, and is not asked for again and again."""
     net = Net(("eu", "us"))
@@ -333,8 +494,13 @@ def test_a_log_that_cannot_be_read_does_not_stop_the_others() -> None:
     assert eu.gossip.next_batch("us", net.now_ms) is None
     eu.write(net.now_ms)
     assert net.push("eu", "us") == 1
+    eu.write(net.now_ms)
+    eu.gossip.unreadable("us", ReadLog(eu.gossip.me, 1, 0))
+    assert eu.gossip.next_batch("us", net.now_ms) is None, "too large a record is in memory"
     net.connect("eu", "us")
-    assert isinstance(eu.gossip.next_batch("us", net.now_ms), ReadLog)
+    assert net.push("eu", "us") == 1
+    again = eu.gossip.next_batch("us", net.now_ms)
+    assert isinstance(again, ReadLog) and again[:2] == step[:2]
 
 
 # What is on whose disk
@@ -372,6 +538,8 @@ def test_settled_needs_every_peer_and_what_each_had_accepted() -> None:
     assert gossip.settled_lsn(me) == 1, "what us had accepted is still on its way"
     gossip.stored([seal(theirs, 1, b"z")], 0)
     assert gossip.settled_lsn(me) == 2
+    gossip.connected("ap", Origin("ap", 2), {me: 1}, 0)
+    assert gossip.settled_lsn(me) == 1, "ap has lost its disk"
 
 
 def test_a_region_alone_settles_by_itself() -> None:
