@@ -24,9 +24,11 @@ def tail(text: str, columns: int, lines: int) -> list[str]:
     """The end of a text, in exactly so many lines of at most so many columns."""
     if lines == 0:
         return []
+    # From the beginning of a line of the text: else what is drawn would move with each character.
+    start = text.rfind("\n", 0, max(0, len(text) - columns * lines * 2)) + 1
     out: list[str] = [""]
     used = 0
-    for character in text[-columns * lines * 2 :]:
+    for character in text[start:]:
         width = _width(character)
         if character == "\n" or used + width > columns:
             out.append("")

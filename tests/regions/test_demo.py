@@ -315,6 +315,20 @@ def test_the_end_of_a_text_fits_its_lines() -> None:
     assert tail("", 3, 2) == ["", ""]
 
 
+def test_lines_stay_where_they_are_while_text_comes() -> None:
+    """Each is broken at the same places, however much follows it."""
+    text = "".join(f"line {n} of the answer " for n in range(20)) + "\n"
+    text += "".join(f"second {n} " for n in range(60))
+    seen: list[str] = []
+    for length in range(1, len(text)):
+        *whole, _ = tail(text[:length], 17, 4)
+        seen += [line for line in whole if line and line not in seen]
+    broken: list[str] = []
+    for part in text.split("\n"):
+        broken += [part[i : i + 17] for i in range(0, len(part), 17)]
+    assert set(seen) <= set(broken) and len(seen) > 30
+
+
 def test_a_screen_that_is_no_terminal_gets_plain_lines() -> None:
     """No escape sequences in a log, and no line for each picture."""
     out = io.StringIO()
