@@ -2,15 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import socket as sockets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import aiohttp
+from aiohttp import web
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.cluster import free_ports
 from perdure.regions.config import Config
 from perdure.regions.node import Node
 from perdure.regions.serving import build_node
 from perdure.regions.transport import PeerLinks
+from perdure.regions.transport_dialing import Socket
+from perdure.regions.transport_wire import PATH
+from perdure.replication.frames import Channel, Kind, encode_json
+from perdure.replication.handshake import Identity, answer, challenge, check_hello, establish
+from perdure.replication.records import Origin
 
 SECRET = b"s" * 32
 DEADLINE_S = 20
@@ -37,7 +46,7 @@ class LoopTime:
     def time(self) -> float:
         return self._time() + self.shift_s
 
-    async def until_done(self, task: asyncio.Task[None]) -> float:
+    async def until_done(self, task: asyncio.Task[Any]) -> float:
         """Let time pass, quickly, until the task is done; how many seconds it took."""
         began_s = self.shift_s
         while not task.done():
@@ -96,9 +105,12 @@ class Linked:
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Until it is so; the sockets have to do their part."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not done():
-                await asyncio.sleep(0)
+        # By the system's clock: the loop's may stand still, or run.
+        clock = SystemClock()
+        deadline_ms = clock.monotonic_ms() + DEADLINE_S * 1_000
+        while not done():
+            assert clock.monotonic_ms() < deadline_ms, "it never comes to be so"
+            await asyncio.sleep(0)
 
     def same(self, *names: str) -> bool:
         """Whether these regions have the same logs."""
@@ -120,3 +132,79 @@ async def linked(
     finally:
         for name in list(regions.nodes):
             await regions.stop(name)
+
+
+# Peers that the test speaks for
+
+US = Identity(Origin("us", 7), 1_000, "a" * 64)
+Act = Callable[[web.WebSocketResponse, Channel, web.Request], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def acceptor(port: int, act: Act, rcvbuf_bytes: int | None = None) -> AsyncIterator[None]:
+    """A peer ``us`` that accepts links and then does as it likes."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(timeout=0.01, max_msg_size=2**25)
+        await socket.prepare(request)
+        await act(socket, Channel("a", SECRET), request)
+        return socket
+
+    app = web.Application()
+    app.router.add_get(PATH, handle)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    listener = sockets.socket()
+    listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+    if rcvbuf_bytes is not None:
+        listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, rcvbuf_bytes)
+    listener.bind(("127.0.0.1", port))
+    await web.SockSite(runner, listener).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def welcome(socket: web.WebSocketResponse, channel: Channel) -> None:
+    await socket.send_bytes(channel.encode(Kind.CHALLENGE, challenge(US)))
+    hello = channel.decode(await socket.receive_bytes())
+    them, _ = check_hello(US, hello.payload)
+    establish(channel, SECRET, them, US)
+    await socket.send_bytes(channel.encode(Kind.WELCOME, encode_json({"vector": {}})))
+
+
+@contextlib.asynccontextmanager
+async def dialer(
+    regions: Linked, me: Identity = US, to: str = "eu"
+) -> AsyncIterator[tuple[Socket, Channel]]:
+    """A link from ``us`` that the test speaks for."""
+    url = f"http://127.0.0.1:{regions.ports[to]}{PATH}"
+    timeout = aiohttp.ClientWSTimeout(ws_close=0.01)
+    async with aiohttp.ClientSession(ws_response_class=Socket) as http:
+        socket = await http.ws_connect(url, timeout=timeout)
+        assert isinstance(socket, Socket)
+        channel = Channel("d", SECRET)
+        opening = channel.decode(await socket.receive_bytes()).payload
+        them, hello = answer(me, opening, to, {})
+        await socket.send_bytes(channel.encode(Kind.HELLO, hello))
+        establish(channel, SECRET, me, them)
+        try:
+            yield socket, channel
+        finally:
+            assert socket.transport is not None
+            socket.transport.abort()
+            await socket.close()
+
+
+async def ended(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Until the region has closed the link."""
+    async with asyncio.timeout(20):
+        async for _ in socket:
+            pass
+
+
+async def turns(count: int = 200) -> None:
+    """Let everything that can go on go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
