@@ -9,16 +9,18 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jwt
 import pytest
 from perdure.regions import commands
 from perdure.regions.cluster import Cluster, free_ports
 from perdure.regions.main import main
 
-from perdure_client import Event
+from perdure_client import Client, Event
+from tests.regions.processes import COMMAND, SECRET, Served, started
 
 COMMAND_S_MAX = 40
 
@@ -58,11 +60,25 @@ async def run(*arguments: str, stdin: bytes | None = None) -> Ran:
     return await end(await start(*arguments), stdin)
 
 
+def three_regions(path: Path) -> Cluster:
+    ports = free_ports(6)
+    return Cluster(path, list(zip(ports[::2], ports[1::2], strict=True)))
+
+
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    ports = free_ports(6)
-    async with Cluster(tmp_path, list(zip(ports[::2], ports[1::2], strict=True))) as cluster:
+    async with three_regions(tmp_path) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Regions for tests that leave them as they are, each with a session of its own."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        cluster = three_regions(tmp_path_factory.mktemp("shared"))
+        runner.run(cluster.__aenter__())
+        yield cluster
+        runner.run(cluster.__aexit__())
 
 
 def at(cluster: Cluster, *names: str) -> list[str]:
@@ -99,12 +115,12 @@ async def test_publish_tail_list_and_verify(cluster: Cluster) -> None:
     assert regions.code == 0 and "us           up" in regions.out
 
 
-async def test_what_goes_wrong_is_said_and_has_its_code(cluster: Cluster) -> None:
+async def test_what_goes_wrong_is_said_and_has_its_code(shared: Cluster) -> None:
     """In the caller's words, without a traceback: 1 refused, 2 wrong arguments."""
-    eu = at(cluster, "eu")
-    broken = await run("publish", "s", "--id", "m", *eu, stdin=b"good \xff bad")
+    eu = at(shared, "eu")
+    broken = await run("publish", "wrong", "--id", "m", *eu, stdin=b"good \xff bad")
     assert broken.code == 1 and "standard input is not UTF-8" in broken.err
-    taken = await run("publish", "s", "--id", "m", *eu, stdin=b"other")
+    taken = await run("publish", "wrong", "--id", "m", *eu, stdin=b"other")
     assert taken.code == 1 and "conflict" in taken.err
     for wrong in (
         ["publish", "a b"],
@@ -134,17 +150,56 @@ async def test_a_region_that_is_away(cluster: Cluster) -> None:
     assert (await run("regions", *at(cluster, "us"))).code == 3
 
 
-async def test_interrupts(cluster: Cluster) -> None:
+async def test_a_message_that_is_cancelled_and_a_session_that_is_deleted(
+    shared: Cluster,
+) -> None:
+    """Publish ends with 1 and the region's word; tail ends with 0 when the session does, and with
+    1 where it is gone already."""
+    us = at(shared, "us")
+    tailing = await start("tail", "cancelled", "--json", *us)
+    while (await json_line(tailing))["event"] != "ready":
+        pass
+    publishing = await start("publish", "cancelled", "--id", "m", *us)
+    while (await json_line(tailing))["event"] != "message":
+        pass
+    async with Client([shared.regions["us"].url]) as client:
+        await client.session("cancelled").cancel("m")
+        stopped = await end(publishing, b"too late")
+        assert stopped.code == 1 and "perdure: cancelled: " in stopped.err
+        await client.session("cancelled").delete()
+    ended = await end(tailing)
+    assert ended.code == 0
+    assert json.loads(ended.out.splitlines()[-1])["event"] == "deleted"
+    gone = await run("tail", "cancelled", *us)
+    assert (gone.code, gone.out) == (1, "") and "perdure: deleted: " in gone.err
+
+
+async def test_grants(tmp_path: Path) -> None:
+    """Where regions ask for one it comes from the environment; without it the command says so."""
+    eu = Served(tmp_path / "eu")
+    secrets = {"PERDURE_PEER_SECRET": SECRET, "PERDURE_JWT_SECRET": SECRET}
+    arguments = [argument for argument in eu.arguments() if argument != "--dev-no-auth"]
+    async with started(*COMMAND, *arguments, environment=secrets) as serving:
+        await serving.line_with(f"{eu.url} (grants needed)")
+        refused = await run("sessions", "--url", eu.url)
+        assert refused.code == 1 and "perdure: unauthorized: " in refused.err
+        grant = jwt.encode({"sub": "me", "exp": 4_000_000_000}, SECRET, "HS256")
+        environment = {"PERDURE_GRANT": grant}
+        granted = await end(await start("sessions", "--url", eu.url, environment=environment))
+        assert (granted.code, granted.err) == (0, "")
+
+
+async def test_interrupts(shared: Cluster) -> None:
     """Ctrl-C ends what follows, and what waits for somebody to type, at once and quietly."""
-    eu = at(cluster, "eu")
-    tailing = await start("tail", "s", "--json", *eu)
+    eu = at(shared, "eu")
+    tailing = await start("tail", "interrupts", "--json", *eu)
     assert tailing.stdout is not None
     async with asyncio.timeout(COMMAND_S_MAX):
         assert b"snapshot" in await tailing.stdout.readline()
     tailing.send_signal(signal.SIGINT)
     assert (await end(tailing)).code == 130
-    publishing = await start("publish", "s", "--id", "m", *eu)
-    following = await start("tail", "s", "--json", *eu)
+    publishing = await start("publish", "interrupts", "--id", "m", *eu)
+    following = await start("tail", "interrupts", "--json", *eu)
     assert following.stdout is not None
     async with asyncio.timeout(COMMAND_S_MAX):
         while b'"id": "m"' not in await following.stdout.readline():
@@ -156,15 +211,15 @@ async def test_interrupts(cluster: Cluster) -> None:
     await end(following)
 
 
-async def test_a_reader_of_the_output_may_leave(cluster: Cluster) -> None:
+async def test_a_reader_of_the_output_may_leave(shared: Cluster) -> None:
     """``perdure tail | head -1`` and the like end quietly, with 0."""
-    eu = at(cluster, "eu")
-    tailing = await start("tail", "s", "--json", *eu)
+    eu = at(shared, "eu")
+    tailing = await start("tail", "pipe", "--json", *eu)
     assert tailing.stdout is not None
     async with asyncio.timeout(COMMAND_S_MAX):
         assert b"snapshot" in await tailing.stdout.readline()
     tailing._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
-    await run("publish", "s", *eu, stdin=b"x")
+    await run("publish", "pipe", *eu, stdin=b"x")
     async with asyncio.timeout(COMMAND_S_MAX):
         assert tailing.stderr is not None
         assert (await tailing.stderr.read(), await tailing.wait()) == (b"", 0)
@@ -211,18 +266,18 @@ async def json_line(process: Process) -> Any:
     return json.loads(line)
 
 
-async def test_input_that_goes_wrong(cluster: Cluster) -> None:
+async def test_input_that_goes_wrong(shared: Cluster) -> None:
     """Much of it behind what is not UTF-8, none because it was closed, some that is cut in the
     middle of a character: each ends by itself, and what was good is kept."""
-    eu = at(cluster, "eu")
-    much = await run("publish", "s", "--id", "much", *eu, stdin=b"good" + b"\xff" * 5_000_000)
+    eu = at(shared, "eu")
+    much = await run("publish", "input", "--id", "much", *eu, stdin=b"good" + b"\xff" * 5_000_000)
     assert much.code == 1 and len(much.err.splitlines()) == 1, much.err
     assert "the message has ended as failed" in much.err
-    cut = await run("publish", "s", "--id", "cut", *eu, stdin="good 漢".encode()[:-1])
+    cut = await run("publish", "input", "--id", "cut", *eu, stdin="good 漢".encode()[:-1])
     assert cut.code == 1 and "unexpected end of data" in cut.err
-    closed = await run_shell("exec {perdure} publish s --id closed {at} <&-", eu)
+    closed = await run_shell("exec {perdure} publish input --id closed {at} <&-", eu)
     assert closed.code == 0 and "closed: 0 tokens" in closed.out
-    tailed = await start("tail", "s", "--json", *eu)
+    tailed = await start("tail", "input", "--json", *eu)
     held = {
         m["id"]: (m["text"], m["status"]) for m in (await json_line(tailed))["data"]["messages"]
     }
@@ -241,11 +296,11 @@ async def run_shell(command: str, at: list[str]) -> Ran:
     return await end(await asyncio.create_subprocess_shell(line, stdout=PIPE, stderr=PIPE))
 
 
-async def test_a_terminal_that_knows_few_characters(cluster: Cluster) -> None:
+async def test_a_terminal_that_knows_few_characters(shared: Cluster) -> None:
     """Gets the numbers of those that it cannot show."""
-    eu = at(cluster, "eu")
-    await run("publish", "s", *eu, stdin="é 漢".encode())
-    tailing = await start("tail", "s", *eu, environment={"PYTHONIOENCODING": "latin-1"})
+    eu = at(shared, "eu")
+    await run("publish", "few", *eu, stdin="é 漢".encode())
+    tailing = await start("tail", "few", *eu, environment={"PYTHONIOENCODING": "latin-1"})
     assert tailing.stdout is not None
     async with asyncio.timeout(COMMAND_S_MAX):
         line = await tailing.stdout.readline()
@@ -255,7 +310,9 @@ async def test_a_terminal_that_knows_few_characters(cluster: Cluster) -> None:
     assert (ended.code, ended.err) == (130, "")
 
 
-@pytest.mark.parametrize("command", ["publish", "tail", "sessions", "regions", "verify", "dev"])
+@pytest.mark.parametrize(
+    "command", ["publish", "tail", "sessions", "regions", "verify", "dev", "demo"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Its options, and what its exit codes mean."""
     with pytest.raises(SystemExit) as exit_:
@@ -263,7 +320,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     told = " ".join(capsys.readouterr().out.split())
     assert exit_.value.code == 0
     assert f"usage: perdure {command}" in told and "Exit codes: 0 " in told
-    if command != "dev":
+    if command not in ("dev", "demo"):
         assert "--url URL" in told and "--json" in told
 
 
@@ -321,6 +378,51 @@ def test_nothing_in_a_text_controls_the_terminal() -> None:
         "user m: a\ufffd]0;title\ufffd\nb\tc\ufffd2J 👩\u200d💻 漢\n[complete]\n"
     )
     assert evil in shown(events)
+
+
+class Answers:
+    """A client whose regions answer this, one after the other, the last for ever."""
+
+    def __init__(self, *answers: dict[str, str]) -> None:
+        self.regions = argparse.Namespace(urls=["http://eu"])
+        self.answers = list(answers)
+
+    async def verify(self, session: str | None) -> dict[str, Any]:
+        regions = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        equal = all(outcome == "equal" for outcome in regions.values())
+        differs = "different" in regions.values()
+        return {
+            "equal": equal,
+            "regions": regions,
+            "sessions": 2,
+            "different": ["s"] if differs else [],
+        }
+
+
+@pytest.mark.parametrize(
+    ("answers", "wait_s", "code", "said"),
+    [
+        ([{"us": "equal"}], 0, 0, "equal: 2 session(s)\n"),
+        ([{"us": "different", "ap": "equal"}], 0, 1, "NOT equal: 2 session(s)\n"),
+        ([{"us": "different", "ap": "unreachable"}], 0, 1, "NOT equal"),
+        ([{"us": "equal", "ap": "unreachable"}], 0, 3, "but not every region could be asked"),
+        ([{"us": "different"}, {"us": "different"}, {"us": "equal"}], 60, 0, "equal: 2 session(s)"),
+    ],
+)
+async def test_what_verify_says(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answers: list[dict[str, str]],
+    wait_s: float,
+    code: int,
+    said: str,
+) -> None:
+    """0 equal, 1 different, 3 not all could be asked; what is under way gets time to arrive."""
+    monkeypatch.setattr(commands, "_VERIFY_EVERY_S", 0)
+    options = argparse.Namespace(session=None, wait_s=wait_s, json=False)
+    assert await commands._verify(options, Answers(*answers)) == code  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert said in out and ("differs: s" in out) == (code == 1)
 
 
 class OutOfStepOnce:

@@ -239,6 +239,37 @@ async def test_an_unstable_text_is_stable_only_once_another_region_has_it(
     await node.stop()
 
 
+async def test_what_was_settled_is_not_doubted_after_a_restart(regions: Regions) -> None:
+    """A reader whose cursor says that a message is settled gets nothing of it again, before the
+    peers have been heard and after."""
+    node, _ = regions.node(peers=["us"])
+    epoch = await opened(node)
+    await append(node, epoch, 0, "a", end="complete")
+    unsettled = node.snapshot("s")["cursor"]
+    peer_has_all(node)
+    settled = node.snapshot("s")["cursor"]
+    assert len(settled) < len(unsettled), "a settled message has no entry of its own"
+    await node.stop()
+    node, _ = regions.node(peers=["us"])
+    node.start(None)
+    for _ in range(2):
+        for cursor in (unsettled, settled):
+            reader = node.subscribe("s", cursor)
+            events = await reader.next()
+            assert events is not None and [e.name for e in events] == ["metadata", "ready"]
+            reader.close()
+        peer_has_all(node)
+    assert node.snapshot("s")["cursor"] == settled
+    await node.stop()
+
+
+def peer_has_all(node: Node) -> None:
+    """The peer says twice, with its whole vector, that it has everything on disk."""
+    for _ in range(2):
+        node.gossip.heard("us", dict(node.gossip.vector), True, 0)
+        node.peers_changed()
+
+
 # Time
 
 
