@@ -2,11 +2,12 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import httpx2
 
+from perdure_client.ids import query
 from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, GIVE_UP_S, Regions, Sleep
 from perdure_client.session import Session
 
@@ -17,16 +18,17 @@ class Client:
     """Talks to the first region that answers, and goes on at the next by itself.
 
     ``urls``: the regions in the order of preference. ``grant``: a JWT, where the regions ask for
-    one. ``give_up_s``: for so long a request is tried, at one region after the other, before it
-    raises ``Unavailable``. ``jitter``, ``sleep``, ``clock`` and ``transport`` are for tests.
+    one, or a function that gives the one to use now. ``give_up_s``: for so long a request is tried,
+    at one region after the other, before it raises ``Unavailable``; a reader tries for ever.
+    ``jitter``, ``sleep``, ``clock`` and ``transport`` are for tests.
 
-    Raises ``ValueError`` for a URL that is none.
+    Raises ``Invalid``, a ``ValueError``, for what is not a list of regions' URLs.
     """
 
     def __init__(
         self,
         urls: list[str],
-        grant: str | None = None,
+        grant: str | Callable[[], str] | None = None,
         *,
         give_up_s: float = GIVE_UP_S,
         transport: httpx2.AsyncBaseTransport | None = None,
@@ -34,9 +36,8 @@ class Client:
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        headers = {"authorization": f"Bearer {grant}"} if grant else {}
         self._http = httpx2.AsyncClient(
-            headers=headers,
+            auth=_Bearer(grant) if grant else None,
             timeout=httpx2.Timeout(ANSWER_S_MAX, connect=CONNECT_S_MAX),
             limits=httpx2.Limits(
                 max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_CONNECTIONS_MAX
@@ -49,13 +50,12 @@ class Client:
         )
 
     def session(self, id_: str) -> Session:
-        """A session of this id; nothing is sent yet."""
+        """A session of this id; nothing is sent yet. Raises ``Invalid`` for what is no id."""
         return Session(self.regions, id_)
 
     async def sessions(self, *, after: str | None = None, limit: int = 100) -> dict[str, Any]:
         """A page of sessions: ``{"sessions", "next"}``."""
-        page = f"?limit={limit}" + (f"&after={after}" if after else "")
-        return await self._get(f"/v1/sessions{page}")
+        return await self._get("/v1/sessions" + query(limit=limit, after=after))
 
     async def peers(self) -> dict[str, Any]:
         """What the first region that answers knows of the others."""
@@ -63,12 +63,11 @@ class Client:
 
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether all regions hold the same, of one session or of all."""
-        return await self._get("/v1/verify" + (f"?session={session}" if session else ""))
+        return await self._get("/v1/verify" + query(session=session))
 
     async def _get(self, path: str) -> dict[str, Any]:
         answer, _ = await self.regions.request("GET", path)
-        value: dict[str, Any] = answer
-        return value
+        return answer
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -79,3 +78,17 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class _Bearer(httpx2.Auth):
+    """Asked for each request: grants expire while readers go on."""
+
+    def __init__(self, grant: str | Callable[[], str]) -> None:
+        self._grant = grant
+
+    def auth_flow(
+        self, request: httpx2.Request
+    ) -> Generator[httpx2.Request, httpx2.Response, None]:
+        grant = self._grant if isinstance(self._grant, str) else self._grant()
+        request.headers["authorization"] = f"Bearer {grant}"
+        yield request

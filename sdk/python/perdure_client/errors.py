@@ -13,6 +13,10 @@ class PerdureError(Exception):
         super().__init__(f"{self.code}: {problem.get('detail', '')}")
 
 
+class Invalid(PerdureError, ValueError):
+    """What was given is malformed or too large. Some of it is found before anything is sent."""
+
+
 class Fenced(PerdureError):
     """Another producer has taken the message over."""
 
@@ -56,9 +60,18 @@ _KINDS: dict[str, type[PerdureError]] = {
     "deleted": Deleted,
     "ended": Ended,
     "not_found": NotFound,
+    "too_large": Invalid,
+    "clock_ahead": Invalid,
 }
 
 
 def error_of(problem: dict[str, Any]) -> PerdureError:
     """The error of a problem object."""
-    return _KINDS.get(str(problem.get("code")), PerdureError)(problem)
+    code = str(problem.get("code"))
+    kind = Invalid if code.startswith("invalid_") else _KINDS.get(code, PerdureError)
+    return kind(problem)
+
+
+def invalid(code: str, detail: str) -> Invalid:
+    """The error of what is refused here, in the words of the service."""
+    return Invalid({"code": code, "status": 400, "detail": detail})

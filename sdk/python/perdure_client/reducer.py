@@ -124,23 +124,28 @@ def _append(message: MessageView, data: dict[str, Any]) -> None:
         raise OutOfStep(f"{message.id} goes on at {data['from']}, {message.length} are held")
     if "items" in data:
         for item in data["items"]:
-            _mark(message, item)
+            _mark(message, data["part"], item)
     else:
-        if data["part"] == len(message.parts) == 0:
-            message.parts.append({"type": "text", "text": ""})
-        if data["part"] >= len(message.parts):
-            raise OutOfStep(f"{message.id} has no part {data['part']}")
-        message.parts[data["part"]]["text"] += data["text"]
+        _open_part(message, data["part"])["text"] += data["text"]
     message.length = data["to"]
 
 
-def _mark(message: MessageView, item: dict[str, Any]) -> None:
-    if "part" in item:
-        message.parts.append({**item["part"], "text": ""})
+def _mark(message: MessageView, number: int, item: dict[str, Any]) -> None:
+    if "part" not in item:
+        _open_part(message, number).update(item.get("set", {}))
         return
-    if not message.parts:
+    if number != len(message.parts):
+        raise OutOfStep(f"{message.id} opens part {number}, {len(message.parts)} are held")
+    message.parts.append({**item["part"], "text": ""})
+
+
+def _open_part(message: MessageView, number: int) -> dict[str, Any]:
+    """The part that is open: always the last one. Where there is none, part 0 is a text."""
+    if number == len(message.parts) == 0:
         message.parts.append({"type": "text", "text": ""})
-    message.parts[-1].update(item.get("set", {}))
+    if number != len(message.parts) - 1:
+        raise OutOfStep(f"part {number} of {message.id} is not the open one")
+    return message.parts[number]
 
 
 _CHANGES = {"append": _append, "replace": _replace, "end": _end}

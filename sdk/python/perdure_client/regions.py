@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from perdure_client.errors import Unavailable, error_of
+from perdure_client.errors import Unavailable, error_of, invalid
 
 CONNECT_S_MAX = 2.0
 ANSWER_S_MAX = 15.0
@@ -18,6 +19,8 @@ FIRST_RETRY_S_MAX = 0.05
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 AVOID_S = 5.0
+RETRY_AFTER_S_MAX = 60
+RECONNECT_S_MAX = 60.0
 GIVE_UP_S = 60.0
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 507})
 
@@ -47,7 +50,7 @@ class Pause:
 
     def share_of_s(self, seconds: float) -> float:
         """A random share of so many seconds, so that readers who are sent away come back spread."""
-        return self._jitter.random() * seconds
+        return self._jitter.random() * min(seconds, RECONNECT_S_MAX)
 
 
 class Regions:
@@ -64,17 +67,17 @@ class Regions:
         clock: Callable[[], float] | None = None,
     ) -> None:
         if isinstance(urls, str) or not urls:
-            raise ValueError("a client needs a list of regions' URLs, at least one")
-        for url in urls:
-            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-                raise ValueError(f"{url!r} must be a URL like http://127.0.0.1:7101")
-        self.urls = [url.rstrip("/") for url in urls]
+            raise invalid("invalid_url", "a client needs a list of regions' URLs, at least one")
+        self.urls = [_checked(url) for url in urls]
         self.give_up_s = give_up_s
         self.http = http
         self.sleep = sleep
         self._jitter = jitter or random.Random()
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._avoid: dict[str, float] = {}
+        # Where a region said when to come back: not before, also when there is no other.
+        self._not_before: dict[str, float] = {}
+        self._last_failure = ""
 
     def now(self) -> float:
         """Seconds on a clock that never goes back."""
@@ -91,13 +94,35 @@ class Regions:
         fit = [url for url in others if self._avoid.get(url, 0.0) <= now]
         return fit[0] if fit else min(others, key=lambda url: self._avoid.get(url, 0.0))
 
-    def failed(self, url: str) -> None:
-        """Avoid a region for a while."""
-        self._avoid[url] = self._clock() + AVOID_S
+    async def turn(self, after: str, wait_s: float, deadline: float = math.inf) -> str:
+        """The region to try after one has failed, when it may be tried.
+
+        Raises :class:`Unavailable` when that would be after the deadline.
+        """
+        await self._sleep(wait_s, deadline)
+        url = self.pick(after)
+        rest_s = self._not_before.get(url, 0.0) - self._clock()
+        if rest_s > 0:
+            await self._sleep(rest_s, deadline)
+        return url
+
+    async def _sleep(self, seconds: float, deadline: float) -> None:
+        if self._clock() + seconds > deadline:
+            detail = f"no region answers; the last that was tried: {self._last_failure}"
+            raise Unavailable({"code": "unavailable", "status": 503, "detail": detail})
+        await self.sleep(seconds)
+
+    def failed(self, url: str, why: str, retry_after_s: float = 0.0) -> None:
+        """Avoid a region for a while, and for as long as it asked for."""
+        now = self._clock()
+        self._avoid[url] = now + max(AVOID_S, retry_after_s)
+        self._not_before[url] = now + retry_after_s
+        self._last_failure = f"{url}: {why}"
 
     def worked(self, url: str) -> None:
         """A region answers."""
         self._avoid.pop(url, None)
+        self._not_before.pop(url, None)
 
     async def once(
         self,
@@ -111,22 +136,28 @@ class Regions:
 
         Raises :class:`PerdureError` for a refusal that every region would give.
         """
-        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        headers = {**(headers or {}), **({"content-type": "application/json"} if body else {})}
+        content = None if body is None else encoded(body)
+        kind = {} if body is None else {"content-type": "application/json"}
         try:
-            answer = await self.http.request(method, url + path, content=content, headers=headers)
-            value = answer.json() if answer.content else {}
-        except (httpx2.TransportError, httpx2.DecodingError, ValueError):
-            self.failed(url)
+            answer = await self.http.request(
+                method, url + path, content=content, headers={**(headers or {}), **kind}
+            )
+            if answer.is_success:
+                value = json.loads(answer.content or b"{}")
+                if not isinstance(value, dict):
+                    raise ValueError("its answer is no object")
+        except (httpx2.RequestError, ValueError) as error:
+            self.failed(url, _why(error))
             return None
+        if answer.is_success:
+            self.worked(url)
+            return value
+        problem = problem_of(answer)
         if answer.status_code in RETRY_STATUSES:
-            self.failed(url)
+            self.failed(url, problem["detail"], problem.get("retry_after_s", 0))
             return None
         self.worked(url)
-        if answer.status_code >= 400:
-            problem = value if isinstance(value, dict) else {}
-            raise error_of({"status": answer.status_code, **problem})
-        return value
+        raise error_of(problem)
 
     async def request(
         self,
@@ -134,21 +165,17 @@ class Regions:
         path: str,
         body: Any = None,
         headers: dict[str, str] | None = None,
-    ) -> tuple[Any, str]:
+    ) -> tuple[dict[str, Any], str]:
         """A request that is the same at every region, tried until one answers: (answer, region).
 
         Raises :class:`PerdureError`; :class:`Unavailable` when none answers for ``give_up_s``.
         """
         pause = self.pause()
         deadline = self._clock() + self.give_up_s
-        url: str | None = None
-        while self._clock() < deadline:
-            url = self.pick(url) if url is None or url in self._avoid else url
-            value = await self.once(url, method, path, body, headers)
-            if value is not None:
-                return value, url
-            await self.sleep(pause.next_s())
-        raise Unavailable({"code": "unavailable", "status": 503, "detail": "no region answers"})
+        url = self.pick()
+        while (value := await self.once(url, method, path, body, headers)) is None:
+            url = await self.turn(url, pause.next_s(), deadline)
+        return value, url
 
     def stream(
         self, url: str, path: str, headers: dict[str, str], read_s_max: float
@@ -156,3 +183,49 @@ class Regions:
         """A long answer from one region; no byte for ``read_s_max`` seconds is a failure."""
         timeout = httpx2.Timeout(CONNECT_S_MAX, read=read_s_max)
         return self.http.stream("GET", url + path, headers=headers, timeout=timeout)
+
+
+def problem_of(answer: httpx2.Response) -> dict[str, Any]:
+    """The problem object of a refusal whose body has been read, also where a proxy refused: always
+    with ``status`` and ``detail``, and with ``retry_after_s`` where the refusal has it."""
+    status = answer.status_code
+    try:
+        said = json.loads(answer.content)
+    except ValueError:
+        said = {}
+    problem: dict[str, Any] = {"detail": f"{answer.url} answers {status}"}
+    problem |= said if isinstance(said, dict) else {}
+    # Seconds. A date needs a clock that agrees with the region's, and no region gives one.
+    after = answer.headers.get("retry-after", "")
+    if after.isascii() and after.isdigit():
+        problem["retry_after_s"] = min(int(after[:9]), RETRY_AFTER_S_MAX)
+    return {**problem, "status": status}
+
+
+def encoded(value: Any) -> bytes:
+    """JSON as the service takes it. Raises ``Invalid`` for what JSON in UTF-8 cannot say, and
+    ``TypeError`` for what JSON has no word for."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        raise invalid("invalid_json", f"not JSON in UTF-8: {error}") from error
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__} {error}".strip()
+
+
+def _checked(url: str) -> str:
+    """The URL as paths are added to it. Raises ``Invalid``, in the words of the one who gave it."""
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except (ValueError, AttributeError):
+        is_url = False
+    if not is_url:
+        raise invalid("invalid_url", f"{url!r} must be a URL like http://127.0.0.1:7101")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise invalid(
+            "invalid_url", f"{url!r} must be the URL of a region alone, without a path or a query"
+        )
+    return url.rstrip("/")

@@ -1,22 +1,23 @@
 """A session from a client's side: send, open, claim, read."""
 
 import json
-import secrets
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import httpx2
 
 from perdure_client.errors import Deleted, OutOfStep, PerdureError, error_of
+from perdure_client.ids import checked_id, new_id, query
 from perdure_client.reducer import SessionView, apply
-from perdure_client.regions import RETRY_STATUSES, Regions
-from perdure_client.sse import EventParser
+from perdure_client.regions import RETRY_STATUSES, Regions, problem_of
+from perdure_client.sse import EventParser, ServerEvent
 from perdure_client.writer import BUFFER_BYTES_MAX, OnFull, Writer
 
+# Keep-alives come every 10 s: silence for longer than two of them means that nobody is there.
 SILENCE_S_MAX = 25.0
+# A connection that held for so long was a good one: the next failure begins a new series of tries.
 STEADY_S = 5.0
-_ID_BYTES = 12
 
 
 class Event(NamedTuple):
@@ -28,20 +29,15 @@ class Event(NamedTuple):
     region: str
 
 
-class _Opens(Protocol):
-    def __call__(self) -> "Any": ...
-
-
 class Opening:
     """``await`` it for a writer, or use it in ``async with``: complete at the end of the block."""
 
-    def __init__(self, make: _Opens) -> None:
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Writer]]) -> None:
         self._make = make
         self._writer: Writer | None = None
 
     def __await__(self) -> Generator[Any, None, Writer]:
-        writer: Writer = yield from self._make().__await__()
-        return writer
+        return self._make().__await__()
 
     async def __aenter__(self) -> Writer:
         self._writer = await self
@@ -52,19 +48,15 @@ class Opening:
         await self._writer.__aexit__(kind, *rest)
 
 
-def new_id() -> str:
-    """A random id."""
-    return secrets.token_hex(_ID_BYTES)
-
-
 class Session:
     """One session. Every operation is tried at other regions until one answers, and repeating it
     changes nothing."""
 
     def __init__(self, regions: Regions, id_: str) -> None:
-        self.id = id_
+        self.id = checked_id(id_)
         self._regions = regions
-        self._path = f"/v1/sessions/{id_}"
+        self._path = f"/v1/sessions/{self.id}"
+        # How often an event did not fit what :meth:`read` held, so that it started over.
         self.steps_lost = 0
 
     async def create(self, metadata: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -83,7 +75,7 @@ class Session:
         replaces: str | None = None,
     ) -> dict[str, Any]:
         """Send a complete message; the message as the region holds it."""
-        body = {"id": id or new_id(), "role": role, "text": text}
+        body = {"id": checked_id(id or new_id()), "role": role, "text": text}
         body |= _given(author=author, after=after, metadata=metadata, replaces=replaces)
         return await self._ask("POST", "/messages", body)
 
@@ -100,9 +92,15 @@ class Session:
         on_full: OnFull = "block",
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
     ) -> Opening:
-        """Open a streaming message: ``writer = await session.open()`` or ``async with``."""
+        """Open a streaming message: ``writer = await session.open()`` or ``async with``.
+
+        ``id``, ``producer``: random, unless given. ``after``: the greatest serial that the author
+        has seen. ``replaces``: the message that this one stands for. ``buffer_bytes_max``: of what
+        is not yet in two regions so much is kept; then ``on_full`` says whether ``write`` waits
+        (``block``) or lets go of what is on one disk (``release``).
+        """
         body = {
-            "id": id or new_id(),
+            "id": checked_id(id or new_id()),
             "role": role,
             "producer": producer or f"p-{new_id()}",
             "claim_id": new_id(),
@@ -121,16 +119,20 @@ class Session:
         self,
         message: str,
         *,
-        mode: str = "continue",
+        mode: Literal["continue", "restart"] = "continue",
         producer: str | None = None,
         on_full: OnFull = "block",
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
     ) -> Opening:
-        """Take a message over; ``writer.text`` and ``writer.parts`` are what it continues."""
+        """Take a message over from its producer, which then gets ``Fenced``.
+
+        ``writer.text`` and ``writer.parts`` are what it continues; ``restart`` begins from nothing.
+        Raises ``NotFound``, ``Ended``, ``Cancelled``, ``Deleted``.
+        """
+        path = f"{self._path}/messages/{checked_id(message)}/claim"
         body = {"producer": producer or f"p-{new_id()}", "claim_id": new_id(), "mode": mode}
 
         async def make() -> Writer:
-            path = f"{self._path}/messages/{message}/claim"
             claimed, region = await self._regions.request("POST", path, body)
             return self._writer(
                 claimed, region, message, body["producer"], on_full, buffer_bytes_max
@@ -159,13 +161,13 @@ class Session:
         )
 
     async def snapshot(self) -> dict[str, Any]:
-        """The session with its newest 200 messages."""
+        """The session with its newest 200 messages, as the first region that answers holds it."""
         return await self._ask("GET", "")
 
     async def messages(self, *, before: str | None = None, limit: int = 100) -> dict[str, Any]:
-        """A page of messages: ``{"messages", "more"}``."""
-        page = f"?limit={limit}" + (f"&before={before}" if before else "")
-        return await self._ask("GET", f"/messages{page}")
+        """The newest messages, or the newest before a serial, oldest first, and whether there are
+        older ones: ``{"messages", "more"}``."""
+        return await self._ask("GET", "/messages" + query(limit=limit, before=before))
 
     async def metadata(self, patch: dict[str, Any] | None = None) -> dict[str, Any]:
         """The metadata; with ``patch``, after setting its keys (None deletes)."""
@@ -176,20 +178,20 @@ class Session:
 
     async def cancel(self, message: str) -> str:
         """Stop a message's producer; what was written stays. The status of the message."""
-        answer = await self._ask("POST", f"/messages/{message}/cancel")
+        answer = await self._ask("POST", f"/messages/{checked_id(message)}/cancel")
         return str(answer["status"])
 
     async def delete(self, message: str | None = None) -> None:
         """Delete the session, or one of its messages, for ever; again: nothing."""
+        path = "" if message is None else f"/messages/{checked_id(message)}"
         try:
-            await self._ask("DELETE", f"/messages/{message}" if message else "")
+            await self._ask("DELETE", path)
         except Deleted:
             return
 
     async def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         answer, _ = await self._regions.request(method, self._path + path, body)
-        value: dict[str, Any] = answer
-        return value
+        return answer
 
     # Reading
 
@@ -202,10 +204,10 @@ class Session:
         session that was deleted before, and what else every region would refuse.
         """
         pause = self._regions.pause()
-        region: str | None = None
+        region = self._regions.pick()
         while True:
-            region = self._regions.pick(region)
             wait_s: float | None = None
+            why, retry_after_s = "its stream of events has ended", 0.0
             began = self._regions.now()
             try:
                 async with aclosing(self._connected(region, cursor, on_region)) as events:
@@ -222,36 +224,41 @@ class Session:
                         if event.event == "deleted":
                             return
             except PerdureError as error:
-                if error.code == "invalid_cursor":
+                if error.code == "invalid_cursor" and cursor is not None:
                     cursor = None
                 elif error.status not in RETRY_STATUSES:
                     raise
-            except (httpx2.TransportError, ValueError):
+                why, retry_after_s = str(error), error.problem.get("retry_after_s", 0.0)
+            except (httpx2.RequestError, ValueError) as error:
                 # Gone, silent, or what it says is no event: the cursor is still good elsewhere.
-                pass
-            self._regions.failed(region)
-            await self._regions.sleep(pause.next_s() if wait_s is None else wait_s)
+                why = repr(error)
+            self._regions.failed(region, why, retry_after_s)
+            region = await self._regions.turn(region, pause.next_s() if wait_s is None else wait_s)
 
     async def _connected(
         self, region: str, cursor: str | None, on_region: Callable[[str], None] | None
     ) -> AsyncGenerator[Event, None]:
-        headers = {"accept": "text/event-stream"} | _given_header("last-event-id", cursor)
+        headers = {"accept": "text/event-stream"} | _given(**{"last-event-id": cursor or None})
         path = f"{self._path}/events"
         async with self._regions.stream(region, path, headers, SILENCE_S_MAX) as answer:
-            if answer.status_code != 200:
-                raise error_of(_problem(answer.status_code, await answer.aread()))
+            if not answer.is_success:
+                await answer.aread()
+                raise error_of(problem_of(answer))
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                raise ValueError(f"{answer.url} answers with something else than events")
             self._regions.worked(region)
             if on_region is not None:
                 on_region(region)
             parser = EventParser()
             async for chunk in answer.aiter_bytes():
                 for event in parser.feed(chunk):
-                    yield Event(event.event, event.id, json.loads(event.data), region)
+                    yield _event(event, region)
 
     async def read(self, view: SessionView | None = None) -> AsyncGenerator[SessionView, None]:
         """The assembled session after each event, from nothing or from a saved view on.
 
-        The same object is given each time. Ends when the session is deleted.
+        The same object is given each time. Ends when the session is deleted. Raises
+        :class:`PerdureError` for what every region would refuse.
         """
         view = view or SessionView(self.id)
         pause = self._regions.pause()
@@ -266,7 +273,8 @@ class Session:
                 async with aclosing(self.events(view.cursor, connected)) as events:
                     async for event in events:
                         apply(view, event.event, event.data)
-                        view.cursor, view.region = event.id, event.region
+                        view.cursor = event.id or view.cursor
+                        view.region = event.region
                         yield view
                 return
             except OutOfStep:
@@ -282,13 +290,8 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _given_header(name: str, value: str | None) -> dict[str, str]:
-    return {name: value} if value else {}
-
-
-def _problem(status: int, body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        value = {}
-    return {"status": status, **(value if isinstance(value, dict) else {})}
+def _event(event: ServerEvent, region: str) -> Event:
+    data = json.loads(event.data)
+    if not isinstance(data, dict):
+        raise ValueError(f"the data of {event.event} is no object")
+    return Event(event.event, event.id, data, region)

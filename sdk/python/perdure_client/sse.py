@@ -19,7 +19,7 @@ class EventParser:
     """Feed it bytes as they come; it gives whole events."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._pending: list[str] = []
         self._size = 0
         self._after_cr = False

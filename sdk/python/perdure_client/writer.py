@@ -6,23 +6,29 @@ not known to be in two regions is sent again.
 """
 
 import asyncio
+import contextlib
 import json
 from collections import deque
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from perdure_client.errors import BufferLost, PerdureError
-from perdure_client.regions import Regions
+from perdure_client.errors import BufferLost, PerdureError, Unavailable, invalid
+from perdure_client.regions import Regions, encoded
 
 APPEND_ITEMS_MAX = 1_024
 APPEND_BYTES_MAX = 1_048_576
 BUFFER_BYTES_MAX = 8_388_608
 POLL_S_MIN = 0.05
 POLL_S_MAX = 1.0
+# What a region takes (its protocol, A.2). Found here, a mistake does not cost the message.
+TOKEN_BYTES_MAX = 1_048_576
+MARK_BYTES_MAX = 262_144
 Item = str | dict[str, Any]
 OnFull = Literal["block", "release"]
+End = Literal["complete", "failed", "cancelled"]
 
 
 def _size(item: Item) -> int:
+    """No fewer than the bytes of an item in UTF-8."""
     return len(item) * 4 if isinstance(item, str) else len(json.dumps(item))
 
 
@@ -30,7 +36,12 @@ class Writer:
     """Appends to one message. ``write``, ``mark``, then ``end``; or ``async with``.
 
     Every method raises a :class:`PerdureError` once the regions refuse for good: ``Fenced``,
-    ``Cancelled``, ``Conflict``, ``Ended``, ``Deleted``, ``BufferLost``.
+    ``Cancelled``, ``Conflict``, ``Ended``, ``Deleted``; ``Unavailable`` when none has taken
+    anything for ``give_up_s``, ``BufferLost`` when those that answer lacked for so long what this
+    writer no longer holds; and ``RuntimeError`` once it is closed.
+
+    ``next``, ``accepted``, ``stable_count`` count the items of this writer; ``moves`` how often it
+    went on at another ``region``; ``text`` and ``parts`` are what a claim continues.
     """
 
     def __init__(
@@ -65,9 +76,13 @@ class Writer:
         self._end: str | None = None
         self._ended: str | None = None
         self._alone = False
-        self._reopened = False
-        self._lacking_since: float | None = None
-        self._error: PerdureError | None = None
+        # Since the last acknowledgement: when it first failed, and whether a region lacked what is
+        # no longer held. ``_mended``: whether this region's refusal was mended already.
+        self._stuck_since: float | None = None
+        self._lacking = False
+        self._mended = False
+        self._pause = regions.pause()
+        self._error: Exception | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"perdure-writer-{message}")
@@ -80,22 +95,38 @@ class Writer:
         return self._first + len(self._buffer)
 
     async def write(self, token: str) -> None:
-        """Add a token. Waits only while 8 MiB are not stable and ``on_full`` is ``block``."""
-        await self._add(token)
+        """Add a token; an empty one adds nothing. Waits only while ``buffer_bytes_max`` are not
+        stable and ``on_full`` is ``block``; a wait that is cancelled has not added it.
+
+        Raises ``Invalid`` for a lone surrogate and for more than 1 MiB; the message goes on.
+        """
+        if not isinstance(token, str):
+            raise TypeError(f"a token is a string, not {type(token).__name__}")
+        if not token.isascii() or len(token) > TOKEN_BYTES_MAX:
+            _check_size(token, TOKEN_BYTES_MAX)
+        if token:
+            await self._add(token)
 
     async def mark(self, mark: dict[str, Any]) -> None:
-        """Add a mark: ``{"part": {…}}`` opens a part, ``{"set": {…}}`` adds fields to it."""
-        await self._add(mark)
+        """Add a mark: ``{"part": {…}}`` opens a part, ``{"set": {…}}`` adds fields to it.
+
+        Waits and raises as ``write`` does; a mark may have 256 KiB.
+        """
+        (content,) = mark.values() if len(mark) == 1 else (None,)
+        if not mark.keys() & {"part", "set"} or not isinstance(content, dict):
+            raise invalid("invalid_body", 'a mark is {"part": {…}} or {"set": {…}}')
+        _check_size(mark, MARK_BYTES_MAX)
+        # A copy: what is sent again must be what was sent, whatever the caller does to it since.
+        await self._add(json.loads(json.dumps(mark)))
 
     async def _add(self, item: Item) -> None:
-        self._check()
-        if self._end is not None:
-            raise ValueError("the message has been ended")
+        self._check_open()
         while self._bytes > self._buffer_bytes_max:
             if self._on_full == "release" and self.accepted > self._first:
                 self._release(self.accepted)
                 continue
             await self._wait()
+            self._check_open()
         self._buffer.append(item)
         self._bytes += _size(item)
         self._wake.set()
@@ -106,8 +137,10 @@ class Writer:
             await self._wait()
         self._check()
 
-    async def end(self, status: str = "complete") -> None:
-        """End the message; returns when the end is accepted."""
+    async def end(self, status: End = "complete") -> None:
+        """End the message; returns when the end is accepted. A second end changes nothing."""
+        if status not in get_args(End):
+            raise invalid("invalid_body", f"{status!r} is no end: complete, failed or cancelled")
         self._check()
         self._end = self._end or status
         self._wake.set()
@@ -122,7 +155,8 @@ class Writer:
         self._check()
 
     async def aclose(self) -> None:
-        """Stop, without an end: another producer may claim the message."""
+        """Stop at once, without an end: what is not accepted by now may be lost, and another
+        producer may claim the message. Never raises."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -130,13 +164,20 @@ class Writer:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Complete on a normal exit, failed on an exception; then wait until it is stable."""
+        """Complete on a normal exit, and then wait until it is stable; failed on an exception. A
+        task that is cancelled, and Ctrl-C, leave the message open, to be claimed; so does
+        ``aclose`` in the block."""
+        is_over = self._task.done() and self._error is None
         try:
+            if is_over:
+                return
             if kind is None:
                 await self.end("complete")
                 await self.stable()
             elif issubclass(kind, Exception) and self._error is None:
-                await self.end("failed")
+                # What went wrong first is what the caller must hear.
+                with contextlib.suppress(Exception):
+                    await self.end("failed")
         finally:
             await self.aclose()
 
@@ -144,8 +185,18 @@ class Writer:
         if self._error is not None:
             raise self._error
 
+    def _check_open(self) -> None:
+        self._check()
+        if self._end is not None:
+            raise ValueError("the message has been ended")
+        if self._task.done():
+            raise RuntimeError("the writer is closed")
+
     async def _wait(self) -> None:
         self._check()
+        if self._task.done():
+            # It ends by itself only when there is nothing left to wait for.
+            raise RuntimeError("the writer is closed")
         self._changed.clear()
         await self._changed.wait()
         self._check()
@@ -159,24 +210,20 @@ class Writer:
 
     async def _run(self) -> None:
         try:
-            pause = self._regions.pause()
             poll_s = POLL_S_MIN
             while not (self._end is not None and self._is_stable()):
                 if self._has_work():
                     poll_s = POLL_S_MIN
-                    if await self._send():
-                        pause.reset()
-                    else:
-                        await self._regions.sleep(pause.next_s())
+                elif await self._idle(None if self._is_stable() else poll_s):
                     continue
-                if await self._idle(None if self._is_stable() else poll_s):
-                    continue
-                # Nothing new to send, but something is not stable: ask, so that a region that
-                # died with it is noticed now and not with the next token.
-                poll_s = min(poll_s * 2, POLL_S_MAX)
+                else:
+                    # Nothing new to send, but something is not stable: ask, so that a region that
+                    # died with it is noticed now and not with the next token.
+                    poll_s = min(poll_s * 2, POLL_S_MAX)
                 if not await self._send():
-                    await self._regions.sleep(pause.next_s())
-        except PerdureError as error:
+                    await self._move()
+        except Exception as error:
+            # Whatever it is: the producer waits for this task, and must hear it.
             self._error = error
         finally:
             self._changed.set()
@@ -187,15 +234,18 @@ class Writer:
     async def _idle(self, wait_s: float | None) -> bool:
         """Wait for something to do; False when the time was over."""
         self._wake.clear()
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._wake.wait())]
+        if wait_s is not None:
+            waits.append(asyncio.ensure_future(self._regions.sleep(wait_s)))
         try:
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
         return self._has_work()
 
     async def _send(self) -> bool:
-        """One append of what has gathered; False when it must be tried again."""
+        """One append of what has gathered; False when it must be tried elsewhere."""
         seq, items = self._sent, self._gathered()
         body: dict[str, Any] = {"tokens": items}
         whole = seq + len(items) == self.next
@@ -212,7 +262,6 @@ class Writer:
         except PerdureError as error:
             return await self._refused(error)
         if answer is None:
-            self._move()
             return False
         self._acknowledged(answer)
         return True
@@ -228,8 +277,9 @@ class Writer:
         return items
 
     def _acknowledged(self, answer: dict[str, Any]) -> None:
-        self._lacking_since = None
-        self._reopened = False
+        self._pause.reset()
+        self._stuck_since = None
+        self._mended = self._lacking = False
         self.accepted = max(self.accepted, answer["accepted"])
         self._sent = max(self._sent, min(answer["next"], self.next))
         self._ended = answer["ended"]
@@ -245,42 +295,60 @@ class Writer:
             self._bytes -= _size(self._buffer.popleft())
             self._first += 1
 
-    def _move(self) -> None:
+    async def _move(self) -> None:
         """Go to another region, and send it everything that may be in the old one alone."""
-        self.region = self._regions.pick(self.region)
-        self.moves += 1
-        self._sent = self._first
-        self._ended = None
+        now = self._regions.now()
+        self._stuck_since = now if self._stuck_since is None else self._stuck_since
+        deadline = self._stuck_since + self._regions.give_up_s
+        try:
+            region = await self._regions.turn(self.region, self._pause.next_s(), deadline)
+        except Unavailable:
+            if self._lacking:
+                detail = "the regions that answer lack stable tokens"
+                problem = {"code": "buffer_lost", "status": 409, "detail": detail}
+                raise BufferLost(problem) from None
+            raise
+        self.moves += region != self.region
+        self.region, self._sent, self._ended = region, self._first, None
+        self._mended = False
 
     async def _refused(self, error: PerdureError) -> bool:
+        """Mend it at once, one time; a region that refuses again is left, not asked in a circle."""
         if error.code == "unknown_epoch":
-            return await self._reopen()
+            return await self._reopen() and self._mends()
         if error.code != "gap":
             raise error
         expected = int(error.problem.get("expected", 0))
-        if expected >= self._first:
-            self._sent = expected
-            return True
-        return await self._await_gossip()
-
-    async def _reopen(self) -> bool:
-        """Make the region know the message and the epoch. True: go on at once."""
-        again, self._reopened = self._reopened, True
-        answer = await self._regions.once(self.region, "POST", self._path, {"header": self._header})
-        if answer is None:
-            self._move()
+        # Below: it lacks what two others have and this writer no longer holds. It will come.
+        self._lacking = expected < self._first
+        if self._lacking:
             return False
-        self._sent = max(self._first, min(int(answer["next"]), self.next))
-        # A region that still does not know it is given time, not asked in a circle.
+        self._sent = expected
+        return self._mends()
+
+    def _mends(self) -> bool:
+        again, self._mended = self._mended, True
         return not again
 
-    async def _await_gossip(self) -> bool:
-        """The region lacks what two others have and this writer no longer holds: it will come."""
-        now = self._regions.now()
-        self._lacking_since = now if self._lacking_since is None else self._lacking_since
-        if now - self._lacking_since > self._regions.give_up_s:
-            raise BufferLost(
-                {"code": "buffer_lost", "status": 409, "detail": "the region lacks stable tokens"}
-            )
-        self._move()
-        return False
+    async def _reopen(self) -> bool:
+        """Make the region know the message and the epoch; False when it does not answer."""
+        answer = await self._regions.once(self.region, "POST", self._path, {"header": self._header})
+        if answer is None:
+            return False
+        # Also where it is the same one: it has come back with less than it had.
+        self._sent = self._first
+        return True
+
+
+def _check_size(item: Item, bytes_max: int) -> None:
+    # The quotes of a string are not counted, nor what JSON escapes in it.
+    size = len(encoded(item)) if isinstance(item, dict) else len(_utf8(item))
+    if size > bytes_max:
+        raise invalid("too_large", f"an item of {size} bytes; {bytes_max} are the limit")
+
+
+def _utf8(token: str) -> bytes:
+    try:
+        return token.encode()
+    except UnicodeEncodeError as error:
+        raise invalid("invalid_json", f"a token must be text in UTF-8: {error}") from error

@@ -1,5 +1,6 @@
 """Regions for the client: real ones without sockets, and scripted ones."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -27,6 +28,14 @@ class Time:
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
+        await asyncio.sleep(0)
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Let the loop turn until it is so."""
+    async with asyncio.timeout(10):
+        while not done():
+            await asyncio.sleep(0)
 
 
 class FakeRegion:
@@ -36,8 +45,9 @@ class FakeRegion:
     out and loses the answer, a number answers with that status.
     """
 
-    def __init__(self, name: str, node: Node) -> None:
+    def __init__(self, node: Node, storage: SqliteStorage) -> None:
         self.node = node
+        self.storage = storage
         self.fate: Callable[[httpx2.Request], str | int] = lambda _: ""
         self.requests: list[httpx2.Request] = []
         app: Any = create_app(node, grants=None, version="1")
@@ -79,31 +89,33 @@ class World:
 
     async def gossip(self) -> None:
         """Both regions come to have what the other has, and to know it."""
-        for source, target in ((self.eu.node, self.us.node), (self.us.node, self.eu.node)):
-            for origin, lsn in source.gossip.vector.items():
+        for source, target in ((self.eu, self.us.node), (self.us, self.eu.node)):
+            for origin, lsn in source.node.gossip.vector.items():
                 held = target.gossip.vector.get(origin, 0)
                 if origin.region != target.region and held < lsn:
-                    await target.receive(await source._storage.read(origin, held, 10**9))
+                    await target.receive(await source.storage.read(origin, held, 10**9))
         for one, other in ((self.eu.node, self.us.node), (self.us.node, self.eu.node)):
             one.gossip.heard(other.region, dict(other.gossip.vector), True, 0)
             one.peers_changed()
 
 
-def make_node(path: Path, name: str, peers: list[str]) -> Node:
+def make_node(path: Path, name: str, peers: list[str]) -> tuple[Node, SqliteStorage]:
+    """A region that runs, on real disk, and is linked to nobody."""
     storage = SqliteStorage(path / name)
     node = Node(name, storage, SystemClock(), SystemEntropy(), secret=b"s" * 32, peers=peers)
     node.recover()
     node.start(None)
-    return node
+    return node, storage
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """Two regions."""
-    eu, us = make_node(tmp_path, "eu", ["us"]), make_node(tmp_path, "us", ["eu"])
-    yield World(FakeRegion("eu", eu), FakeRegion("us", us))
-    await eu.stop()
-    await us.stop()
+    eu = FakeRegion(*make_node(tmp_path, "eu", ["us"]))
+    us = FakeRegion(*make_node(tmp_path, "us", ["eu"]))
+    yield World(eu, us)
+    await eu.node.stop()
+    await us.node.stop()
 
 
 class Stream(httpx2.AsyncByteStream):

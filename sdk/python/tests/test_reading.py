@@ -11,7 +11,8 @@ import httpx2
 import pytest
 from sdk.python.tests.conftest import EU, US, Stream, Time
 
-from perdure_client import Client, Deleted, Event, PerdureError, SessionView
+from perdure_client import Client, Deleted, Event, Invalid, PerdureError, SessionView
+from perdure_client.session import SILENCE_S_MAX
 
 SNAPSHOT = {
     "messages": [
@@ -58,7 +59,8 @@ class Scripted:
         if isinstance(script, httpx2.Response):
             return script
         self.streams.append(Stream(script))
-        return httpx2.Response(200, stream=self.streams[-1])
+        kind = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=kind, stream=self.streams[-1])
 
     def client(self) -> Client:
         return Client(
@@ -101,6 +103,19 @@ async def test_an_end_of_the_stream_is_a_failure_too() -> None:
     script = Scripted([sse("snapshot", "c0", SNAPSHOT)], [sse("ready", "c1", {})])
     view = await read_all(script, "c1")
     assert view.ready and [region for region, _ in script.asked] == [EU, US]
+
+
+async def test_a_region_that_is_read_from_is_not_avoided() -> None:
+    """It had failed before: what is asked next goes there again."""
+    script = Scripted([sse("ready", "c1", {})])
+    async with script.client() as client:
+        client.regions.failed(EU, "")
+        client.regions.failed(US, "")
+        async for _ in client.session("s").events():
+            break
+        client.regions.worked(US)
+        assert client.regions.pick() == EU
+    assert [region for region, _ in script.asked] == [EU]
 
 
 async def test_a_saved_view_goes_on_from_its_cursor() -> None:
@@ -201,8 +216,10 @@ class DyingRegion:
         writer.transport.abort()
 
 
-async def test_over_real_sockets() -> None:
-    """A region dies in the middle of an event; the other is asked from the last whole one on."""
+async def test_over_real_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region dies in the middle of an event; the other is asked from the last whole one on. And
+    the way there is the URL that was given, whatever the environment says."""
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     first = DyingRegion(
         sse("snapshot", "c0", SNAPSHOT) + sse("append", "c1", append(0, "Hel")), b"event: app"
     )
@@ -234,3 +251,97 @@ async def test_regions_that_cut_early_are_asked_with_growing_pauses() -> None:
     script = Scripted(*([sse("ready", f"c{number}", {})] for number in range(9)))
     await read_all(script, "c8")
     assert script.time.slept[-1] > 1.0
+
+
+async def test_only_whole_and_meaningful_events_count() -> None:
+    """A page with status 200, data that is no JSON, or no object: the region is left, and the
+    cursor stays that of the last good event."""
+    page = httpx2.Response(200, html="event: ready\nid: c9\ndata: {}\n\n")
+    script = Scripted(
+        page,
+        [sse("snapshot", "c0", SNAPSHOT), b"event: append\nid: c1\ndata: {\n\n"],
+        [b"event: ready\nid: c1\ndata: []\n\n"],
+        [sse("ready", "c9", {})],
+    )
+    await read_all(script, "c9")
+    assert script.asked == [(EU, None), (US, None), (EU, "c0"), (US, "c0")]
+
+
+async def test_bytes_that_cannot_be_decoded_are_a_failure() -> None:
+    """A proxy that compresses wrongly."""
+    kinds = {"content-type": "text/event-stream", "content-encoding": "gzip"}
+    broken = httpx2.Response(200, headers=kinds, stream=Stream([b"no gzip"]))
+    await read_all(Scripted(broken, [sse("ready", "c1", {})]), "c1")
+
+
+async def test_a_reader_that_is_too_many_comes_back_when_it_may() -> None:
+    """``Retry-After`` of the only region is honoured; of two, the other is asked at once."""
+    full = {"code": "too_many", "status": 429}
+    script = Scripted(
+        httpx2.Response(429, json=full, headers={"retry-after": "8"}),
+        httpx2.Response(429, json=full, headers={"retry-after": "20"}),
+        [sse("ready", "c1", {})],
+    )
+    await read_all(script, "c1")
+    assert [region for region, _ in script.asked] == [EU, US, EU]
+    assert 8 <= script.time.now < 9
+
+
+async def test_no_region_keeps_a_reader_away_for_long() -> None:
+    """A ``retry_ms`` beyond reason is cut to a minute."""
+    script = Scripted([sse("reconnect", "c1", {"retry_ms": 10**12})], [sse("ready", "c2", {})])
+    await read_all(script, "c2")
+    assert 0 < script.time.now <= 60
+
+
+async def test_events_without_a_cursor_keep_the_last_one() -> None:
+    """A view never loses where it is."""
+    bare = b"event: metadata\nid:\ndata: " + json.dumps({"metadata": {"a": 1}}).encode() + b"\n\n"
+    script = Scripted([sse("ready", "c1", {}), bare], [sse("ready", "c2", {})])
+    cursors = []
+    async with script.client() as client, aclosing(client.session("s").read()) as views:
+        async for seen in views:
+            cursors.append(seen.cursor)
+            if seen.cursor == "c2":
+                break
+    assert cursors == ["c1", "c1", "c2"]
+    assert script.asked == [(EU, None), (US, "c1")]
+
+
+async def test_a_cursor_that_nobody_gave_is_no_reason_to_go_on() -> None:
+    """``invalid_cursor`` without a cursor would be the same for ever."""
+    problem = httpx2.Response(400, json={"code": "invalid_cursor", "status": 400})
+    with pytest.raises(Invalid, match="invalid_cursor"):
+        await read_all(Scripted(problem), "never")
+
+
+async def test_silence_is_bounded() -> None:
+    """Keep-alives come every 10 s; the time without a byte that is waited for is given with the
+    request, and is longer than two of them."""
+    script = Scripted([sse("ready", "c1", {})])
+    waits: list[dict[str, Any]] = []
+
+    def route(request: httpx2.Request) -> httpx2.Response:
+        waits.append(request.extensions["timeout"])
+        return script(request)
+
+    async with Client([EU], transport=httpx2.MockTransport(route)) as client:
+        async for _ in client.session("s").events():
+            break
+    assert waits[0]["read"] == SILENCE_S_MAX == 25
+
+
+async def test_a_connection_that_held_begins_a_new_series() -> None:
+    """After a steady time the next failure is not the tenth of a long one."""
+    script = Scripted(*([] for _ in range(8)), [sse("ready", "c1", {})], [sse("ready", "c2", {})])
+    steady = script.connections[8]
+    assert isinstance(steady, list)
+
+    class Later(list[bytes | Exception]):
+        def __iter__(self) -> Any:
+            script.time.now += 60
+            return super().__iter__()
+
+    script.connections[8] = Later(steady)
+    await read_all(script, "c2")
+    assert script.time.slept[7] > 1 and script.time.slept[8] < 0.06

@@ -65,10 +65,11 @@ def test_every_other_event() -> None:
     apply(view, "stale", {"message": "m", "held": True})
     assert [m.held for m in view.messages] == [True, False]
     parts = [{"type": "text", "text": "new"}]
-    data = {"message": "m", "to": 1, "text": "new", "parts": parts, "status": "streaming"}
+    data = {"message": "m", "to": 1, "text": "new", "parts": parts, "status": "failed"}
     apply(view, "replace", {**data, "reason": "behind"})
     held = view.message("m")
     assert held is not None and (held.text, held.length, held.held) == ("new", 1, False)
+    assert held.status == "failed"
     apply(view, "end", {"message": "m", "status": "complete", "length": 1})
     assert held.status == "complete"
     apply(view, "delete", {"message": "m"})
@@ -86,6 +87,9 @@ def test_every_other_event() -> None:
         ("append", append(2, 3, text="gap")),
         ("append", append(0, 1, text="again")),
         ("append", append(1, 2, 4, text="no such part")),
+        ("append", append(1, 2, 2, items=[{"part": {"type": "text"}}])),
+        ("append", append(1, 2, 0, items=[{"part": {"type": "text"}}])),
+        ("append", append(1, 2, 1, items=[{"set": {"done": True}}])),
         ("append", {**append(0, 1, text="unknown"), "message": "x"}),
         ("end", {"message": "m", "status": "complete", "length": 2}),
         ("replace", {"message": "x", "to": 0, "text": "", "parts": [], "status": "streaming"}),
@@ -98,6 +102,36 @@ def test_what_does_not_fit_is_refused(name: str, data: dict[str, Any]) -> None:
     with pytest.raises(OutOfStep):
         apply(view, name, data)
     assert view == before
+
+
+def test_only_the_last_part_is_open() -> None:
+    """Text for an earlier one is not put there: the region and the reader see different parts."""
+    view = view_of(message("m"))
+    apply(view, "append", append(0, 1, 0, items=[{"part": {"type": "reasoning"}}]))
+    apply(view, "append", append(1, 2, 1, items=[{"part": {"type": "text"}}]))
+    before = copy.deepcopy(view)
+    with pytest.raises(OutOfStep):
+        apply(view, "append", append(2, 3, 0, text="x"))
+    assert view == before
+
+
+def test_what_is_set_before_any_part_belongs_to_a_text() -> None:
+    """As the regions assemble it."""
+    view = view_of(message("m"))
+    apply(view, "append", append(0, 1, 0, items=[{"set": {"done": True}}]))
+    apply(view, "append", append(1, 2, 0, text="x"))
+    assert view.messages[0].parts == [{"type": "text", "text": "x", "done": True}]
+
+
+def test_the_session_as_a_whole_may_be_behind() -> None:
+    """``stale`` without a message is of all of them; what comes of one ends it for that one."""
+    view = view_of(message("a"), message("m"))
+    apply(view, "stale", {"message": None, "held": True})
+    assert [m.held for m in view.messages] == [True, True]
+    apply(view, "message", message("a"))
+    assert [m.held for m in view.messages] == [False, True]
+    apply(view, "stale", {"message": None, "held": False})
+    assert [m.held for m in view.messages] == [False, False]
 
 
 @pytest.mark.parametrize(

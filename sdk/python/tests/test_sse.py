@@ -57,3 +57,21 @@ def test_an_event_without_end_is_refused(monkeypatch: pytest.MonkeyPatch, raw: b
     monkeypatch.setattr(sse, "EVENT_CHARS_MAX", 30)
     with pytest.raises(ValueError, match="too long"):
         EventParser().feed(raw)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    """A proxy may add one; cut anywhere, it is left out."""
+    raw = b"\xef\xbb\xbfdata: 1\n\n"
+    for cut in range(len(raw)):
+        parser = EventParser()
+        events = parser.feed(raw[:cut]) + parser.feed(raw[cut:])
+        assert [event.data for event in events] == ["1"]
+
+
+def test_the_limit_is_for_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep-alives and short events for ever never reach it."""
+    monkeypatch.setattr(sse, "EVENT_CHARS_MAX", 30)
+    parser = EventParser()
+    for _ in range(50):
+        assert parser.feed(b": \n\n") == []
+        assert len(parser.feed(b"data: 1234567890\n\n")) == 1

@@ -1,12 +1,12 @@
 """The writer keeps what is not stable and repeats it elsewhere: against two real regions."""
 
 import asyncio
-from collections.abc import Callable
+import json
 from typing import Any
 
 import httpx2
 import pytest
-from sdk.python.tests.conftest import EU, US, FakeRegion, World
+from sdk.python.tests.conftest import EU, US, FakeRegion, World, until
 
 from perdure_client import (
     BufferLost,
@@ -30,13 +30,6 @@ def appends(region: FakeRegion) -> list[int]:
     """The seq of each append that reached a region."""
     heads = [r.headers.get("producer-seq") for r in region.requests]
     return [int(seq) for seq in heads if seq is not None]
-
-
-async def until(done: Callable[[], bool]) -> None:
-    """Let the loop turn until it is so."""
-    async with asyncio.timeout(10):
-        while not done():
-            await asyncio.sleep(0)
 
 
 async def test_a_message_from_open_to_stable(world: World) -> None:
@@ -123,6 +116,42 @@ async def test_an_end_whose_answer_was_lost_is_repeated(world: World) -> None:
         await world.gossip()
     statuses = {r.node.message("s", "m")["status"] for r in (world.eu, world.us)}
     assert statuses == {"failed"}
+
+
+async def test_a_message_is_stable_when_its_end_is(world: World) -> None:
+    """All its tokens are, and the end is on one disk: that is not enough."""
+    async with world.client() as client:
+        writer = await client.session("s").open(id="m")
+        await writer.write("x")
+        await writer.flush()
+        await world.gossip()
+        await writer.stable()
+        await writer.end()
+        waiting = asyncio.create_task(writer.stable())
+        polls = len(world.time.slept)
+        await until(lambda: len(world.time.slept) > polls + 3)
+        assert not waiting.done()
+        await world.gossip()
+        await waiting
+        await writer.aclose()
+
+
+async def test_an_end_that_died_with_its_region_is_repeated(world: World) -> None:
+    """It was acknowledged, and told nobody: whoever waits until it is stable sees to it that it is
+    said again elsewhere."""
+    async with world.client() as client:
+        writer = await client.session("s").open(id="m")
+        await writer.write("x")
+        await writer.end()
+        world.eu.fate = lambda _: "before"
+        waiting = asyncio.create_task(writer.stable())
+        await until(lambda: writer.region == US and len(appends(world.us)) > 0)
+        await world.gossip()
+        await waiting
+        await writer.aclose()
+    value = world.us.node.message("s", "m")
+    assert (value["text"], value["status"]) == ("x", "complete")
+    assert len(appends(world.us)) > 0
 
 
 async def test_a_gap_is_filled_from_the_buffer(world: World) -> None:
@@ -230,9 +259,10 @@ async def test_a_block_that_raises_ends_failed(world: World) -> None:
         with pytest.raises(RuntimeError, match="the model"):
             await raising("m", RuntimeError("the model has failed"))
         assert world.eu.node.message("s", "m")["status"] == "failed"
-        with pytest.raises(asyncio.CancelledError):
-            await raising("n", asyncio.CancelledError())
-        assert world.eu.node.message("s", "n")["status"] == "streaming"
+        for id_, stop in (("n", asyncio.CancelledError()), ("o", KeyboardInterrupt())):
+            with pytest.raises(type(stop)):
+                await raising(id_, stop)
+            assert world.eu.node.message("s", id_)["status"] == "streaming"
 
 
 async def test_nothing_is_written_after_the_end(world: World) -> None:
@@ -262,13 +292,39 @@ async def test_a_full_buffer_blocks_until_it_is_stable(world: World) -> None:
 async def test_a_full_buffer_may_let_go_of_what_is_accepted(world: World) -> None:
     """``on_full="release"``: one region is enough when there is no room."""
     async with world.client() as client:
-        options: dict[str, Any] = {"buffer_bytes_max": 10, "on_full": "release"}
+        options: dict[str, Any] = {"buffer_bytes_max": 40, "on_full": "release"}
         writer = await client.session("s").open(id="m", **options)
-        for token in ("abcd", "efgh", "ijkl"):
-            await writer.write(token)
+        await writer.write("abcd")
+        await writer.write("efgh")
+        await writer.flush()
+        # Its region is gone, and the other lacks what it alone had: it is full again.
+        world.eu.fate = lambda _: "before"
+        await writer.write("ijkl")
+        await writer.write("mnop")
+        await until(lambda: len(appends(world.us)) > 0)
+        world.eu.fate = lambda _: ""
         await writer.end()
         await writer.aclose()
-        assert await text(client, world.eu, "m") == "abcdefghijkl"
+        assert await text(client, world.eu, "m") == "abcdefghijklmnop"
+    assert set(appends(world.us)) == {2}
+
+
+async def test_what_is_let_go_is_only_what_is_accepted(world: World) -> None:
+    """With no room and nothing accepted, ``release`` waits as ``block`` does."""
+    world.eu.fate = lambda request: 503 if "producer-seq" in request.headers else ""
+    world.us.fate = lambda _: 503
+    async with world.client() as client:
+        options: dict[str, Any] = {"buffer_bytes_max": 1, "on_full": "release"}
+        writer = await client.session("s").open(id="m", **options)
+        await writer.write("a")
+        waiting = asyncio.create_task(writer.write("b"))
+        await until(lambda: len(appends(world.eu)) > 3)
+        assert not waiting.done()
+        world.eu.fate = lambda _: ""
+        await waiting
+        await writer.flush()
+        await writer.aclose()
+        assert await text(client, world.eu, "m") == "ab"
 
 
 async def test_what_gathers_is_sent_together(world: World) -> None:
@@ -282,6 +338,9 @@ async def test_what_gathers_is_sent_together(world: World) -> None:
         await writer.aclose()
     seqs = appends(world.eu)
     assert seqs == sorted(set(seqs)) and len(seqs) <= 4
+    bodies = [json.loads(r.content) for r in world.eu.requests if "producer-seq" in r.headers]
+    assert max(len(body["tokens"]) for body in bodies) == APPEND_ITEMS_MAX
+    assert ["end" in body for body in bodies] == [False] * (len(bodies) - 1) + [True]
     assert world.eu.node.message("s", "m")["length"] == count
 
 
@@ -329,11 +388,10 @@ async def test_waiting_for_stable_asks_with_growing_pauses(world: World) -> None
         writer = await client.session("s").open(id="m")
         await writer.write("x")
         await writer.flush()
-        before = len(world.eu.requests)
         waiting = asyncio.create_task(writer.stable())
-        for _ in range(2_000):
-            await asyncio.sleep(0)
-        assert len(world.eu.requests) - before <= 2
+        await until(lambda: len(world.time.slept) >= 8)
+        assert world.time.slept[:8] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
+        assert not waiting.done()
         await world.gossip()
         await waiting
         await writer.aclose()

@@ -1,0 +1,28 @@
+"""Ids as the service takes them (its protocol, Terms), and their places in a URL."""
+
+import re
+import secrets
+from urllib.parse import urlencode
+
+from perdure_client.errors import invalid
+
+_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
+_NEW_ID_BYTES = 12
+
+
+def new_id() -> str:
+    """A random id."""
+    return secrets.token_hex(_NEW_ID_BYTES)
+
+
+def checked_id(id_: str) -> str:
+    """The id, fit for a path. Raises ``Invalid``: another one would reach another resource."""
+    if not isinstance(id_, str) or not _ID.fullmatch(id_):
+        raise invalid("invalid_id", f"{id_!r} is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ -")
+    return id_
+
+
+def query(**values: str | int | None) -> str:
+    """The query of a URL, of the values that are given."""
+    pairs = urlencode({name: value for name, value in values.items() if value is not None})
+    return f"?{pairs}" if pairs else ""
