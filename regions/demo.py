@@ -23,6 +23,7 @@ from perdure_client.errors import PerdureError
 
 SESSION = "failover"
 TOKENS_PER_S = 60.0
+TOKENS_PER_S_MAX = 3_000.0
 KILL_AT = 0.35
 RETURN_AT = 0.65
 CATCH_UP_S_MAX = 20.0

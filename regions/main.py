@@ -21,7 +21,7 @@ from perdure.regions.config import (
     parse_peers,
     read_secret,
 )
-from perdure.regions.demo import TOKENS_PER_S, failover
+from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
 from perdure.regions.dev import dev
 from perdure.regions.ports import StorageError
 
@@ -113,8 +113,9 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    if options.tokens_per_s <= 0:
-        raise ConfigError("--tokens-per-s must be positive")
+    # Faster, the answer is over before a process can be killed in the middle of it.
+    if not 0 < options.tokens_per_s <= TOKENS_PER_S_MAX:
+        raise ConfigError(f"--tokens-per-s must be positive, and at most {TOKENS_PER_S_MAX:.0f}")
     return asyncio.run(failover(as_json=options.json, tokens_per_s=options.tokens_per_s))
 
 

@@ -477,5 +477,6 @@ def test_wrong_arguments_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None
         with pytest.raises(SystemExit) as exit_:
             main(wrong)
         assert exit_.value.code == 2
-    assert main(["demo", "failover", "--tokens-per-s", "0"]) == 2
-    assert "--tokens-per-s must be positive" in capsys.readouterr().err
+    for pace in ("0", "-1", "nan", "inf", "100000"):
+        assert main(["demo", "failover", f"--tokens-per-s={pace}"]) == 2
+        assert "--tokens-per-s must be positive, and at most 3000" in capsys.readouterr().err
