@@ -337,18 +337,29 @@ async def test_a_send_that_is_cancelled_from_elsewhere_ends_its_link_only() -> N
     assert other.is_set(), "the other direction is left running"
 
 
+class Leaving:
+    """A link on its way out: its socket, and its transport."""
+
+    def __init__(self, close: Callable[[], Awaitable[Any]]) -> None:
+        self.close = close
+        self.aborted = 0
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+async def test_a_goodbye_that_nobody_takes_has_an_end() -> None:
+    """Then the connection is gone, whatever was still on its way."""
+    time = LoopTime()
+    leaving: Any = Leaving(asyncio.Event().wait)
+    task = asyncio.create_task(take_leave(leaving, leaving))
+    took_s = await time.until_done(task)
+    assert CLOSE_S_MAX * 0.9 < took_s < CLOSE_S_MAX * 1.1
+    assert leaving.aborted == 1
+
+
 async def test_a_goodbye_that_is_cancelled_from_elsewhere_is_over() -> None:
     """Who says goodbye goes on, unless it was cancelled itself; the connection goes either way."""
-
-    class Leaving:
-        aborted = 0
-
-        def __init__(self, close: Callable[[], Awaitable[Any]]) -> None:
-            self.close = close
-
-        def abort(self) -> None:
-            self.aborted += 1
-
     leaving: Any = Leaving(cancelled_from_elsewhere)
     await take_leave(leaving, leaving)
     assert leaving.aborted == 1
