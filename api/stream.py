@@ -132,7 +132,8 @@ class Lines:
         if first is None:
             return None
         seq, items, end = first
-        while end is None:
+        least = self._whole_bytes - BODY_BYTES_MAX
+        while end is None and self._whole_bytes > least:
             try:
                 line = self._next(seq + len(items), APPEND_ITEMS_MAX - len(items))
             except Refusal:

@@ -6,8 +6,9 @@ already (a retry). What has been admitted in the same batch and is not yet on di
 ``Pending``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 from perdure.replication.errors import Refusal
@@ -25,8 +26,8 @@ from perdure.replication.ids import (
     derived_message_id,
     open_epoch,
 )
-from perdure.replication.items import End, Entry, make_items
-from perdure.replication.limits import METADATA_BYTES_MAX, METADATA_KEYS_MAX
+from perdure.replication.items import End, Entry, chain_digest, entry_bytes, make_items
+from perdure.replication.limits import ITEMS_BYTES_TARGET, METADATA_BYTES_MAX, METADATA_KEYS_MAX
 from perdure.replication.message import Message
 from perdure.replication.operations import (
     Cancel,
@@ -279,8 +280,26 @@ def admit_append(
     _check_writable(message, lane)
     before = held.digest_after(waiting)
     pending[(message_id, lane)] = waiting + admitted.fresh
-    operation = Items(session.id, message_id, lane, admitted.seq, before, admitted.fresh)
-    return Admission([operation], message_id, lane, admitted.duplicates)
+    operations: list[Operation] = []
+    seq = admitted.seq
+    for entries in _cut(admitted.fresh):
+        operations.append(Items(session.id, message_id, lane, seq, before, entries))
+        if len(entries) < len(admitted.fresh):
+            before = reduce(chain_digest, entries, before)
+        seq += len(entries)
+    return Admission(operations, message_id, lane, admitted.duplicates)
+
+
+def _cut(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
+    """Entries in pieces that a slow link can carry: about ``ITEMS_BYTES_TARGET``, at least one."""
+    start = size = 0
+    for at, entry in enumerate(entries):
+        length = len(entry_bytes(entry))
+        if at > start and size + length > ITEMS_BYTES_TARGET:
+            yield entries[start:at]
+            start, size = at, 0
+        size += length
+    yield entries[start:]
 
 
 def _check_writable(message: Message, lane: LaneKey) -> None:

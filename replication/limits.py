@@ -39,3 +39,5 @@ EPOCH_COUNTER_MAX = 2**31 - 1
 # Writes waiting for the disk; beyond it requests are refused with Retry-After.
 WRITE_QUEUE_ITEMS_MAX = 20_000
 COMMIT_BYTES_MAX = 16_777_216
+# A longer append is logged in several records: each must get over a slow link, and into a frame.
+ITEMS_BYTES_TARGET = 262_144

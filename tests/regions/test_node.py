@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageFailed, StorageFull
+from perdure.replication import frames
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import HOLD_MS, KEEPALIVE_S, WRITE_QUEUE_ITEMS_MAX
@@ -324,4 +325,27 @@ async def test_a_drain_sends_readers_elsewhere_and_takes_no_writes(regions: Regi
     with pytest.raises(Refusal, match="draining"):
         node.subscribe("s", None)
     assert node.snapshot("s")["id"] == "s"
+    await node.stop()
+
+
+async def test_a_large_append_is_logged_in_pieces_that_a_frame_holds(regions: Regions) -> None:
+    """Marks grow when they are written canonically; each record still fits a frame and a slow link,
+    all are committed together, and after a restart the whole is known as a retry."""
+    node, disk = regions.node(peers=["us"])
+    epoch = await opened(node)
+    marks = [{"set": {"a": [1e15] * 13_700, "n": number}} for number in range(60)]
+    tokens = ["x" * 200_000, "y" * 1_000_000, "z"]
+    disk.commits.clear()
+    ack = await append(node, epoch, 0, *marks, *tokens, end="complete")
+    assert (ack.accepted, ack.ended, len(disk.commits)) == (63, "accepted", 1)
+    sizes = [len(record.body) for record in disk.commits[0]]
+    assert len(sizes) > 40 and max(sizes) < 1_100_000
+    assert sum(sizes) > frames.FRAME_BYTES_MAX
+    before = node.message("s", "m")
+    await node.stop()
+    node, _ = regions.node(peers=["us"])
+    node.start(None)
+    assert node.message("s", "m") == before
+    again = await append(node, epoch, 0, *marks, *tokens, end="complete")
+    assert (again.duplicates, again.stable) == (63, 0)
     await node.stop()
