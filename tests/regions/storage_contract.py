@@ -62,6 +62,7 @@ class StorageContract(abc.ABC):
         assert await stored.read(EU, 0, 10**6) == records
         assert await stored.read(EU, 7, 10**6) == records[7:]
         assert await stored.read(EU, 7, 1) == records[7:8]
+        assert await stored.read(EU, 7, 0) == records[7:8]
         assert await stored.read(EU, 0, len(records[0].body) * 2) == records[:2]
         assert await stored.read(EU, 10, 10**6) == []
         assert await stored.read(Origin("xx", 1), 0, 10**6) == []

@@ -83,6 +83,43 @@ async def test_a_slow_reader_is_cut_and_the_others_do_not_feel_it(node: Node) ->
     quick.close()
 
 
+async def held(node: Node, regions: Regions) -> Reader:
+    """A reader of ``s`` who holds more of message ``m`` than this region, and has heard so."""
+    ahead, _ = regions.node("us")
+    ahead.start(None)
+    draft = Draft("assistant", id="m", producer="p", claim_id="claim-0001")
+    opened = await ahead.open("s", draft)
+    await ahead.append("s", "m", "p", opened.epoch, 0, ["a", "b"], None)
+    cursor = ahead.snapshot("s")["cursor"]
+    await ahead.stop()
+    await node.reopen("s", opened.header)
+    reader = node.subscribe("s", cursor)
+    assert "stale" in [event.name for event in await drain(reader)]
+    assert reader.returning is not None
+    return reader
+
+
+async def test_a_reader_with_events_of_its_own_is_bounded_too(node: Node, regions: Regions) -> None:
+    """One that keeps up is never cut, however much it is sent in all; one that does not is, and
+    goes on by its cursor with everything."""
+    reader = await held(node, regions)
+    size, count = 100_000, FEED_BYTES_MAX // 100_000 + 2
+    for number in range(0, count, 2):
+        await send(node, f"k{number}", size)
+        await send(node, f"k{number + 1}", size)
+        _, event = await drain(reader)
+        assert event.name == "message"
+    for number in range(count):
+        await send(node, f"s{number}", size)
+    assert await reader.next() is None
+    reader.close()
+    again = node.subscribe("s", event.cursor)
+    told = "".join(one.data for one in await drain(again) if one.name == "message")
+    assert all(f'"id":"s{number}"' in told for number in range(count))
+    assert '"id":"k' not in told
+    again.close()
+
+
 async def test_the_first_snapshot_is_not_counted(node: Node) -> None:
     """It may be larger than the bound: it is written by pull."""
     for number in range(12):

@@ -295,6 +295,11 @@ async def test_keep_alives_and_holds_are_by_the_monotonic_clock(regions: Regions
     assert await waiting == []
     waiting = asyncio.create_task(reader.next())
     await asyncio.sleep(0)
+    regions.clock.pass_ms(KEEPALIVE_S * 1000 // 2)
+    node.tick()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "no keep-alive is due"
     regions.clock.wall += 10**9
     regions.clock.monotonic = HOLD_MS - 1
     node.tick()

@@ -88,12 +88,15 @@ async def test_a_commit_is_whole_or_not_at_all(storage: SqliteStorage) -> None:
 
 
 async def test_a_cancelled_caller_does_not_undo_its_commit(storage: SqliteStorage) -> None:
-    """The transaction has an owner of its own."""
+    """The transaction has an owner of its own; also one that had to wait for the thread."""
+    may_begin = threading.Event()
+    storage._write_thread.submit(may_begin.wait)
     committing = asyncio.create_task(storage.commit(batch(EU, 1)))
     await asyncio.sleep(0)
     committing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await committing
+    may_begin.set()
     reopened = again(storage)
     assert len(list(reopened.replay())) == 1
     reopened.close()
@@ -121,11 +124,17 @@ async def test_an_acknowledged_commit_is_in_the_file(storage: SqliteStorage) -> 
 
 
 async def test_files_are_for_their_owner_alone(storage: SqliteStorage) -> None:
-    """Transcripts are private: the database, its WAL, and the directory."""
+    """Transcripts are private: the database, its WAL, and the directory; also where the file was
+    there before, open to others."""
+    storage.close()
+    storage.path.chmod(0o644)
+    storage = again(storage)
     await storage.commit(batch(EU, 1))
     assert storage.directory.stat().st_mode & 0o077 == 0
+    assert len(list(storage.directory.iterdir())) == 4
     for path in storage.directory.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
+    storage.close()
 
 
 # One owner
