@@ -253,11 +253,24 @@ async def test_commands_that_only_talk_do_not_load_the_server() -> None:
 
 DEV = """
 import sys
-from pathlib import Path
-import asyncio, perdure.regions.dev as dev
+import perdure.regions.dev as dev
+from perdure.regions.main import main
 dev.FIRST_PORT, dev.FIRST_PEER_PORT = int(sys.argv[1]), int(sys.argv[2])
-raise SystemExit(asyncio.run(dev.dev(Path(sys.argv[3]))))
+raise SystemExit(main(["dev", "--data", sys.argv[3]]))
 """
+
+
+async def test_dev_says_which_region_could_not_start(tmp_path: Path) -> None:
+    """In that region's own words; those that did start are stopped."""
+    ports = three_free_ports(), three_free_ports()
+    with socket.create_server(("127.0.0.1", ports[0] + 1)):
+        async with started(sys.executable, "-c", DEV, *ports, tmp_path) as running:
+            ended = await running.end()
+    why = f"perdure: cannot listen on port {ports[0] + 1} of 127.0.0.1: Address already in use"
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err == f"perdure: region us did not start: {why}\n"
+    for number in range(3):
+        socket.create_server(("127.0.0.1", ports[0] + number)).close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
