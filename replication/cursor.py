@@ -10,7 +10,6 @@ import binascii
 from typing import NamedTuple
 
 from perdure.replication.errors import Refusal
-from perdure.replication.ids import session_tag
 from perdure.replication.items import STATUSES
 from perdure.replication.limits import (
     CURSOR_CHARS_MAX,
@@ -128,8 +127,3 @@ def _decode(source: _Bytes) -> Position:
     if len({entry.slot for entry in entries}) < len(entries):
         raise ValueError("a message is named twice")
     return Position(session, tuple(entries), count, digest)
-
-
-def fresh(session: str) -> Position:
-    """The position of a reader that has been told nothing."""
-    return Position(session_tag(session), (), 0, 0)

@@ -129,11 +129,6 @@ class Returning:
         """Whether this reader needs cursors of its own."""
         return self._waiting or bool(self._belief.overrides)
 
-    @property
-    def deadline_ms(self) -> int | None:
-        """When the holds end, on the caller's monotonic clock; None: nothing is held."""
-        return self._deadline_ms if self.differs else None
-
     def start(self, now_ms: int) -> list[Event]:
         """What the reader gets at once."""
         self._deadline_ms = now_ms + HOLD_MS

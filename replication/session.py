@@ -248,10 +248,6 @@ class Session:
         del self._unsettled[bisect_left(self._unsettled, message.serial)]
         self._settled.add(id_)
 
-    def is_settled(self, id_: str) -> bool:
-        """Whether :meth:`settle` was called and nothing has changed since."""
-        return id_ in self._settled
-
     # Positions
 
     def position(self, belief: "Belief | None" = None, told: Told | None = None) -> Position:
@@ -338,11 +334,6 @@ class Session:
     def is_blank(self) -> bool:
         """Whether nothing at all is known of this session."""
         return not (self.deleted or self.created is not None or self.messages or self.tombstones)
-
-    @property
-    def graves_sum(self) -> int:
-        """The digest of all deletions that readers here know of."""
-        return self._graves_sum
 
     def visible(self, id_: str) -> Message | None:
         """The message, when its header is known and it is not deleted."""
