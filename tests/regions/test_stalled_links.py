@@ -160,8 +160,6 @@ class Deaf:
     def __init__(self) -> None:
         self.paused = asyncio.Event()
         self.resume = asyncio.Event()
-        self.longest_bytes = 0
-        self.left = asyncio.Event()
 
     async def act(self, socket: web.WebSocketResponse, channel: Channel, r: web.Request) -> None:
         await welcome(socket, channel)
@@ -172,30 +170,8 @@ class Deaf:
         await self.resume.wait()
         if not transport.is_closing():
             transport.resume_reading()
-        async for message in socket:
-            self.longest_bytes = max(self.longest_bytes, len(message.data))
-        self.left.set()
-
-
-async def test_what_a_deaf_peer_did_not_take_is_let_go(
-    tmp_path: Path, watched: list[Watched]
-) -> None:
-    """With the link, not when the peer reads at last: else each new link to a peer that stopped
-    reading would cost its window anew."""
-    async with linked(tmp_path, PAIR, start=False) as regions:
-        deaf, time = Deaf(), LoopTime()
-        async with acceptor(regions.ports["us"], deaf.act, rcvbuf_bytes=4_096):
-            eu = await regions.start("eu")
-            await deaf.paused.wait()
-            await regions.until(lambda: eu.gossip.peers["us"].connected)
-            await fill(eu)
-            await regions.until(lambda: waits(watched))
-            time.shift_s += IDLE_S_MAX
-            await regions.until(lambda: regions.counters("eu").get("links_failed", 0) == 1)
-            deaf.resume.set()
-            await deaf.left.wait()
-            assert deaf.longest_bytes < 8_000_000
-            await regions.stop("eu")
+        async for _ in socket:
+            pass
 
 
 async def test_a_deaf_peer_does_not_hold_up_a_drain(tmp_path: Path, watched: list[Watched]) -> None:
@@ -204,7 +180,7 @@ async def test_a_deaf_peer_does_not_hold_up_a_drain(tmp_path: Path, watched: lis
         deaf, time = Deaf(), LoopTime()
         async with acceptor(regions.ports["us"], deaf.act, rcvbuf_bytes=4_096):
             eu = await regions.start("eu")
-            await deaf.paused.wait()
+            await regions.until(deaf.paused.is_set)
             await regions.until(lambda: eu.gossip.peers["us"].connected)
             await fill(eu)
             await regions.until(lambda: waits(watched))
@@ -298,7 +274,7 @@ async def test_a_question_that_a_deaf_peer_does_not_hear_costs_no_link(
         deaf, time = Deaf(), LoopTime()
         async with acceptor(regions.ports["us"], deaf.act, rcvbuf_bytes=4_096):
             eu = await regions.start("eu")
-            await deaf.paused.wait()
+            await regions.until(deaf.paused.is_set)
             await regions.until(lambda: eu.gossip.peers["us"].connected)
             await fill(eu)
             await regions.until(lambda: waits(watched))
