@@ -85,10 +85,21 @@ def at(cluster: Cluster, *names: str) -> list[str]:
     return [part for name in names for part in ("--url", cluster.regions[name].url)]
 
 
+async def until_followed(cluster: Cluster, name: str) -> None:
+    """Until a region has a reader: the process of one takes its time to start."""
+    async with (
+        asyncio.timeout(COMMAND_S_MAX),
+        Client([cluster.regions[name].url]) as client,
+    ):
+        while (await client.peers())["counters"]["readers"] == 0:
+            pass
+
+
 async def test_publish_tail_list_and_verify(cluster: Cluster) -> None:
     """Text from standard input arrives byte for byte, also where a character is cut between two
     reads; it is followed at another region, listed, and the same everywhere."""
     tailing = await start("tail", "s", "--until-end", *at(cluster, "us"))
+    await until_followed(cluster, "us")
     publishing = await start("publish", "s", "--id", "m", "--json", *at(cluster, "eu"))
     assert publishing.stdin is not None
     for piece in ("Hel", "lo "):
