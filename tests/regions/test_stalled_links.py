@@ -291,6 +291,11 @@ async def test_a_drain_waits_for_what_is_on_its_way_but_not_for_ever(tmp_path: P
             await regions.stop("eu")
 
 
+async def cancelled_from_elsewhere() -> None:
+    """What all see who wait for a peer to read, when one of them is cancelled."""
+    raise asyncio.CancelledError
+
+
 async def test_a_send_that_is_cancelled_from_elsewhere_ends_its_link_only() -> None:
     """The dialer goes on to dial: it is not told that it was cancelled itself."""
     other = asyncio.Event()
