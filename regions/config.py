@@ -105,6 +105,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"--dev-no-auth serves anybody, so it listens on loopback only, not on {config.host}"
         )
+    if config.no_auth and not is_loopback(config.peer_host):
+        raise ConfigError(
+            "--dev-no-auth may use a secret that everybody knows, so peers are taken on loopback"
+            f" only, not on {config.peer_host}"
+        )
     if not config.peer_secret:
         raise ConfigError(
             f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same secret in every region,"

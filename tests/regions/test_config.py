@@ -74,6 +74,7 @@ def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
         ({"peers": {"eu": "http://h"}}, "--peer eu is this region itself"),
         ({"host": "0.0.0.0"}, "--dev-no-auth serves anybody, so it listens on loopback only"),
         ({"host": "example.org"}, "loopback only"),
+        ({"peer_host": "0.0.0.0"}, "peers are taken on loopback only, not on 0"),
         ({"peer_secret": b""}, "set PERDURE_PEER_SECRET"),
         ({"port": 0}, "--port 0 must be 1 to 65535"),
         ({"peer_port": 65_536}, "--peer-port 65536 must be 1 to 65535"),
