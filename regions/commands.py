@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import codecs
-import concurrent.futures
 import contextlib
 import io
 import json
@@ -177,23 +176,26 @@ async def _standard_input() -> AsyncIterator[str]:
     """Text as it arrives; ``UnicodeDecodeError`` ends the message as failed."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     loop = asyncio.get_running_loop()
-    chunks: asyncio.Queue[bytes] = asyncio.Queue(_CHUNKS_WAITING_MAX)
+    chunks: asyncio.Queue[bytes] = asyncio.Queue()
+    room = threading.Semaphore(_CHUNKS_WAITING_MAX)
 
     def read() -> None:
         chunk = b"more"
         # The loop may end before the input does: then nobody wants the rest.
-        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):
+        with contextlib.suppress(RuntimeError):
             while chunk:
                 try:
                     chunk = os.read(0, _READ_BYTES)
                 except OSError:
                     # It was closed before we were started: there is no input.
                     chunk = b""
-                asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+                room.acquire()
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
 
     # A daemon: one that waits for somebody to type must not hold up the end.
     threading.Thread(target=read, daemon=True).start()
     while chunk := await chunks.get():
+        room.release()
         if text := decoder.decode(chunk):
             yield text
     if text := decoder.decode(b"", final=True):
