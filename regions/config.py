@@ -63,6 +63,8 @@ def read_secret(name: str, environment: Mapping[str, str] | None = None) -> byte
             value = Path(path).read_text().strip()
         except OSError as error:
             raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{name}_FILE: {path} is not UTF-8; write it in hex") from error
     if value is None:
         return None
     if len(value.encode()) < SECRET_BYTES_MIN:

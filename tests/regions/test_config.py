@@ -63,6 +63,9 @@ def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="S must have at least 32 bytes") as error:
         read_secret("S", {"S": "guessable"})
     assert "guessable" not in str(error.value)
+    (tmp_path / "raw").write_bytes(b"\xff" * 40)
+    with pytest.raises(ConfigError, match="not UTF-8; write it in hex"):
+        read_secret("S", {"S_FILE": str(tmp_path / "raw")})
     with pytest.raises(ConfigError, match=r"S_FILE: cannot read .*: No such file"):
         read_secret("S", {"S_FILE": str(tmp_path / "none")})
 
