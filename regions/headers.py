@@ -8,10 +8,11 @@ import json
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from perdure.replication.coding import decode, encode
 from perdure.replication.errors import Malformed, Refusal
 from perdure.replication.frames import header_key
 from perdure.replication.ids import HeaderSeal
-from perdure.replication.operations import Claim, Items, Open, decode, encode
+from perdure.replication.operations import Claim, Items, Open
 
 Carried: TypeAlias = Open | Claim | Items
 

@@ -6,12 +6,13 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable
 
 from perdure.regions.writer import Applied
+from perdure.replication.coding import decode
 from perdure.replication.errors import Malformed
 from perdure.replication.gossip import Gossip
 from perdure.replication.hlc import HybridClock
 from perdure.replication.ids import bucket, digest
 from perdure.replication.lane import Place
-from perdure.replication.operations import Create, Metadata, Open, Operation, decode
+from perdure.replication.operations import Create, Metadata, Open, Operation
 from perdure.replication.records import Origin, Record
 from perdure.replication.session import Session
 

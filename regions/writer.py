@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
+from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import COMMIT_BYTES_MAX, WRITE_QUEUE_ITEMS_MAX
-from perdure.replication.operations import Operation, encode
+from perdure.replication.operations import Operation
 from perdure.replication.records import Origin, Record, bytes_of, seal
 from perdure.replication.session import Session
 

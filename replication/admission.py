@@ -39,6 +39,7 @@ from perdure.replication.operations import (
     Metadata,
     Open,
     Operation,
+    stamped,
 )
 from perdure.replication.session import Session
 
@@ -98,7 +99,7 @@ def check_live(session: Session, message: str | None = None) -> None:
     """``Refusal`` ``deleted`` when the session or the message is gone."""
     if session.deleted:
         raise Refusal("deleted", "this session was deleted")
-    if message is not None and message in session.tombstones:
+    if message is not None and session.messages.is_buried(message):
         raise Refusal("deleted", "this message was deleted")
 
 
@@ -150,8 +151,8 @@ def admit_message(session: Session, draft: Draft, site: Site) -> Admission:
         if known.header.identity != header.identity:
             raise Refusal("conflict", f"message {id_} exists with another body")
         return Admission([], id_, lane)
-    stamped = _stamp(header, site.clock.tick(site.now_ms, after))
-    return Admission([Open(session.id, id_, stamped)], id_, lane)
+    header = stamped(header, site.clock.tick(site.now_ms, after))
+    return Admission([Open(session.id, id_, header)], id_, lane)
 
 
 def _message_id(session: Session, draft: Draft) -> str:
@@ -180,18 +181,6 @@ def _lane_of(session: Session, draft: Draft, id_: str, metadata: str) -> LaneKey
     producer = check_id(draft.producer, "producer")
     claim_id = check_claim_id(draft.claim_id)
     return LaneKey(producer, open_epoch(session.id, id_, producer, claim_id))
-
-
-def _stamp(header: Header, created: int) -> Header:
-    return Header(
-        header.role,
-        header.author,
-        created,
-        header.lane,
-        header.metadata,
-        header.replaces,
-        header.entries,
-    )
 
 
 def admit_reopening(

@@ -40,6 +40,10 @@ class Claims:
         """One more. The epoch names all fields, so one epoch is one claim."""
         self._claims.setdefault(claim.lane, claim)
 
+    def all(self) -> list[Claim]:
+        """Every claim."""
+        return list(self._claims.values())
+
     def get(self, lane: LaneKey) -> Claim | None:
         """The claim that made this lane; None for a lane that was opened, or is not known."""
         return self._claims.get(lane)

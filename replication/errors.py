@@ -23,3 +23,7 @@ class Refusal(Exception):
 
 class Malformed(ValueError):
     """Bytes from a peer, or from disk, that are not an operation of this protocol."""
+
+
+class Damaged(Exception):
+    """What was stored is not what was written: it must not be shown, nor sent to anybody."""

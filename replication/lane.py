@@ -9,10 +9,11 @@ one hand, never an item-by-item mixture that nobody wrote.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from perdure.replication.errors import Refusal
+from perdure.replication.errors import Damaged, Refusal
 from perdure.replication.ids import LaneKey, digest
 from perdure.replication.items import DIGEST_BYTES, End, Entry, chain_digest, entry_bytes
 from perdure.replication.limits import MESSAGE_BYTES_MAX, MESSAGE_ITEMS_MAX
@@ -59,7 +60,11 @@ class Lane:
         self.quarantined = 0
         # Grows by one whenever entries that were held are replaced: views must start over.
         self.generation = 0
-        self._digests = bytearray(root_digest(session, message, key))
+        # The digests before entry ``_first`` and before each entry after it. A restored lane knows
+        # only its last one; the others are computed when somebody asks for them.
+        self._root = root_digest(session, message, key)
+        self._first = 0
+        self._digests = bytearray(self._root)
         self._parked: list[Piece] = []
         # Pieces this region was first to accept and that may not be elsewhere yet: (seq, place).
         self._unstable: deque[tuple[int, Place]] = deque()
@@ -86,8 +91,61 @@ class Lane:
         return self.forked_at is not None
 
     def digest_at(self, seq: int) -> bytes:
-        """The running digest before entry ``seq`` (0 to the number of entries)."""
-        return bytes(self._digests[seq * DIGEST_BYTES : (seq + 1) * DIGEST_BYTES])
+        """The running digest before entry ``seq`` (0 to the number of entries).
+
+        Raises ``Damaged`` when restored entries are not those that the stored digest was made of.
+        """
+        if seq < self._first:
+            self._recompute()
+        at = seq - self._first
+        return bytes(self._digests[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES])
+
+    def _recompute(self) -> None:
+        running = self._root
+        digests = bytearray(running)
+        for entry in self.entries:
+            running = chain_digest(running, entry)
+            digests += running
+        start = self._first * DIGEST_BYTES
+        if digests[start:] != self._digests:
+            raise Damaged(f"the entries of lane {self.key} are not those that were stored")
+        self._first, self._digests = 0, digests
+
+    # What is stored of a lane
+
+    def restore(
+        self,
+        entries: list[Entry],
+        last_digest: bytes,
+        forked_at: int | None,
+        quarantined: int,
+        unstable: Iterable[tuple[int, Place]],
+    ) -> None:
+        """Take back what was stored of this lane, which must be new. ``last_digest`` is the digest
+        after the entries."""
+        self.entries = entries
+        self.bytes = _size(entries)
+        self._first, self._digests = len(entries), bytearray(last_digest)
+        self.forked_at, self.quarantined = forked_at, quarantined
+        self._unstable = deque(unstable)
+
+    def unstable(self, stable_lsn: dict[Origin, int]) -> list[tuple[int, Place]]:
+        """The pieces that this region was first to accept and that no other may have."""
+        self.stable_entries(stable_lsn)
+        return list(self._unstable)
+
+    @property
+    def pieces_parked(self) -> list[Piece]:
+        """What waits for what comes before it."""
+        return list(self._parked)
+
+    def park(self, piece: Piece) -> None:
+        """Take back a piece that waited."""
+        self._parked.append(piece)
+
+    def mark_fork(self, at: int) -> None:
+        """Another region met two contents of entry ``at``."""
+        self.forked_at = at if self.forked_at is None else min(at, self.forked_at)
 
     # Admission: what a client may append, with what the same batch has admitted already.
 
@@ -191,15 +249,16 @@ class Lane:
             self.bytes += len(entry_bytes(entry))
 
     def _fork(self, at: int, entries: tuple[Entry, ...]) -> None:
-        self.forked_at = at if self.forked_at is None else min(at, self.forked_at)
+        self.mark_fork(at)
         mine, theirs = self.entries[at], entries[0]
         if _rank(theirs) > _rank(mine):
             self.quarantined += len(entries)
             return
+        self.digest_at(at)
         self.quarantined += len(self.entries) - at
         self.bytes -= _size(self.entries[at:])
         del self.entries[at:]
-        del self._digests[(at + 1) * DIGEST_BYTES :]
+        del self._digests[(at + 1 - self._first) * DIGEST_BYTES :]
         self.generation += 1
         self._extend(entries)
 

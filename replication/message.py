@@ -12,7 +12,7 @@ Rule of this file: what is shown is a pure function of the set of operations tha
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from perdure.replication.claims import Chain, Claims, Link
@@ -21,7 +21,7 @@ from perdure.replication.ids import LaneKey, claim_tag, digest, reader_tag, slot
 from perdure.replication.items import DIGEST_BYTES, End, Item, entry_bytes
 from perdure.replication.lane import Lane, Piece, Place, root_digest
 from perdure.replication.limits import REOPENING_BASE_BYTES_MAX
-from perdure.replication.operations import Cancel, Claim, Header, Items, Open
+from perdure.replication.operations import Cancel, Claim, Fork, Header, Items, Open
 from perdure.replication.parts import Assembly
 from perdure.replication.records import Origin, Vector
 from perdure.replication.shown import Run, Shown, Variant, is_prefix
@@ -58,7 +58,7 @@ class Message:
 
     # Applying operations
 
-    def apply_open(self, op: Open, place: Place) -> None:
+    def apply_open(self, op: Open, place: Place | None) -> None:
         """Another header, or the same with another time."""
         self._reached(place)
         header = op.header
@@ -74,29 +74,39 @@ class Message:
             before = root_digest(self.session, self.id, header.lane)
             lane.merge(Piece(0, before, header.entries))
 
-    def apply_items(self, op: Items, place: Place, *, own: bool) -> None:
+    def apply_items(self, op: Items, place: Place | None, *, own: bool) -> None:
         """Entries of a lane; ``own`` when this region was the first to accept them."""
         self._reached(place)
         lane = self.lane(op.lane)
-        if own:
+        if own and place is not None:
             lane.own(op.seq, place)
         generation, held = lane.generation, len(lane.entries)
         lane.merge(Piece(op.seq, op.before, op.entries))
         self._mirror(lane, held if lane.generation == generation else None)
 
-    def apply_claim(self, op: Claim, place: Place) -> None:
+    def apply_claim(self, op: Claim, place: Place | None) -> None:
         """A producer took over."""
         self._reached(place)
         self.claims.add(op)
         self.lane(op.lane)
 
-    def apply_cancel(self, op: Cancel, place: Place) -> None:
+    def apply_cancel(self, op: Cancel, place: Place | None) -> None:
         """A mark on a header, by its first lane; grows only."""
         self._reached(place)
         self.cancels.add(op.lane)
 
-    def _reached(self, place: Place) -> None:
-        if place.lsn > self.reach.get(place.origin, 0):
+    def apply_fork(self, op: Fork) -> None:
+        """Another region met two contents of one entry."""
+        self.lane(op.lane).mark_fork(op.seq)
+
+    def stands(self, reach: Iterable[tuple[Origin, int]], opened_at: Place | None) -> None:
+        """Where the operations stand that another region told this one of."""
+        for origin, lsn in reach:
+            self._reached(Place(origin, lsn))
+        self.opened_at = self.opened_at or opened_at
+
+    def _reached(self, place: Place | None) -> None:
+        if place is not None and place.lsn > self.reach.get(place.origin, 0):
             self.reach[place.origin] = place.lsn
 
     def lane(self, key: LaneKey) -> Lane:
@@ -274,9 +284,20 @@ class Message:
         forked, so that a sum made before the fork was known matches no more."""
         return digest(_DIGEST40_BYTES, *self._content())
 
+    def headers(self) -> list[tuple[Header, list[int]]]:
+        """Every header that is known, with the times that regions gave to it."""
+        return [(header, sorted(self._stamps[id_])) for id_, header in self._headers.items()]
+
     def whole(self) -> bytes:
-        """A digest of everything that regions must agree on, for ``verify``."""
-        return digest(DIGEST_BYTES, *self._content())
+        """A digest of everything that regions must agree on, shown or not: equal digests mean that
+        no operation is known to one region alone (but for pieces that wait for others)."""
+        parts = [f"{h.identity.hex()} {stamps}" for h, stamps in self.headers()]
+        parts += [str(claim.lane) for claim in self.claims.all()]
+        parts += [f"cancel {lane}" for lane in self.cancels]
+        for key, lane in self.lanes.items():
+            if count := len(lane.entries):
+                parts.append(f"{key} {count} {lane.digest_at(count).hex()} {lane.forked_at}")
+        return digest(DIGEST_BYTES, self.id, *sorted(parts))
 
     def _content(self) -> list[str | bytes]:
         shown = self.shown

@@ -53,11 +53,12 @@ class _Newest:
         self._ids: list[str] = []
         self._sums = [0]
 
-    def take(self, count: int) -> tuple[list[str], int]:
+    def take(self, count: int) -> tuple[list[str], int] | None:
+        """The first ``count``, and the sum of what they show; None when fewer are at hand."""
         for id_ in islice(self._newest, max(0, count - len(self._ids))):
             self._ids.append(id_)
-            self._sums.append(self._sums[-1] + self._session.content_of(id_))
-        return self._ids[:count], self._sums[count]
+            self._sums.append(self._sums[-1] + self._session.messages.content_of(id_))
+        return (self._ids[:count], self._sums[count]) if count <= len(self._ids) else None
 
 
 def find_missing(session: Session, position: Position) -> Missing | None:
@@ -68,14 +69,13 @@ def find_missing(session: Session, position: Position) -> Missing | None:
     newest k messages (by serial, or in the order in which this region came to show them), and
     without some of its newest deletions; of each of those the reader has the message, or nothing.
     """
-    named = {id_ for entry in position.entries for id_ in session.by_slot(entry.slot)}
-    buried = {session.buried(entry.slot) for entry in position.entries}
-    graves = [id_ for id_ in session.graves if id_ not in buried]
-    by_serial = (serial[17:] for serial in reversed(session.order))
-    for order in (by_serial, reversed(session.arrival)):
+    named = {id_ for entry in position.entries for id_ in session.messages.by_slot(entry.slot)}
+    buried = set(session.graves_named({entry.slot for entry in position.entries}))
+    graves = [id_ for id_ in session.messages.graves if id_ not in buried]
+    for order in (session.messages.newest(), reversed(session.messages.arrival)):
         newest = _Newest(session, (id_ for id_ in order if id_ not in named))
         for ghosts, unknown in _late_deletions(session, graves):
-            found = _match(session, position, newest, named, graves, ghosts, unknown)
+            found = _match(session, position, newest, named, buried, ghosts, unknown)
             if found is not None:
                 return found
     return None
@@ -87,7 +87,7 @@ def _late_deletions(session: Session, graves: list[str]) -> Iterator[tuple[list[
         late = graves[len(graves) - young :]
         for picks in product((True, False), repeat=young):
             ghosts = [id_ for id_, pick in zip(late, picks, strict=True) if pick]
-            if all(session.graves[id_] for id_ in ghosts):
+            if all(session.messages.graves[id_] for id_ in ghosts):
                 yield ghosts, [id_ for id_ in late if id_ not in ghosts]
 
 
@@ -96,18 +96,23 @@ def _match(
     position: Position,
     newest: _Newest,
     named: set[str],
-    graves: list[str],
+    buried: set[str],
     ghosts: list[str],
     unknown: list[str],
 ) -> Missing | None:
-    count = len(session.order) - len(named)
-    missing = count + len(graves) - len(unknown) - position.rest
+    shelf = session.messages
+    count = shelf.count - len(named)
+    graves = shelf.graves_count - len(buried)
+    missing = count + graves - len(unknown) - position.rest
     if not 0 <= missing <= count:
         return None
-    ids, late = newest.take(missing)
-    total = session.contents_without(named) - late
-    total += sum(map(grave_hash, graves)) - sum(map(grave_hash, (*ghosts, *unknown)))
-    total += sum(session.graves[id_] for id_ in ghosts)
+    taken = newest.take(missing)
+    if taken is None:
+        return None
+    ids, late = taken
+    total = shelf.contents_without(named) - late + shelf.graves_sum
+    total -= sum(map(grave_hash, (*buried, *ghosts, *unknown)))
+    total += sum(shelf.graves[id_] for id_ in ghosts)
     if total & DIGEST_MASK != position.digest:
         return None
     return Missing(ids[::-1], ghosts, unknown)
@@ -132,7 +137,9 @@ class Returning:
     def start(self, now_ms: int) -> list[Event]:
         """What the reader gets at once."""
         self._deadline_ms = now_ms + HOLD_MS
-        ambiguous = any(len(self._session.by_slot(e.slot)) > 1 for e in self._position.entries)
+        ambiguous = any(
+            len(self._session.messages.by_slot(e.slot)) > 1 for e in self._position.entries
+        )
         if self._session.deleted:
             return [finish(self._session, Draft("deleted", "{}"))]
         if self._position.session != session_tag(self._session.id) or ambiguous:
@@ -159,7 +166,7 @@ class Returning:
         """The time is over: what this region holds is said, whatever it is."""
         if not self.differs or now_ms < self._deadline_ms:
             return []
-        unknown = [s for s in self._belief.overrides if not self._session.by_slot(s)]
+        unknown = [s for s in self._belief.overrides if not self._session.messages.by_slot(s)]
         if self._waiting or unknown:
             was_waiting, self._waiting, self._belief = self._waiting, False, Belief()
             events = [snapshot_event(self._session, "behind")]
@@ -188,15 +195,15 @@ class Returning:
         return finish(self._session, draft, self._belief)
 
     def _names(self, number: int) -> list[str]:
-        buried = self._session.buried(number)
-        return [*self._session.by_slot(number), *([buried] if buried else [])]
+        buried = self._session.messages.buried_at(number)
+        return [*self._session.messages.by_slot(number), *([buried] if buried else [])]
 
     def _message(self, number: int) -> Message | None:
-        names = self._session.by_slot(number)
+        names = self._session.messages.by_slot(number)
         return self._session.visible(names[0]) if names else None
 
     def _verdict(self, entry: Entry) -> Verdict:
-        if self._session.buried(entry.slot):
+        if self._session.messages.buried_at(entry.slot):
             return Verdict.DELETED
         return judge(self._message(entry.slot), entry)
 

@@ -6,14 +6,15 @@ changed, so that a cursor made between two changes says exactly what was told so
 """
 
 import json
-from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position
-from perdure.replication.hlc import to_time
-from perdure.replication.ids import canonical, digest, grave_hash, session_tag, slot
+from perdure.replication.errors import Damaged
+from perdure.replication.hlc import serial, to_time
+from perdure.replication.ids import canonical, digest, grave_hash, session_tag
+from perdure.replication.images import Archive, Image, pack
 from perdure.replication.items import DIGEST_BYTES
 from perdure.replication.lane import Place
 from perdure.replication.limits import (
@@ -23,15 +24,20 @@ from perdure.replication.limits import (
 )
 from perdure.replication.message import Message
 from perdure.replication.operations import (
+    Absorb,
     Cancel,
     Claim,
     Create,
     Delete,
+    Fork,
     Items,
     Metadata,
     Open,
     Operation,
+    Single,
 )
+from perdure.replication.records import Vector
+from perdure.replication.shelf import Shelf, Totals, id_of
 from perdure.replication.shown import Shown
 
 
@@ -76,39 +82,41 @@ _KNOWS_ALL = Belief()
 
 
 class Session:
-    """One session as this region holds it."""
+    """One session as this region holds it. With an archive it is one that has been stored."""
 
-    def __init__(self, id_: str) -> None:
+    def __init__(self, id_: str, archive: Archive | None = None, head: bytes | None = None) -> None:
         self.id = id_
         self.created: int | None = None
         self.deleted = False
-        self.messages: dict[str, Message] = {}
-        self.tombstones: set[str] = set()
-        # Those of which readers here have been told, in that order, with what they showed.
-        self.graves: dict[str, int] = {}
-        self._graves_sum = 0
-        # Visible messages by serial, and in the order this region began to show them.
-        self.order: list[str] = []
-        self.arrival: dict[str, None] = {}
         self._metadata: dict[str, _Value] = {}
         self._touched: dict[str, None] = {}
-        self._settled: set[str] = set()
-        self._unsettled: list[str] = []
-        # The sum of what visible messages show, and which of them have changed since: the newest
-        # change with every token, and are summed only when a cursor does not name them.
-        self._contents: dict[str, int] = {}
-        self._contents_sum = 0
-        self._changed: set[str] = set()
-        self._slots: dict[int, list[str]] = {}
-        self._buried: dict[int, str] = {}
         self._tag = session_tag(id_)
+        totals = Totals() if head is None else self._restore(head)
+        self.messages = Shelf(id_, archive, totals)
+        # Whether what is stored of the session itself is not what is here.
+        self.is_dirty = False
+        self._wiped = False
+
+    def _restore(self, head: bytes) -> Totals:
+        try:
+            fields = json.loads(head)
+            self.created, self.deleted = fields["created"], fields["deleted"]
+            for key, value in fields["metadata"].items():
+                self._metadata[key] = _Value(*value)
+            shown, contents, wholes, graves, graves_sum, newest, arrivals = fields["totals"]
+            buried = tuple((id_, content) for id_, content in newest)
+            return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals)
+        except (ValueError, TypeError, KeyError) as error:
+            raise Damaged(f"the head of session {self.id} is none") from error
 
     # Applying
 
-    def apply(self, op: Operation, place: Place, *, own: bool = False) -> None:
-        """Merge one operation that is on disk at ``place``; a deleted session takes none."""
+    def apply(self, op: Operation, place: Place | None, *, own: bool = False) -> None:
+        """Merge one operation that is on disk at ``place`` (None: in another region's logs); a
+        deleted session takes none."""
         if self.deleted:
             return
+        self.is_dirty = True
         match op:
             case Create():
                 self._born(op.hlc)
@@ -118,21 +126,32 @@ class Session:
                 self._merge_metadata(op.hlc, op.region, op.values)
             case Delete():
                 self._delete(op.message)
+            case Absorb():
+                self._absorb(op)
             case _:
                 self._apply_to_message(op, place, own)
+
+    def _absorb(self, op: Absorb) -> None:
+        for told in op.operations:
+            self.apply(told, None)
+        for origins in op.origins:
+            message = self.messages.loaded(origins.message)
+            if message is not None:
+                opened = origins.opened_at
+                message.stands(origins.reach, None if opened is None else Place(*opened))
 
     def _born(self, hlc: int) -> None:
         if self.created is None or hlc < self.created:
             self.created = hlc
 
-    def _apply_to_message(self, op: Open | Items | Claim | Cancel, place: Place, own: bool) -> None:
+    def _apply_to_message(
+        self, op: Open | Items | Claim | Cancel | Fork, place: Place | None, own: bool
+    ) -> None:
         if isinstance(op, Open):
             self._born(op.header.created)
-        if op.message in self.tombstones:
+        if self.messages.is_buried(op.message):
             return
-        message = self.messages.get(op.message)
-        if message is None:
-            message = self.messages[op.message] = Message(self.id, op.message)
+        message = self.messages.get(op.message) or self.messages.add(op.message)
         match op:
             case Items():
                 message.apply_items(op, place, own=own)
@@ -142,6 +161,9 @@ class Session:
                 message.apply_claim(op, place)
             case Cancel():
                 message.apply_cancel(op, place)
+            case Fork():
+                message.apply_fork(op)
+        self.messages.touch(op.message)
         self._touched[op.message] = None
 
     def _merge_metadata(self, hlc: int, region: str, values: str) -> None:
@@ -156,23 +178,12 @@ class Session:
         if message is None:
             self.deleted = True
             self._touched = {"": None}
-            self.messages.clear()
-            self.tombstones.clear()
-            self.graves.clear()
-            self._graves_sum = 0
-            self.order.clear()
-            self.arrival.clear()
+            self.messages = Shelf(self.id)
             self._metadata.clear()
-            self._settled.clear()
-            self._contents.clear()
-            self._contents_sum = 0
-            self._changed.clear()
-            self._unsettled.clear()
-            self._slots.clear()
-            self._buried.clear()
-        elif message not in self.tombstones:
-            self.tombstones.add(message)
-            self._buried[slot(message)] = message
+            self.is_dirty = self._wiped = True
+        elif not self.messages.is_buried(message):
+            self.messages.get(message)
+            self.messages.bury(message)
             self._touched[message] = None
 
     # What changed
@@ -182,25 +193,25 @@ class Session:
         while self._touched:
             touched = next(iter(self._touched))
             del self._touched[touched]
+            self.is_dirty = True
             if touched == "":
                 yield Change("", None, None)
-            elif touched in self.tombstones:
+            elif touched in self.messages.tombstones:
                 yield from self._bury(touched)
             else:
                 yield from self._refresh_message(self.messages[touched])
 
     def _bury(self, id_: str) -> Iterator[Change]:
-        message = self.messages.pop(id_, None)
+        message = self.messages.loaded(id_)
         told = None if message is None else message.shown
         if message is not None and told is None:
             # Nobody here was told of it; but elsewhere readers may have been.
             message.refresh()
         known = message is not None and message.shown is not None
-        self.graves[id_] = _content(message) if message is not None and known else 0
-        self._graves_sum += grave_hash(id_)
-        if told is not None:
-            self._forget(told, id_)
-            del self.arrival[id_]
+        content = _content(message) if message is not None and known else 0
+        if told is not None and message is not None:
+            self.messages.unlist(serial(told.created, id_))
+        self.messages.remove(id_, content)
         # Also when nobody here was told: a reader who was, elsewhere, may be held.
         yield Change(id_, told, None)
 
@@ -208,45 +219,19 @@ class Session:
         before, now = message.refresh()
         if now is None:
             return
-        if before is None:
-            self._slots.setdefault(message.slot, []).append(message.id)
-            self.arrival[message.id] = None
-        elif before.created != now.created:
-            self._forget(before, message.id)
-            self._slots.setdefault(message.slot, []).append(message.id)
-        if before is None or before.created != now.created:
-            insort(self.order, message.serial)
-            insort(self._unsettled, message.serial)
+        moved = before is None or before.created != now.created
+        if before is not None and moved:
+            self.messages.unlist(serial(before.created, message.id))
+        if moved:
+            self.messages.show(message)
         elif before != now:
-            self._unsettle(message)
-        if before != now:
-            self._changed.add(message.id)
+            self.messages.grow(message)
         # Also when nothing that is shown has changed: a held reader may now be understood.
         yield Change(message.id, before, now)
 
-    def _forget(self, shown: Shown, id_: str) -> None:
-        serial = f"{shown.created:016x}.{id_}"
-        del self.order[bisect_left(self.order, serial)]
-        self._slots[slot(id_)].remove(id_)
-        self._contents_sum -= self._contents.pop(id_, 0)
-        self._changed.discard(id_)
-        if id_ in self._settled:
-            self._settled.discard(id_)
-        else:
-            del self._unsettled[bisect_left(self._unsettled, serial)]
-
-    def _unsettle(self, message: Message) -> None:
-        if message.id in self._settled:
-            self._settled.discard(message.id)
-            insort(self._unsettled, message.serial)
-
     def settle(self, id_: str) -> None:
         """All that is known of it is on disk in every region: cursors need not name it."""
-        message = self.messages.get(id_)
-        if message is None or message.shown is None or id_ in self._settled:
-            return
-        del self._unsettled[bisect_left(self._unsettled, message.serial)]
-        self._settled.add(id_)
+        self.messages.settle(id_)
 
     # Positions
 
@@ -259,37 +244,50 @@ class Session:
             entry = self._entry(told)
             overrides = {entry.slot: entry, **overrides}
         entries = dict(overrides)
-        for serial in reversed(self._unsettled):
+        for newest in reversed(self.messages.unsettled):
             if len(entries) >= CURSOR_ENTRIES_MAX:
                 break
-            message = self.messages[serial[17:]]
-            if message.id not in absent and message.slot not in overrides:
-                entries[message.slot] = self._entry(self._all_told(message.id))
-        unnamed = absent.union(*(self._slots.get(number, ()) for number in entries))
+            id_ = id_of(newest)
+            if id_ not in absent:
+                entry = self._entry_as_shown(id_)
+                entries.setdefault(entry.slot, entry)
+        unnamed = absent.union(*(self._named(number, overrides) for number in entries))
         count, total = self._graves_told(belief)
-        count += len(self.order) - len(unnamed)
-        total += self.contents_without(unnamed)
+        count += self.messages.count - len(unnamed)
+        total += self.messages.contents_without(unnamed)
         named = tuple(entries.values())[:CURSOR_ENTRIES_HELD_MAX]
         return Position(self._tag, named, count, total & DIGEST_MASK)
+
+    def _named(self, number: int, overrides: Collection[int]) -> list[str]:
+        # What this region names itself is in the window; a reader may name anything.
+        here = self.messages
+        return here.by_slot(number) if number in overrides else here.slots_here(number)
 
     def _graves_told(self, belief: Belief) -> tuple[int, int]:
         """Number and digest of the deletions that the reader knows of; and, of those it does not,
         of the messages that it still has among its rest."""
-        count = len(self.graves) - len(belief.graves)
-        total = self._graves_sum - sum(map(grave_hash, belief.graves))
+        count = self.messages.graves_count - len(belief.graves)
+        total = self.messages.graves_sum - sum(map(grave_hash, belief.graves))
         for ghost in belief.ghosts:
-            total += self.graves[ghost] - grave_hash(ghost)
-        for number in belief.overrides:
+            total += self.messages.graves[ghost] - grave_hash(ghost)
+        for id_ in self.graves_named(belief.overrides):
             # Named by the cursor, so its deletion has not been told.
-            if (id_ := self._buried.get(number)) is not None and id_ in self.graves:
-                count -= 1
-                total -= grave_hash(id_)
+            count -= 1
+            total -= grave_hash(id_)
         return count, total
 
-    def _all_told(self, id_: str) -> Told:
+    def graves_named(self, slots: Collection[int]) -> list[str]:
+        """The deleted messages of these slots of which readers here have been told."""
+        ids = (self.messages.buried_at(number) for number in slots)
+        return [id_ for id_ in ids if id_ is not None and self.messages.is_grave(id_)]
+
+    def _entry_as_shown(self, id_: str) -> Entry:
+        row = self.messages.row_in_window(id_)
+        if row is not None:
+            return Entry(row.slot, row.tag, row.counter, row.status, row.length)
         shown = self.messages[id_].shown
         assert shown is not None
-        return Told(id_, shown.length, shown.status)
+        return self._entry(Told(id_, shown.length, shown.status))
 
     def _entry(self, told: Told) -> Entry:
         message = self.messages[told.message]
@@ -297,31 +295,50 @@ class Session:
         assert tip is not None
         return Entry(message.slot, message.tag(), tip.epoch.counter, told.status, told.length)
 
-    def by_slot(self, number: int) -> list[str]:
-        """The visible messages of a slot: one, or none, or (2⁻³² a pair) several."""
-        return self._slots.get(number, [])
+    # What is stored
 
-    def buried(self, number: int) -> str | None:
-        """The deleted message of a slot."""
-        return self._buried.get(number)
+    def image(self, stable: Vector) -> Image:
+        """What is to be stored now; from here on it counts as stored. See :meth:`unsaved`."""
+        shelf = self.messages
+        whole = self.whole()
+        rows = [(shelf.row(id_), shelf.loaded(id_)) for id_ in shelf.dirty if shelf.has_row(id_)]
+        messages = [
+            (row, None if message is None else pack(message, stable)) for row, message in rows
+        ]
+        dropped = [id_ for id_ in shelf.dirty if not shelf.has_row(id_)]
+        image = Image(self.id, whole, self.exists, self._head(), messages, dropped, self._wiped)
+        shelf.dirty.clear()
+        self.is_dirty = self._wiped = False
+        return image
 
-    def contents_without(self, ids: Collection[str]) -> int:
-        """The sum of what all visible messages but these show."""
-        for id_ in [id_ for id_ in self._changed if id_ not in ids]:
-            self._sum_up(id_)
-        return self._contents_sum - sum(self._contents.get(id_, 0) for id_ in ids)
+    def _head(self) -> bytes:
+        head = {
+            "created": self.created,
+            "deleted": self.deleted,
+            "metadata": {key: list(value) for key, value in self._metadata.items()},
+            "totals": list(self.messages.totals()),
+        }
+        return canonical(head).encode()
 
-    def content_of(self, id_: str) -> int:
-        """What a visible message adds to that sum."""
-        if id_ in self._changed:
-            self._sum_up(id_)
-        return self._contents[id_]
+    def unsaved(self, image: Image) -> None:
+        """It could not be stored: it is still to be done."""
+        self.is_dirty = True
+        self._wiped = self._wiped or image.wiped
+        if not self.deleted:
+            self.messages.dirty.update(row.id for row, _ in image.messages)
+            self.messages.dirty.update(image.dropped)
 
-    def _sum_up(self, id_: str) -> None:
-        self._changed.discard(id_)
-        self._contents_sum -= self._contents.get(id_, 0)
-        self._contents[id_] = _content(self.messages[id_])
-        self._contents_sum += self._contents[id_]
+    def retell_head(self, region: str) -> list[Single]:
+        """Operations that say what is known of the session besides its messages."""
+        if self.deleted:
+            return [Delete(self.id, None)]
+        told: list[Single] = []
+        if self.created is not None:
+            told.append(Create(self.id, self.created, region, "{}"))
+        for key, value in sorted(self._metadata.items()):
+            text = canonical({key: json.loads(value.text)})
+            told.append(Metadata(self.id, value.hlc, value.region, text))
+        return told
 
     # Values
 
@@ -333,7 +350,8 @@ class Session:
     @property
     def is_blank(self) -> bool:
         """Whether nothing at all is known of this session."""
-        return not (self.deleted or self.created is not None or self.messages or self.tombstones)
+        known = self.deleted or self.created is not None
+        return not (known or self.messages.items() or self.messages.graves or self.messages.count)
 
     def visible(self, id_: str) -> Message | None:
         """The message, when its header is known and it is not deleted."""
@@ -347,9 +365,9 @@ class Session:
 
     def page(self, before: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
         """The newest ``limit`` messages before a serial, oldest first; are there older ones?"""
-        stop = len(self.order) if before is None else bisect_left(self.order, before)
-        start = max(0, stop - limit)
-        return [self.messages[s[17:]].value() for s in self.order[start:stop]], start > 0
+        ids, more = self.messages.page(before, limit)
+        found = (self.messages.look(id_) for id_ in ids)
+        return [message.value() for message in found if message is not None], more
 
     def value(self, cursor: str) -> dict[str, Any]:
         """The session as PROTOCOL A.3 shows it."""
@@ -370,7 +388,7 @@ class Session:
         return {
             "id": self.id,
             "created": to_time(self.created) if self.created is not None else None,
-            "messages": len(self.order),
+            "messages": self.messages.count,
             "cursor": cursor,
         }
 
@@ -378,11 +396,10 @@ class Session:
         """A digest of everything that regions must agree on, for ``verify``."""
         if self.deleted:
             return digest(DIGEST_BYTES, "deleted", self.id)
-        parts = [self.messages[serial[17:]].whole() for serial in self.order]
         stamps = [canonical([key, *value]) for key, value in sorted(self._metadata.items())]
-        gone = sorted(self.tombstones)
-        state = canonical([self.created, stamps, gone])
-        return digest(DIGEST_BYTES, state, *parts)
+        shelf = self.messages
+        sums = [shelf.count, f"{shelf.wholes():x}", shelf.graves_count, shelf.graves_sum]
+        return digest(DIGEST_BYTES, canonical([self.created, stamps, sums]))
 
 
 def _content(message: Message) -> int:

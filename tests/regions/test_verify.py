@@ -8,7 +8,8 @@ from perdure.regions import transport_accepting, verify
 from perdure.regions.links import Digests, Links, PeerUnreachable
 from perdure.regions.node import Node
 from perdure.replication.admission import Draft
-from perdure.replication.operations import Create, encode
+from perdure.replication.coding import encode
+from perdure.replication.operations import Create
 from perdure.replication.records import Origin, seal
 
 from tests.regions.linked import Linked, linked

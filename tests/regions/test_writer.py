@@ -10,9 +10,10 @@ from perdure.regions.ports import StorageFailed, StorageFull
 from perdure.regions.state import State
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.admission import Pending
+from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
-from perdure.replication.operations import Create, Operation, encode
+from perdure.replication.operations import Create, Operation
 from perdure.replication.records import Origin, Record, seal
 from perdure.replication.session import Session
 

@@ -1,21 +1,27 @@
 """Three replicas of a session converge under any order, duplication and delay of operations."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from perdure.replication import admission
+from perdure.replication import admission, shelf
 from perdure.replication.admission import Draft, Pending, Site
+from perdure.replication.coding import decode, encode
 from perdure.replication.errors import Refusal
 from perdure.replication.hlc import HybridClock
 from perdure.replication.ids import LaneKey
 from perdure.replication.items import End, make_items
 from perdure.replication.lane import Place
-from perdure.replication.operations import Operation, decode, encode
+from perdure.replication.operations import Operation
 from perdure.replication.records import Origin
+from perdure.replication.retelling import tell
 from perdure.replication.session import Session
 
+from tests.replication.memory_archive import MemoryArchive, store, wake
 from tests.replication.strategies import values
 
 NOW_MS = 1_800_000_000_000
@@ -31,6 +37,25 @@ class Replica:
     clock: HybridClock = field(default_factory=HybridClock)
     log: list[bytes] = field(default_factory=list)
     seen: set[bytes] = field(default_factory=set)
+    archive: MemoryArchive = field(default_factory=MemoryArchive)
+
+    def store(self) -> None:
+        store(self.session, self.archive)
+
+    def sleep(self) -> None:
+        """Leave memory, and come back."""
+        self.store()
+        whole, view = self.session.whole(), self.view()
+        self.session = wake(self.session, self.archive)
+        assert (self.session.whole(), self.view()) == (whole, view)
+
+    def learn(self, other: "Replica") -> None:
+        """Absorb all of the other's session, as an empty or long-absent region does."""
+        if not other.session.is_blank:
+            other.store()
+            for piece in tell(other.session, other.region):
+                self.take(encode(piece))
+            self.seen |= other.seen
 
     def site(self, skew_ms: int = 0) -> Site:
         return Site(self.region, self.clock, NOW_MS + skew_ms)
@@ -51,9 +76,19 @@ class Replica:
         return {**self.session.value("-"), "cursor": None}
 
 
+@contextmanager
+def small_windows(rows: int) -> Iterator[None]:
+    """So little of a session is at hand that a few messages do not fit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "WINDOW_ROWS", rows)
+        patch.setattr(shelf, "REVEAL_ROWS", 1)
+        patch.setattr(shelf, "GRAVES_AT_HAND", 4)
+        yield
+
+
 ACTIONS = [
     *("open", "append", "append", "append", "end", "claim"),
-    *("cancel", "delete", "send", "meta", "reopen", "gossip", "gossip"),
+    *("cancel", "delete", "send", "meta", "reopen", "gossip", "gossip", "sleep", "learn"),
 ]
 
 
@@ -161,6 +196,12 @@ class Cluster:
         for body in self.draw(st.permutations(lacking))[: self.draw(st.integers(0, len(lacking)))]:
             replica.take(body)
 
+    def sleep(self, replica: Replica) -> None:
+        replica.sleep()
+
+    def learn(self, replica: Replica) -> None:
+        replica.learn(self.draw(st.sampled_from(self.replicas)))
+
     def heal(self) -> None:
         """Everything reaches everybody, each time in an order of its own, some of it twice."""
         everything = sorted({body for replica in self.replicas for body in replica.log})
@@ -172,10 +213,15 @@ class Cluster:
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.data(), st.integers(1, 25))
-def test_replicas_converge(data: st.DataObject, steps: int) -> None:
+@given(st.data(), st.integers(1, 25), st.sampled_from([0, 1, 32]))
+def test_replicas_converge(data: st.DataObject, steps: int, rows: int) -> None:
     """Opens, retries, claims, forks of headers, cancels, ends, deletes: in the end all are equal,
     by what they show, by their digests, and to a replica that is built from the log anew."""
+    with small_windows(rows):
+        _converge(data, steps)
+
+
+def _converge(data: st.DataObject, steps: int) -> None:
     cluster = Cluster(data)
     for _ in range(steps):
         cluster.act()
@@ -184,7 +230,9 @@ def test_replicas_converge(data: st.DataObject, steps: int) -> None:
     for other in others:
         assert other.view() == first.view()
         assert other.session.whole() == first.session.whole()
-        assert other.session.contents_without(()) == first.session.contents_without(())
+        assert other.session.messages.contents_without(
+            ()
+        ) == first.session.messages.contents_without(())
     rebuilt = Replica("new")
     for body in first.log:
         rebuilt.take(body)

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from perdure.replication.coding import decode, encode
 from perdure.replication.errors import Malformed
 from perdure.replication.items import End, Entry
 from perdure.replication.operations import (
@@ -17,8 +18,6 @@ from perdure.replication.operations import (
     Metadata,
     Open,
     Operation,
-    decode,
-    encode,
 )
 
 from tests.replication.strategies import entries, lane_key, root

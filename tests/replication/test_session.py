@@ -73,7 +73,7 @@ def test_an_answer_never_sorts_before_its_prompt() -> None:
     session, late = Session("s"), Site("us", HybridClock(), NOW_MS - 3_600_000)
     prompt = send(session, Site("eu", HybridClock(), NOW_MS - 3_600_000 + 1), "prompt")
     answer = send(session, late, "answer", after=prompt)
-    assert session.order == [prompt, answer]
+    assert session.messages.order == [prompt, answer]
 
 
 def test_a_clock_too_far_ahead_is_refused_from_clients_only() -> None:
@@ -84,7 +84,7 @@ def test_a_clock_too_far_ahead_is_refused_from_clients_only() -> None:
         check_after(serial((NOW_MS + CLOCK_AHEAD_MS_MAX + 1) << 16, "m"), NOW_MS)
     session = Session("s")
     ahead = send(session, Site("ap", HybridClock(), NOW_MS + 3_600_000), "ahead")
-    assert session.order == [ahead]
+    assert session.messages.order == [ahead]
 
 
 @pytest.mark.parametrize("text", ["", "m", "0" * 16, "0" * 16 + ".", "G" * 16 + ".m", "0" * 17])
@@ -108,7 +108,7 @@ def test_one_order_whatever_arrives_first(arrival: list[int]) -> None:
     target = Session("s")
     for number in arrival:
         take(target, [logged[number]])
-    assert target.order == source.order == sorted(source.order)
+    assert target.messages.order == source.messages.order == sorted(source.messages.order)
     assert target.whole() == source.whole()
 
 
@@ -194,13 +194,13 @@ def test_deletes_win_over_everything_for_ever() -> None:
     take(session, opened)
     take(session, admission.admit_delete(session, "m"))
     take(session, opened)
-    assert session.order == []
+    assert session.messages.order == []
     for attempt in (lambda: admission.admit_message(session, draft, site),
                     lambda: admission.admit_delete(session, "m")):  # fmt: skip
         with pytest.raises(Refusal, match="deleted"):
             attempt()
     take(session, admission.admit_delete(session, None))
     take(session, opened)
-    assert session.deleted and session.order == [] and session.metadata() == {}
+    assert session.deleted and session.messages.order == [] and session.metadata() == {}
     with pytest.raises(Refusal, match="deleted"):
         admission.admit_create(session, {}, site)

@@ -1,0 +1,277 @@
+"""The bytes of operations (``docs/PROTOCOL.md`` B.2).
+
+Rule of this file: the bytes are canonical, so the same operation made in two regions has the same
+bytes; and whatever is not an operation raises ``Malformed``, nothing else.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from perdure.replication.errors import Malformed
+from perdure.replication.ids import LaneKey, canonical, is_id, parse_epoch
+from perdure.replication.items import DIGEST_BYTES, ENDS, End, Entry, Item, from_wire, to_wire
+from perdure.replication.operations import (
+    Absorb,
+    Cancel,
+    Claim,
+    Create,
+    Delete,
+    Fork,
+    Header,
+    Items,
+    Metadata,
+    Open,
+    Operation,
+    Origins,
+    Single,
+)
+from perdure.replication.records import LSN_MAX, parse_origin
+
+_HLC_MAX = 2**64 - 1
+
+
+def encode(operation: Operation) -> bytes:
+    """The canonical bytes of an operation."""
+    return canonical(fields(operation)).encode()
+
+
+def fields(op: Operation) -> list[Any]:
+    """An operation as a JSON array."""
+    match op:
+        case Items():
+            items, end = _split(op.entries)
+            wire = [str(op.lane.epoch), op.seq, op.before.hex(), items, end]
+            return ["items", op.session, op.message, op.lane.producer, *wire]
+        case Open():
+            return ["open", op.session, op.message, header_fields(op.header)]
+        case Claim():
+            previous = _lane_fields(op.previous) if op.previous else [None, None]
+            wire = [f"{op.tag:016x}", *_lane_fields(op.root), *previous, op.base]
+            return ["claim", op.session, op.message, *_lane_fields(op.lane), *wire]
+        case Cancel():
+            return ["cancel", op.session, op.message, *_lane_fields(op.lane)]
+        case Delete():
+            return ["delete", op.session, op.message]
+        case Metadata():
+            return ["metadata", op.session, op.hlc, op.region, json.loads(op.values)]
+        case Create():
+            return ["create", op.session, op.hlc, op.region, json.loads(op.metadata)]
+        case Fork():
+            return ["fork", op.session, op.message, *_lane_fields(op.lane), op.seq]
+        case Absorb():
+            return [
+                "absorb",
+                op.session,
+                [fields(told) for told in op.operations],
+                [_origins_fields(origins) for origins in op.origins],
+            ]
+
+
+def _origins_fields(origins: Origins) -> list[Any]:
+    opened = origins.opened_at
+    reach = {str(origin): lsn for origin, lsn in origins.reach}
+    return [origins.message, reach, None if opened is None else [str(opened[0]), opened[1]]]
+
+
+def _lane_fields(lane: LaneKey) -> list[str]:
+    return [lane.producer, str(lane.epoch)]
+
+
+def _split(entries: tuple[Entry, ...]) -> tuple[list[Any], str | None]:
+    if entries and isinstance(last := entries[-1], End):
+        return to_wire(_items(entries[:-1])), last.status
+    return to_wire(_items(entries)), None
+
+
+def _items(entries: tuple[Entry, ...]) -> tuple[Item, ...]:
+    return tuple(entry for entry in entries if not isinstance(entry, End))
+
+
+def header_fields(header: Header) -> dict[str, Any]:
+    """A header as a JSON object."""
+    items, end = _split(header.entries)
+    return {
+        "role": header.role,
+        "author": header.author,
+        "created": header.created,
+        "producer": header.lane.producer,
+        "epoch": str(header.lane.epoch),
+        "metadata": json.loads(header.metadata),
+        "replaces": header.replaces,
+        "items": items,
+        "end": end,
+    }
+
+
+def decode(body: bytes) -> Operation:
+    """The operation of these bytes; raises ``Malformed`` for everything else, whatever it is."""
+    try:
+        fields = json.loads(body)
+        # Lone surrogates pass json.loads and would break every later encode.
+        if b"\\u" in body:
+            canonical(fields).encode()
+        return _decode_fields(fields)
+    except Malformed:
+        raise
+    except (ValueError, TypeError, IndexError, KeyError, RecursionError) as error:
+        raise Malformed(f"not an operation: {type(error).__name__}") from error
+
+
+def _decode_fields(fields: Any) -> Operation:
+    if not isinstance(fields, list) or not fields:
+        raise Malformed("an operation is a list")
+    decoder = _DECODERS.get(fields[0]) if isinstance(fields[0], str) else None
+    if decoder is None:
+        raise Malformed(f"unknown operation {str(fields[0])[:32]!r}")
+    if not is_id(fields[1]):
+        raise Malformed("an operation needs a session")
+    return decoder(fields[1:])
+
+
+def _message(value: Any) -> str:
+    if not is_id(value):
+        raise Malformed("an operation needs a message")
+    text: str = value
+    return text
+
+
+def _number(value: Any, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise Malformed("a number is out of range")
+    return value
+
+
+def lane_of(producer: Any, epoch: Any) -> LaneKey:
+    """The lane of its two fields, or ``Malformed``."""
+    if not is_id(producer) or not isinstance(epoch, str):
+        raise Malformed("a lane is a producer and an epoch")
+    return LaneKey(producer, parse_epoch(epoch))
+
+
+def _entries(items: Any, end: Any) -> tuple[Entry, ...]:
+    entries: tuple[Entry, ...] = from_wire(items)
+    if end is None:
+        return entries
+    if end not in ENDS:
+        raise Malformed("unknown end")
+    return (*entries, End(end))
+
+
+def _exactly(fields: list[Any], count: int) -> list[Any]:
+    if len(fields) != count:
+        raise Malformed("an operation has the wrong number of fields")
+    return fields
+
+
+def _decode_items(fields: list[Any]) -> Operation:
+    session, message, producer, epoch, seq, before, items, end = _exactly(fields, 8)
+    digest_before = bytes.fromhex(before)
+    entries = _entries(items, end)
+    if len(digest_before) != DIGEST_BYTES or not entries:
+        raise Malformed("items need a digest and at least one entry")
+    lane = lane_of(producer, epoch)
+    return Items(session, _message(message), lane, _number(seq, 2**53), digest_before, entries)
+
+
+def _decode_open(fields: list[Any]) -> Operation:
+    session, message, wire = _exactly(fields, 3)
+    return Open(session, _message(message), header_of(wire))
+
+
+def header_of(wire: Any) -> Header:
+    """The header of its JSON object, or ``Malformed``."""
+    if not isinstance(wire["role"], str) or not isinstance(wire["metadata"], dict):
+        raise Malformed("a header needs a role and metadata")
+    for name in ("author", "replaces"):
+        if wire[name] is not None and not is_id(wire[name]):
+            raise Malformed(f"{name} is no id")
+    return Header(
+        role=wire["role"],
+        author=wire["author"],
+        created=_number(wire["created"], _HLC_MAX),
+        lane=lane_of(wire["producer"], wire["epoch"]),
+        metadata=canonical(wire["metadata"]),
+        replaces=wire["replaces"],
+        entries=_entries(wire["items"], wire["end"]),
+    )
+
+
+def _decode_claim(fields: list[Any]) -> Operation:
+    session, message, *rest = fields
+    return claim_of(session, _message(message), rest)
+
+
+def claim_of(session: str, message: str, fields: list[Any]) -> Claim:
+    """The claim of its fields after session and message, or ``Malformed``."""
+    producer, epoch, tag, root, root_epoch, prev, prev_epoch, base = _exactly(fields, 8)
+    return Claim(
+        session,
+        message,
+        lane_of(producer, epoch),
+        int(tag, 16),
+        lane_of(root, root_epoch),
+        None if prev is None else lane_of(prev, prev_epoch),
+        _number(base, 2**53),
+    )
+
+
+def _decode_cancel(fields: list[Any]) -> Operation:
+    session, message, producer, epoch = _exactly(fields, 4)
+    return Cancel(session, _message(message), lane_of(producer, epoch))
+
+
+def _decode_delete(fields: list[Any]) -> Operation:
+    session, message = _exactly(fields, 2)
+    return Delete(session, None if message is None else _message(message))
+
+
+def _stamped(fields: list[Any]) -> tuple[str, int, str, str]:
+    session, hlc, region, values = _exactly(fields, 4)
+    if not is_id(region) or not isinstance(values, dict):
+        raise Malformed("metadata needs a region and an object")
+    return session, _number(hlc, _HLC_MAX), region, canonical(values)
+
+
+def _decode_metadata(fields: list[Any]) -> Operation:
+    return Metadata(*_stamped(fields))
+
+
+def _decode_create(fields: list[Any]) -> Operation:
+    return Create(*_stamped(fields))
+
+
+def _decode_fork(fields: list[Any]) -> Operation:
+    session, message, producer, epoch, seq = _exactly(fields, 5)
+    return Fork(session, _message(message), lane_of(producer, epoch), _number(seq, 2**53))
+
+
+def _decode_absorb(fields: list[Any]) -> Operation:
+    session, wires, notes = _exactly(fields, 3)
+    operations: list[Single] = []
+    for wire in wires:
+        told = _decode_fields(wire)
+        if isinstance(told, Absorb) or told.session != session:
+            raise Malformed("a piece of a session holds operations of that session")
+        operations.append(told)
+    return Absorb(session, tuple(operations), tuple(_origins(note) for note in notes))
+
+
+def _origins(note: Any) -> Origins:
+    message, reach, opened = _exactly(note, 3)
+    places = tuple((parse_origin(o), _number(lsn, LSN_MAX)) for o, lsn in reach.items())
+    at = None if opened is None else (parse_origin(opened[0]), _number(opened[1], LSN_MAX))
+    return Origins(_message(message), places, at)
+
+
+_DECODERS: dict[str, Callable[[list[Any]], Operation]] = {
+    "items": _decode_items,
+    "open": _decode_open,
+    "claim": _decode_claim,
+    "cancel": _decode_cancel,
+    "delete": _decode_delete,
+    "metadata": _decode_metadata,
+    "create": _decode_create,
+    "fork": _decode_fork,
+    "absorb": _decode_absorb,
+}

@@ -1,0 +1,297 @@
+"""A session as it is stored: a head, and a row and a body for each message.
+
+Rule of this file: nothing is lost. A body holds all that is known of a message, compact (the
+entries of a lane as one list, its digests as the last alone), and :func:`unpack` gives the message
+back as it was. A row holds what cursors and orders need without the body.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from perdure.replication import coding
+from perdure.replication.errors import Damaged, Malformed
+from perdure.replication.ids import LaneKey, canonical, slot
+from perdure.replication.items import End, Entry, entry_bytes, from_wire, to_wire
+from perdure.replication.lane import Lane, Piece, Place
+from perdure.replication.limits import ITEMS_BYTES_TARGET
+from perdure.replication.message import Message
+from perdure.replication.operations import Cancel, Fork, Items, Open, Origins, Single, stamped
+from perdure.replication.records import Vector, parse_origin
+
+# Sorts before every serial, which begins with a hexadecimal digit.
+_BURIED = "-"
+_HIDDEN = "."
+
+
+class Row(NamedTuple):
+    """What is at hand of a stored message. ``serial`` sorts the rows of a session: deleted messages
+    first, then those whose header is not known, then those that are shown."""
+
+    id: str
+    serial: str
+    tag: int
+    counter: int
+    status: str
+    length: int
+    content: int
+    whole: int
+    settled: bool
+    over: bool
+    arrived: int
+    reach: Vector
+
+    @property
+    def is_buried(self) -> bool:
+        """Whether the message was deleted."""
+        return self.serial[0] == _BURIED
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether readers see the message."""
+        return self.serial[0] > _HIDDEN
+
+    @property
+    def slot(self) -> int:
+        """The 32-bit name of the message in cursors."""
+        return slot(self.id)
+
+
+FIRST_SHOWN = "0"
+
+
+class Archive(Protocol):
+    """The stored messages of one session. What is damaged is left out, and told of elsewhere."""
+
+    def row(self, id_: str) -> Row | None:
+        """The row of a message."""
+
+    def rows(self, slot: int) -> list[Row]:
+        """The rows of a slot."""
+
+    def newest(self, before: str | None, limit: int) -> list[Row]:
+        """Rows of shown messages before a serial, the newest first."""
+
+    def after(self, serial: str, limit: int) -> list[Row]:
+        """Rows of every kind after a serial, in their order."""
+
+    def body(self, id_: str) -> bytes | None:
+        """The body of a message; None where it is damaged."""
+
+
+class Image(NamedTuple):
+    """What is to be stored of a session: its head, and the messages that have changed (those whose
+    body is None with the body that is stored already)."""
+
+    session: str
+    digest: bytes
+    exists: bool
+    head: bytes
+    messages: list[tuple[Row, bytes | None]]
+    # Messages whose rows are to go, and whether all rows are to go first.
+    dropped: list[str]
+    wiped: bool
+
+
+def encode_row(row: Row) -> bytes:
+    """What of a row is not in columns of its own."""
+    reach = {str(origin): lsn for origin, lsn in row.reach.items()}
+    return canonical([*row[2:7], f"{row.whole:x}", *row[8:11], reach]).encode()
+
+
+def decode_row(id_: str, serial: str, facts: bytes) -> Row:
+    """The row again; ``Damaged`` for anything else."""
+    try:
+        tag, counter, status, length, content, whole, *rest = json.loads(facts)
+        settled, over, arrived, reach = rest
+        places = {parse_origin(origin): lsn for origin, lsn in reach.items()}
+        shown = (tag, counter, status, length, content)
+        return Row(id_, serial, *shown, int(whole, 16), settled, over, arrived, places)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Damaged(f"the row of message {id_} is none") from error
+
+
+def hidden_serial(id_: str) -> str:
+    """The sort key of a message whose header is not known."""
+    return _HIDDEN + id_
+
+
+def buried_row(id_: str, content: int, arrived: int) -> Row:
+    """The row of a deleted message; ``content`` is what it showed."""
+    return Row(id_, _BURIED + id_, 0, 0, "", 0, content, 0, True, True, arrived, {})
+
+
+def row_of(message: Message, content: int, whole: int, settled: bool, arrived: int) -> Row:
+    """The row of a message that is not deleted. It must be refreshed."""
+    tip, shown = message.tip, message.shown
+    if tip is None or shown is None:
+        blank = (message.id, hidden_serial(message.id), 0, 0, "", 0, 0)
+        return Row(*blank, whole, False, False, 0, dict(message.reach))
+    return Row(
+        id=message.id,
+        serial=message.serial,
+        tag=message.tag(),
+        counter=tip.epoch.counter,
+        status=shown.status,
+        length=shown.length,
+        content=content,
+        whole=whole,
+        settled=settled,
+        over=message.is_over,
+        arrived=arrived,
+        reach=dict(message.reach),
+    )
+
+
+# Bodies
+
+
+def pack(message: Message, stable: Vector) -> bytes:
+    """All that is known of a message. What this region alone has is said by ``stable``."""
+    fields: dict[str, Any] = {
+        "headers": [[stamps, coding.header_fields(header)] for header, stamps in message.headers()],
+        "claims": [coding.fields(claim)[3:] for claim in message.claims.all()],
+        "cancels": [_lane_name(lane) for lane in message.cancels],
+        "lanes": [_lane(message, lane, stable) for lane in message.lanes.values()],
+        "reach": {str(origin): lsn for origin, lsn in message.reach.items()},
+    }
+    if message.opened_at is not None:
+        fields["opened"] = _place(message.opened_at)
+    return canonical(fields).encode()
+
+
+def _lane_name(key: LaneKey) -> list[str]:
+    return [key.producer, str(key.epoch)]
+
+
+def _place(place: Place) -> list[Any]:
+    return [str(place.origin), place.lsn]
+
+
+def _wire(entries: list[Entry]) -> tuple[list[Any], str | None]:
+    if entries and isinstance(end := entries[-1], End):
+        return to_wire([e for e in entries if not isinstance(e, End)]), end.status
+    return to_wire([e for e in entries if not isinstance(e, End)]), None
+
+
+def _lane(message: Message, lane: Lane, stable: Vector) -> dict[str, Any]:
+    fields: dict[str, Any] = {"lane": _lane_name(lane.key)}
+    if not _is_in_header(message, lane):
+        fields["items"], fields["end"] = _wire(lane.entries)
+    fields["digest"] = lane.digest_at(len(lane.entries)).hex()
+    if lane.forked_at is not None:
+        fields["forked"] = lane.forked_at
+    if lane.quarantined:
+        fields["quarantined"] = lane.quarantined
+    if unstable := lane.unstable(stable):
+        fields["unstable"] = [[seq, *_place(place)] for seq, place in unstable]
+    if lane.pieces_parked:
+        fields["parked"] = [
+            [piece.seq, piece.before.hex(), *_wire(list(piece.entries))]
+            for piece in lane.pieces_parked
+        ]
+    return fields
+
+
+def _is_in_header(message: Message, lane: Lane) -> bool:
+    """Whether the lane is what the header of a complete message says, and no more."""
+    return not (lane.forked or lane.quarantined) and any(
+        header.lane == lane.key and header.entries and tuple(lane.entries) == header.entries
+        for header, _ in message.headers()
+    )
+
+
+def unpack(session: str, id_: str, body: bytes) -> Message:
+    """The message of a body, refreshed; ``Damaged`` when it is none."""
+    try:
+        fields = json.loads(body)
+        message = Message(session, id_)
+        for stamps, wire in fields["headers"]:
+            for created in stamps:
+                header = coding.header_of({**wire, "created": created})
+                message.apply_open(Open(session, id_, header), None)
+        for wire in fields["claims"]:
+            message.apply_claim(coding.claim_of(session, id_, wire), None)
+        for producer, epoch in fields["cancels"]:
+            lane = coding.lane_of(producer, epoch)
+            message.apply_cancel(Cancel(session, id_, lane), None)
+        for wire in fields["lanes"]:
+            _restore(message, wire)
+        reach = [(parse_origin(origin), lsn) for origin, lsn in fields["reach"].items()]
+        opened = fields.get("opened")
+        message.stands(reach, Place(parse_origin(opened[0]), opened[1]) if opened else None)
+        message.refresh()
+        return message
+    except (Malformed, ValueError, TypeError, KeyError, IndexError) as error:
+        raise Damaged(f"the body of message {id_} is none: {error}") from error
+
+
+def _restore(message: Message, wire: dict[str, Any]) -> None:
+    lane = message.lane(coding.lane_of(*wire["lane"]))
+    if "items" in wire:
+        lane.restore(
+            _entries(wire["items"], wire["end"]),
+            bytes.fromhex(wire["digest"]),
+            wire.get("forked"),
+            wire.get("quarantined", 0),
+            [(seq, Place(parse_origin(o), lsn)) for seq, o, lsn in wire.get("unstable", ())],
+        )
+    elif lane.digest_at(len(lane.entries)).hex() != wire["digest"]:
+        raise Damaged(f"the header of message {message.id} is not what was stored")
+    for seq, before, items, end in wire.get("parked", ()):
+        lane.park(Piece(seq, bytes.fromhex(before), tuple(_entries(items, end))))
+
+
+def _entries(items: Any, end: str | None) -> list[Entry]:
+    entries: list[Entry] = list(from_wire(items))
+    return entries if end is None else [*entries, End(end)]
+
+
+# What another region is told
+
+
+def retell(message: Message) -> Iterator[Single]:
+    """Operations that say the same as those that made the message, each small enough for a frame.
+
+    Raises ``Damaged`` when the entries are not those that the lane's digest was made of.
+    """
+    session, id_ = message.session, message.id
+    for header, stamps in message.headers():
+        for created in stamps:
+            yield Open(session, id_, stamped(header, created))
+    yield from message.claims.all()
+    for lane in sorted(message.cancels):
+        yield Cancel(session, id_, lane)
+    for lane in sorted(message.lanes):
+        yield from _retell_lane(message, message.lanes[lane])
+
+
+def _retell_lane(message: Message, lane: Lane) -> Iterator[Single]:
+    lane.digest_at(0)
+    pieces = [Piece(0, lane.digest_at(0), tuple(lane.entries)), *lane.pieces_parked]
+    if not lane.entries or _is_in_header(message, lane):
+        pieces = lane.pieces_parked
+    for piece in pieces:
+        for start, entries in _cut(piece.entries):
+            seq = piece.seq + start
+            before = piece.before if start == 0 else lane.digest_at(seq)
+            yield Items(message.session, message.id, lane.key, seq, before, entries)
+    if lane.forked_at is not None:
+        yield Fork(message.session, message.id, lane.key, lane.forked_at)
+
+
+def _cut(entries: tuple[Entry, ...]) -> Iterator[tuple[int, tuple[Entry, ...]]]:
+    start = size = 0
+    for at, entry in enumerate(entries):
+        length = len(entry_bytes(entry))
+        if at > start and size + length > ITEMS_BYTES_TARGET:
+            yield start, entries[start:at]
+            start, size = at, 0
+        size += length
+    if start < len(entries):
+        yield start, entries[start:]
+
+
+def origins_of(message: Message) -> Origins:
+    """Where the operations of a message stand."""
+    return Origins(message.id, tuple(sorted(message.reach.items())), message.opened_at)
