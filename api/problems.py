@@ -36,11 +36,14 @@ STATUS = {
     "internal": 500,
     "storage_failed": 503,
     "draining": 503,
+    "catching_up": 503,
     "starting": 503,
     "storage_full": 507,
 }
 _IN_HEADERS = frozenset({"retry_after_s", "allow"})
-_RETRY = frozenset({"too_many", "storage_failed", "draining", "starting", "storage_full"})
+_RETRY = frozenset(
+    {"too_many", "storage_failed", "draining", "catching_up", "starting", "storage_full"}
+)
 
 
 class Problem(NamedTuple):

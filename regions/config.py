@@ -34,6 +34,8 @@ class Config:
     peer_secret: bytes = b""
     jwt_secret: bytes | None = None
     cors_origins: tuple[str, ...] = ()
+    # The first region of its cluster: with an empty disk it does not wait for its peers.
+    bootstrap: bool = False
 
     @property
     def no_auth(self) -> bool:

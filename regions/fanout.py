@@ -166,9 +166,11 @@ class Reader:
 class Fanout:
     """The feeds of a region. A session has one while it has readers."""
 
-    def __init__(self, on_empty: Callable[[str], None]) -> None:
+    def __init__(self, pin: Callable[[str], None], unpin: Callable[[str], None]) -> None:
+        """``pin`` is told of a session that has got readers, ``unpin`` when the last has left."""
         self._feeds: dict[str, Feed] = {}
-        self._on_empty = on_empty
+        self._pin = pin
+        self._unpin = unpin
         self.count = 0
         self.draining = False
 
@@ -187,10 +189,11 @@ class Fanout:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         if self.count >= READERS_MAX:
             raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
+        first, returning = resume(session, position, now_ms)
         feed = self._feeds.get(session.id)
         if feed is None:
             feed = self._feeds[session.id] = Feed(session)
-        first, returning = resume(session, position, now_ms)
+            self._pin(session.id)
         reader = Reader(feed, first, returning, lambda: self._left(session.id))
         feed.readers.add(reader)
         self.count += 1
@@ -201,7 +204,14 @@ class Fanout:
         feed = self._feeds[session]
         if not feed.readers:
             del self._feeds[session]
-            self._on_empty(session)
+            self._unpin(session)
+
+    def send_away(self, session: str) -> None:
+        """End the subscriptions of a session; the clients resume by their cursors."""
+        feed = self._feeds.get(session)
+        if feed is not None:
+            feed.closing = True
+            feed.wake()
 
     def expire(self, now_ms: int) -> None:
         """End the holds whose time is over."""

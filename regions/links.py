@@ -1,6 +1,6 @@
 """What a node asks of its links to the peers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,11 +27,15 @@ class Links(Protocol):
 
     def wake(self) -> None: ...
 
+    def untried(self) -> set[str]: ...
+
     async def flush(self, timeout_s: float) -> bool: ...
 
     async def ask_digests(
         self, peer: str, session: str | None, buckets: Sequence[int] | None
     ) -> Digests: ...
+
+    def pull(self, peer: str, sessions: Sequence[str]) -> AsyncIterator[bytes]: ...
 
 
 def peers_value(gossip: Gossip, now_ms: int) -> list[dict[str, Any]]:

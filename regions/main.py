@@ -81,6 +81,11 @@ def _add_serve(commands: Any) -> None:
         "--cors-origin", action="append", default=[], metavar="ORIGIN", help="browsers' origin"
     )
     serving.add_argument(
+        "--bootstrap",
+        action="store_true",
+        help="with an empty disk, be ready without having caught up with a peer",
+    )
+    serving.add_argument(
         "--dev-no-auth", action="store_true", help="serve anybody, on loopback only"
     )
     serving.add_argument("--verbose", action="store_true", help="log more")
@@ -123,7 +128,7 @@ _SERVE = (
     f"Run one region until SIGTERM. Secrets come from the environment: {PEER_SECRET} (the same in"
     f" every region) and {JWT_SECRET} (grants of clients), or files that {PEER_SECRET}_FILE and"
     f" {JWT_SECRET}_FILE name. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live"
-    " node has this region's name."
+    " node has this region's name, 5 the disk has failed (start it again)."
 )
 
 
@@ -146,6 +151,7 @@ def _config(options: argparse.Namespace) -> Config:
         peer_secret=peer_secret or b"",
         jwt_secret=jwt_secret,
         cors_origins=tuple(options.cors_origin),
+        bootstrap=options.bootstrap,
     )
 
 

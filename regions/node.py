@@ -5,30 +5,30 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from perdure.regions.answers import Ack, Opened, Sent
+from perdure.regions.catch_up import CatchUp
+from perdure.regions.checkpoint import Checkpoint
 from perdure.regions.headers import Headers
+from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
-from perdure.regions.ports import Clock, Entropy, Storage, StorageFailed
-from perdure.regions.reading import Reading
+from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed
+from perdure.regions.repair import Repair
 from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
-from perdure.replication import admission
-from perdure.replication.admission import Draft, Pending, Site
+from perdure.regions.writing import Writing
+from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.frames import VERSIONS
 from perdure.replication.gossip import Gossip
-from perdure.replication.ids import LaneKey, check_id
-from perdure.replication.items import End, Entry, make_items
+from perdure.replication.ids import check_id
 from perdure.replication.limits import KEEPALIVE_S
-from perdure.replication.message import Message
-from perdure.replication.operations import Claim, Open, Operation
 from perdure.replication.records import Origin, Record
-from perdure.replication.session import Session
+from perdure.replication.retelling import tell
 
 log = logging.getLogger("perdure")
 
@@ -37,7 +37,7 @@ RECONNECT_MS_MAX = 1_000
 _INCARNATION_BITS = 64
 
 
-class Node(Reading):
+class Node(Writing):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -49,18 +49,19 @@ class Node(Reading):
         *,
         secret: bytes,
         peers: Sequence[str] = (),
+        bootstrap: bool = False,
     ) -> None:
         self.region = region
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
-        super().__init__(State(region, self.gossip), self.gossip, clock)
-        self.counters = dict.fromkeys(("appends", "duplicates", "readers_cut"), 0)
+        state = State(region, self.gossip, storage)
+        super().__init__(region, state, self.gossip, clock, Headers(secret))
+        # Set when the disk can no longer be trusted: the process is to end.
+        self.failed = asyncio.Event()
         self._storage = storage
-        self._headers = Headers(secret)
         self._links: Links | None = None
         self._status: str | None = "starting"
         self._tasks: list[asyncio.Task[None]] = []
-        self._progress: asyncio.Future[None] | None = None
         self._last_keep_alive_ms = 0
         self._writer = Writer(
             self.origin,
@@ -72,6 +73,14 @@ class Node(Reading):
             self._tell,
             self.state.decode,
         )
+        self.holdings = Holdings(self.state, storage)
+        self.checkpoint = Checkpoint(
+            self.state, storage, self.gossip, clock, lambda: self._writer.absorbed
+        )
+        self.repair = Repair(
+            self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump
+        )
+        self.catch_up = CatchUp(self.gossip, self.repair, storage, bootstrap=bootstrap)
 
     # Life
 
@@ -81,61 +90,111 @@ class Node(Reading):
         Raises ``StorageLocked`` and ``StorageFailed``.
         """
         self._storage.open()
+        before = self._storage.position
         for record in self._storage.replay():
-            self.state.apply([Applied(self.state.decode(record), record)])
-        self.gossip.recovered(self._storage.vector())
-        for session in self.state.take_touched():
-            for _ in session.refresh():
-                pass
+            self.state.apply([Applied(self.state.decode(record), record)], before)
+            before = self._storage.position
+            for session in self.state.take_touched():
+                for _ in session.refresh():
+                    pass
+        self._writer.absorbed = self._storage.absorbed()
+        self.gossip.recovered(self._storage.vector(), self._storage.floors())
         self.state.settle()
+        self.checkpoint.recovered()
+        self.catch_up.recovered()
 
     def start(self, links: Links | None) -> None:
         """Begin to work; ``links`` carry what is committed to the peers."""
-        self._links = links
+        self._links = self.repair.links = links
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="perdure-writer"),
             asyncio.create_task(self._tick(), name="perdure-tick"),
+            asyncio.create_task(self.repair.run(), name="perdure-repair"),
         ]
-        self._tasks[0].add_done_callback(self._writer_ended)
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
         self._status = None
 
-    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
         # Without its writer a region can acknowledge nothing more: it must not look ready.
-        if not writer.cancelled() and (error := writer.exception()) is not None:
-            log.critical("the writer has died", exc_info=error)
-            self._status = "storage_failed"
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s has died", task.get_name(), exc_info=error)
+            self._fail()
+
+    def _fail(self) -> None:
+        self._status = "storage_failed"
+        self.failed.set()
 
     def readiness(self) -> str | None:
         """None when ready; else why not."""
+        return self._refuses() or ("catching_up" if self.repair.below else None)
+
+    def _refuses(self) -> str | None:
+        """Why no client is served; None where they are."""
         if isinstance(self._writer.failed, StorageFailed):
             return "storage_failed"
-        return self._status
+        return self._status or ("catching_up" if self.catch_up.is_under_way else None)
+
+    def _check_readable(self) -> None:
+        # What it does not hold yet, others do: "not found" would be a wrong answer.
+        if self.catch_up.is_under_way:
+            raise Refusal("catching_up", "this region is not caught up yet", retry_after_s=1)
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more writes, send readers elsewhere, and flush to the peers that are up."""
-        self._status = "draining"
+        self._status = self._status or "draining"
         self.fanout.drain(RECONNECT_MS_MAX)
         if self._links is not None:
             await self._links.flush(timeout_s)
 
     async def stop(self) -> None:
-        """Finish the running commit and close the storage."""
+        """Finish the running commit, store what is dirty, and close the storage."""
         self._writer.close()
         if self._tasks:
-            writer, tick = self._tasks
-            tick.cancel()
-            await asyncio.gather(writer, tick, return_exceptions=True)
+            for task in self._tasks[1:]:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if not self.failed.is_set():
+                with contextlib.suppress(StorageError):
+                    await self.checkpoint.close()
         self._storage.close()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_MS / 1000)
             self.tick()
+            try:
+                await self.work()
+            except StorageFailed as error:
+                log.critical("the disk has failed: %s", error)
+                self._fail()
+                return
+
+    async def work(self) -> None:
+        """What a second brings to the disk. Raises ``StorageFailed``."""
+        self._storage.check()
+        if isinstance(self._writer.failed, StorageFailed):
+            raise self._writer.failed
+        await self.checkpoint.step(self._clock.monotonic_ms() // 1000)
+        await self._mend_damaged()
+        await self.catch_up.step()
+
+    async def _mend_damaged(self) -> None:
+        """Sessions of which something stored is damaged are fetched from a peer."""
+        damaged = self._storage.take_damaged() | self.state.damaged
+        self.state.damaged = set()
+        for id_ in damaged:
+            log.error("session %s was found damaged; a peer is asked for it", id_)
+            self.fanout.send_away(id_)
+            await self.checkpoint.session(id_)
+            self.state.rebuild(id_)
+            self.repair.want(id_)
 
     def tick(self) -> None:
         """What time brings: holds that end, keep-alives."""
         now_ms = self._clock.monotonic_ms()
         self.fanout.expire(now_ms)
+        self.repair.tick()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
             self._last_keep_alive_ms = now_ms
             self.fanout.keep_alive()
@@ -158,9 +217,8 @@ class Node(Reading):
     def peers_changed(self) -> None:
         """More is stable, perhaps, or settled."""
         self.state.settle()
-        progress, self._progress = self._progress, None
-        if progress is not None and not progress.done():
-            progress.set_result(None)
+        self.catch_up.look()
+        self._progressed()
 
     async def receive(self, records: Sequence[Record]) -> None:
         """Records of a peer: on disk when this returns."""
@@ -171,198 +229,39 @@ class Node(Reading):
     ) -> tuple[list[str] | None, dict[str, str] | None]:
         """What a peer asks for: (all buckets, None), or (None, sessions)."""
         if session is not None:
-            return None, {session: self.state.digest(session)}
+            return None, {session: self.holdings.of(session)}
         if buckets is not None:
-            return None, self.state.in_buckets(buckets)
-        return self.state.buckets(), None
+            return None, self.holdings.in_buckets(buckets)
+        return self.holdings.buckets(), None
 
-    # Writes
+    async def tell(self, sessions: Sequence[str]) -> AsyncIterator[bytes]:
+        """Everything that is known of these sessions, in pieces, for a peer that asks."""
+        for id_ in sessions:
+            if self.state.find(id_) is None:
+                continue
+            self.state.pin(id_)
+            try:
+                await self.checkpoint.session(id_)
+                if (session := self.state.find(id_)) is not None:
+                    for piece in tell(session, self.region):
+                        yield encode(piece)
+            finally:
+                self.state.unpin(id_)
 
-    def _site(self) -> Site:
-        return Site(self.region, self.state.clock, self._clock.wall_ms())
+    def linked(self, name: str) -> None:
+        """A link to a peer is open."""
+        self.repair.linked(name)
+        self.catch_up.linked(name)
 
-    def _check_open(self) -> None:
-        reason = self.readiness()
-        if reason is not None:
-            raise Refusal(reason, "this region takes no writes now", retry_after_s=1)
+    def below(self, name: str) -> None:
+        """A peer's logs no longer hold what this region lacks."""
+        self.repair.is_below(name)
 
-    async def create(self, session: str, metadata: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
-        """Create a session; True when it is new."""
-        self._check_open()
-        check_id(session, "session")
+    def unreadable(self, origin: Origin, lsn: int) -> None:
+        """A record of a log is damaged, or cannot be sent: peers take the sessions instead."""
+        self.checkpoint.unreadable(origin, lsn)
 
-        def admit(state: Session, _: Pending) -> list[Operation]:
-            return admission.admit_create(state, metadata, self._site())
-
-        created = await self._writer.write(session, admit)
-        return created, self.snapshot(session)
-
-    async def send(self, session: str, draft: Draft, ack_wait_ms: int | None = None) -> Sent:
-        """A complete message; with ``ack_wait_ms`` waits for stable at most so long."""
-        created, id_, _ = await self._admit_message(session, draft)
-        message = self._message(session, id_)
-        if ack_wait_ms is not None:
-            await self._wait(lambda: self._is_stable(message) is not False, ack_wait_ms)
-        return Sent(created, self.message(session, id_), self._is_stable(message))
-
-    async def open(self, session: str, draft: Draft) -> Opened:
-        """Open a streaming message, or find it opened by the same claim."""
-        created, id_, lane = await self._admit_message(session, draft)
-        return self._opened(created, session, id_, lane)
-
-    async def _admit_message(self, session: str, draft: Draft) -> tuple[bool, str, LaneKey]:
-        self._check_open()
-        check_id(session, "session")
-        admitted: list[admission.Admission] = []
-
-        def admit(state: Session, _: Pending) -> list[Operation]:
-            admitted.append(admission.admit_message(state, draft, self._site()))
-            return admitted[-1].operations
-
-        created = await self._writer.write(session, admit)
-        return created, admitted[-1].message, admitted[-1].lane
-
-    async def reopen(self, session: str, header: str) -> Opened:
-        """Make this region know a message and an epoch that another region opened or claimed."""
-        self._check_open()
-        operations = self._headers.unseal(session, header)
-        opened = [op for op in operations if isinstance(op, Open | Claim)]
-        last = opened[-1]
-        lane = last.header.lane if isinstance(last, Open) else last.lane
-
-        def admit(state: Session, _: Pending) -> Sequence[Operation]:
-            return admission.admit_reopening(state, operations)
-
-        created = await self._writer.write(session, admit)
-        return self._opened(created, session, last.message, lane)
-
-    def _opened(self, created: bool, session: str, id_: str, lane: LaneKey) -> Opened:
-        message = self._message(session, id_)
-        if message.lost_header(lane):
-            raise Refusal("conflict", f"message {id_} exists with another body")
-        header = self._header(message, lane)
-        return Opened(
-            created, id_, message.serial, str(lane.epoch), header, message.lane(lane).count
-        )
-
-    def _header(self, message: Message, lane: LaneKey) -> str:
-        return self._headers.seal(message.reopening(lane, self.gossip.stable_vector()))
-
-    async def claim(
-        self, session: str, message: str, producer: str, claim_id: str, mode: str
-    ) -> dict[str, Any]:
-        """Take a message over; the answer of PROTOCOL A.4."""
-        self._check_open()
-        self._existing(session)
-        check_id(message, "message")
-        admitted: list[admission.Admission] = []
-
-        def admit(state: Session, _: Pending) -> list[Operation]:
-            admitted.append(admission.admit_claim(state, message, producer, claim_id, mode))
-            return admitted[-1].operations
-
-        await self._writer.write(session, admit)
-        found = self._message(session, message)
-        claim = found.claims[admitted[-1].lane]
-        shown = found.shown
-        assert shown is not None
-        return {
-            "epoch": str(claim.lane.epoch),
-            "header": self._header(found, claim.lane),
-            "base": claim.base,
-            "next": found.lane(claim.lane).count,
-            "length": shown.length,
-            "text": found.assembly.text(),
-            "parts": found.assembly.parts(),
-        }
-
-    async def append(
-        self,
-        session: str,
-        message: str,
-        producer: str,
-        epoch: str,
-        seq: int,
-        items: Sequence[Any],
-        end: str | None = None,
-    ) -> Ack:
-        """Items, and perhaps the end, of a lane. On disk when this returns."""
-        self._check_open()
-        lane = self._lane_key(producer, epoch)
-        entries: tuple[Entry, ...] = tuple(make_items(list(items)))
-        if end is not None:
-            entries += (End(end),)
-        duplicates = 0
-
-        def admit(state: Session, pending: Pending) -> list[Operation]:
-            nonlocal duplicates
-            admitted = admission.admit_append(state, message, lane, seq, entries, pending)
-            duplicates = admitted.duplicates
-            return admitted.operations
-
-        await self._writer.write(session, admit, exclusive=False)
-        self.counters["appends"] += 1
-        self.counters["duplicates"] += duplicates
-        return self._ack(session, message, lane, duplicates)
-
-    async def until_stable(
-        self, session: str, message: str, producer: str, epoch: str, ack: Ack, wait_ms: int
-    ) -> Ack:
-        """Wait until the lane is stable, at most ``wait_ms``; the true state either way."""
-        lane = self._lane_key(producer, epoch)
-        latest = ack
-
-        def done() -> bool:
-            nonlocal latest
-            latest = self._ack(session, message, lane, ack.duplicates)
-            return latest.is_stable
-
-        await self._wait(done, wait_ms)
-        return latest
-
-    async def progress(self) -> None:
-        """Until something may have become stable."""
-        if self._progress is None:
-            self._progress = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._progress)
-
-    async def _wait(self, done: Callable[[], bool], wait_ms: int) -> None:
-        deadline = asyncio.get_running_loop().time() + wait_ms / 1000
-        try:
-            async with asyncio.timeout_at(deadline):
-                while not done():
-                    await self.progress()
-        except TimeoutError:
-            done()
-
-    async def cancel(self, session: str, message: str) -> str:
-        """Mark the message's epoch cancelled; the status it has now."""
-        self._check_open()
-        self._existing(session)
-        check_id(message, "message")
-        await self._writer.write(session, lambda s, _: admission.admit_cancel(s, message))
-        shown = self._message(session, message).shown
-        assert shown is not None
-        return shown.status
-
-    async def delete(self, session: str, message: str | None = None) -> None:
-        """Delete a message or the session, for ever, in every region."""
-        self._check_open()
-        check_id(session, "session")
-        if message is not None:
-            check_id(message, "message")
-        await self._writer.write(session, lambda s, _: admission.admit_delete(s, message))
-
-    async def patch_metadata(self, session: str, patch: dict[str, Any]) -> dict[str, Any]:
-        """Set top-level keys of the metadata; the metadata as it is then."""
-        self._check_open()
-        check_id(session, "session")
-
-        def admit(state: Session, _: Pending) -> list[Operation]:
-            return admission.admit_metadata(state, patch, self._site())
-
-        await self._writer.write(session, admit)
-        return self.metadata(session)
+    # About itself
 
     def version(self) -> dict[str, Any]:
         """Who this is."""
@@ -376,7 +275,7 @@ class Node(Reading):
         """Whether every region that can be reached holds the same (PROTOCOL A.4)."""
         if session is not None:
             check_id(session, "session")
-        return await verify(self.state, self.gossip, self._links, session)
+        return await verify(self.holdings, self.gossip, self._links, session)
 
     def regions(self) -> dict[str, Any]:
         """What this region knows of the others."""
@@ -390,5 +289,12 @@ class Node(Reading):
             "undecodable": self.state.undecodable,
             "unapplied": self.state.unapplied,
             "damaged": self._storage.damaged,
+            "in_memory": len(self.state.sessions),
+            "loads": self.state.loads,
+            "evictions": self.state.evictions,
+            "checkpointed": self.checkpoint.saved,
+            "truncated": self.checkpoint.truncated,
+            "log_bytes": self._storage.log_bytes,
+            **self.repair.counters,
         }
         return {**self.version(), "peers": peers, "counters": counters}

@@ -5,9 +5,10 @@ clock, with simulated disk and network, from a seed.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from perdure.replication.records import Origin, Record, Vector
+from perdure.replication.rows import Archive, Image
 
 
 class StorageError(Exception):
@@ -42,19 +43,94 @@ class Entropy(Protocol):
     def uniform(self) -> float: ...
 
 
+class Stored(NamedTuple):
+    """A session as it is stored. ``head`` None: it is damaged, and its messages are what is left;
+    ``term``: what it adds to the sum of its bucket."""
+
+    archive: Archive
+    head: bytes | None
+    term: int
+    present: bool
+
+
+class Mark(NamedTuple):
+    """A place in the log: all records up to ``position`` have been applied, and gave ``vector``.
+    ``log_bytes``: how much has ever been logged by then, in bytes of bodies."""
+
+    position: int
+    vector: Vector
+    wall_ms: int
+    log_bytes: int
+
+
 class Storage(Protocol):
-    """The origin logs on disk. One process owns them."""
+    """What a region keeps on disk: the origin logs, and the images of sessions. One process owns
+    it. What is not async is answered at once, from the event loop."""
 
+    # Records and images that were not what was written; the last position and byte of the log.
     damaged: int
+    position: int
+    log_bytes: int
 
-    def open(self) -> None: ...
+    def open(self) -> None:
+        """Own the directory. Raises ``StorageLocked`` and ``StorageFailed``."""
 
-    def replay(self) -> Iterator[Record]: ...
+    def replay(self) -> Iterator[Record]:
+        """The records that the images may not have, in order of arrival; ``position`` follows."""
 
-    def vector(self) -> Vector: ...
+    def vector(self) -> Vector:
+        """The greatest lsn of each origin up to which everything is known here."""
 
-    async def commit(self, records: Sequence[Record]) -> None: ...
+    def floors(self) -> Vector:
+        """The lsn of each origin up to which its log is no longer here."""
 
-    async def read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]: ...
+    def absorbed(self) -> int:
+        """How many pieces of sessions this region has ever absorbed: the last lsn of ``ABSORBED``,
+        as :meth:`replay` found it."""
 
-    def close(self) -> None: ...
+    async def commit(self, records: Sequence[Record]) -> None:
+        """Log records: all are on disk when this returns, else none."""
+
+    async def read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
+        """Records of an origin, without a gap."""
+
+    async def jump(self, vector: Vector) -> None:
+        """What these lsns say is known here, though not from the logs."""
+
+    # Images
+
+    def session(self, id_: str) -> Stored | None:
+        """A session that has been stored."""
+
+    def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
+        """Ids and summaries of stored sessions that exist, by id."""
+
+    def count(self) -> int:
+        """How many stored sessions exist."""
+
+    def bucket_sums(self) -> list[int]:
+        """The sum of the stored sessions' terms in each bucket."""
+
+    def in_buckets(self, numbers: Sequence[int]) -> dict[str, bytes]:
+        """The digests of the stored sessions of some buckets."""
+
+    def take_damaged(self) -> set[str]:
+        """The sessions of which something was found damaged since this was last asked."""
+
+    async def save(self, images: Sequence[Image], mark: Mark | None) -> None:
+        """Store images; what was logged up to ``mark`` is in images then. All or nothing."""
+
+    async def truncate(self, upto: Vector) -> int:
+        """Let go of a part of the logs that is in images, up to these lsns; how many records."""
+
+    def notes(self) -> dict[str, str]:
+        """Small things to be remembered, by name."""
+
+    async def note(self, name: str, text: str) -> None:
+        """Remember one; an empty text forgets it."""
+
+    def check(self) -> None:
+        """Raises ``StorageFailed`` when what is on disk is no longer what was opened."""
+
+    def close(self) -> None:
+        """Finish what is under way, and let go."""

@@ -23,13 +23,17 @@ class Reading:
     def __init__(self, state: State, gossip: Gossip, clock: Clock) -> None:
         self.state = state
         self.gossip = gossip
-        self.fanout = Fanout(state.forget_empty)
+        self.fanout = Fanout(state.pin, state.unpin)
         self.resumes = 0
         self._clock = clock
 
+    def _check_readable(self) -> None:
+        """Raises ``Refusal`` where an answer would be a wrong one."""
+
     def _existing(self, session: str) -> Session:
         check_id(session, "session")
-        state = self.state.sessions.get(session)
+        self._check_readable()
+        state = self.state.find(session)
         if state is not None:
             admission.check_live(state)
         if state is None or not state.exists:
@@ -70,11 +74,9 @@ class Reading:
         """A page of sessions by id."""
         if after is not None:
             check_id(after, "after")
+        self._check_readable()
         page, more = self.state.page(after, limit)
-        return {
-            "sessions": [session.summary(encode(session.position())) for session in page],
-            "next": page[-1].id if more else None,
-        }
+        return {"sessions": page, "next": page[-1]["id"] if more else None}
 
     def subscribe(self, session: str, cursor: str | None) -> Reader:
         """Follow a session from a cursor on, or from now.
@@ -83,6 +85,7 @@ class Reading:
         """
         check_id(session, "session")
         position = decode(cursor) if cursor else None
+        self._check_readable()
         self.resumes += position is not None
         state = self.state.session(session)
         try:
@@ -101,7 +104,7 @@ class Reading:
             raise Refusal("invalid_producer", "Producer-Epoch is not an epoch") from error
 
     def _ack(self, session: str, message: str, key: LaneKey, duplicates: int) -> Ack:
-        state = self.state.sessions[session]
+        state = self.state.session(session)
         admission.check_live(state, message)
         lane = state.messages[message].lane(key)
         return Ack(lane.count, lane.count, self._stable(lane), duplicates, self._ended(lane))

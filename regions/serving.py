@@ -26,6 +26,7 @@ KEEP_ALIVE_S = 30
 BACKLOG = 4_096
 NAME_REFUSED_S_MAX = 15
 EXIT_NAME_IN_USE = 4
+EXIT_STORAGE_FAILED = 5
 
 MakeApp = Callable[[Node], Any]
 
@@ -66,6 +67,7 @@ def build_node(
         entropy,
         secret=config.peer_secret,
         peers=list(config.peers),
+        bootstrap=config.bootstrap,
     )
     node.recover()
     links = PeerLinks(
@@ -102,12 +104,16 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = asyncio.create_task(_watch_name(links, stop))
     stopping = asyncio.create_task(stop.wait())
+    failing = asyncio.create_task(node.failed.wait())
     _announce(config, node)
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
     code = await _shut_down(node, links, server, serving)
-    for task in (watching, stopping):
+    for task in (watching, stopping, failing):
         task.cancel()
     (refused,) = await asyncio.gather(watching, return_exceptions=True)
+    if node.failed.is_set():
+        print("perdure: the disk has failed; this node stops", file=sys.stderr, flush=True)
+        return EXIT_STORAGE_FAILED
     return EXIT_NAME_IN_USE if refused is True else code
 
 

@@ -1,75 +1,116 @@
-"""The sessions of a region: applying what is on disk, and noticing when a message is settled."""
+"""The sessions of a region: those in memory, and those that come when they are asked for.
+
+Rule of this file: a session is in memory with everything that has been applied to it, or it is
+stored as it is. What is not stored yet is *dirty*, and does not leave.
+"""
 
 import heapq
+import json
 import logging
-from bisect import bisect_right, insort
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+from perdure.regions.ports import Storage, Stored
 from perdure.regions.writer import Applied
 from perdure.replication.coding import decode
-from perdure.replication.errors import Malformed
+from perdure.replication.cursor import encode
+from perdure.replication.errors import Damaged, Malformed
 from perdure.replication.gossip import Gossip
 from perdure.replication.hlc import HybridClock
-from perdure.replication.ids import bucket, digest
 from perdure.replication.lane import Place
-from perdure.replication.operations import Create, Metadata, Open, Operation
-from perdure.replication.records import Origin, Record
+from perdure.replication.operations import (
+    Absorb,
+    Create,
+    Delete,
+    Metadata,
+    Open,
+    Operation,
+    Single,
+)
+from perdure.replication.records import ABSORBED, Origin, Record
+from perdure.replication.rows import Image
 from perdure.replication.session import Session
+from perdure.replication.shelf import id_of
 
 log = logging.getLogger("perdure")
 
-DIGEST_BUCKETS = 4_096
-_BUCKET_MASK = 2**64 - 1
+# Sessions in memory, beyond which the longest unused leave before their time.
+SESSIONS_HOT_MAX = 10_000
+# Waiting places, beyond which those of sessions that are not in memory are dropped.
+_OVER_ITEMS_MIN = 4_096
 
 
 class State:
     """Everything that the records on disk say."""
 
-    def __init__(self, region: str, gossip: Gossip) -> None:
+    def __init__(self, region: str, gossip: Gossip, storage: Storage) -> None:
         self.sessions: dict[str, Session] = {}
         self.clock = HybridClock()
         self.undecodable = 0
         self.unapplied = 0
+        self.loads = 0
+        self.evictions = 0
+        # Sessions of which something stored was found damaged: a peer has it.
+        self.damaged: set[str] = set()
         self._region = region
         self._gossip = gossip
-        self._listed: list[str] = []
+        self._storage = storage
+        self._stored: dict[str, Stored] = {}
+        # Position of the log before the first operation that is not stored, by session, in the
+        # order in which they became dirty.
+        self.dirty: dict[str, int] = {}
+        self.saving: dict[str, int] = {}
+        # When each was last used, the longest ago first.
+        self._used: OrderedDict[str, int] = OrderedDict()
+        self._now = 0
+        self._pinned: dict[str, int] = {}
         self._touched: dict[str, set[str]] = {}
         # Messages that were touched since the last call of settle.
         self._news: list[tuple[str, str]] = []
         # Messages that are over and not settled, each by one place that is not everywhere yet.
         self._over: dict[Origin, list[tuple[int, str, str]]] = {}
+        self._over_compact_at = _OVER_ITEMS_MIN
+
+    # Applying
 
     def decode(self, record: Record) -> Operation | None:
         """The operation of a record. One that this version does not know is kept on disk and
         forwarded, but not applied: a newer version may know it."""
         try:
-            return decode(record.body)
+            operation = decode(record.body)
+            if isinstance(operation, Absorb) != (record.origin == ABSORBED):
+                raise Malformed("a piece of a session has no place in an origin log")
+            return operation
         except Malformed:
             self.undecodable += 1
             return None
 
-    def apply(self, applied: Iterable[Applied]) -> None:
-        """Apply operations that are on disk. One that cannot be applied is counted and left out, as
-        it would be at every start: it must not take the region with it."""
+    def apply(self, applied: Iterable[Applied], before: int) -> None:
+        """Apply operations that are on disk, after position ``before``. One that cannot be applied
+        is counted and left out, as it would be at every start: it must not take the region with
+        it."""
         for operation, record in applied:
             if operation is None:
                 continue
             try:
-                self._apply(operation, record)
+                self._apply(operation, record, before)
             except Exception:
                 self.unapplied += 1
                 log.exception("%s/%d cannot be applied", record.origin, record.lsn)
 
-    def _apply(self, operation: Operation, record: Record) -> None:
+    def _apply(self, operation: Operation, record: Record, before: int) -> None:
         session = self.session(operation.session)
-        existed = session.exists
+        self.dirty.setdefault(session.id, before)
         own = record.origin.region == self._region
-        session.apply(operation, Place(record.origin, record.lsn), own=own)
-        if session.exists and not existed:
-            insort(self._listed, session.id)
-        elif existed and session.deleted:
-            self._listed.remove(session.id)
+        place = None if isinstance(operation, Absorb) else Place(record.origin, record.lsn)
+        session.apply(operation, place, own=own)
         touched = self._touched.setdefault(session.id, set())
+        singles = operation.operations if isinstance(operation, Absorb) else (operation,)
+        for single in singles:
+            self._notice(single, touched)
+
+    def _notice(self, operation: Single, touched: set[str]) -> None:
         match operation:
             case Open():
                 self.clock.see(operation.header.created)
@@ -77,6 +118,8 @@ class State:
                 self.clock.see(operation.hlc)
         if not isinstance(operation, Create | Metadata) and operation.message is not None:
             touched.add(operation.message)
+        elif isinstance(operation, Delete):
+            touched.clear()
 
     def take_touched(self) -> list[Session]:
         """The sessions that operations were applied to since the last call."""
@@ -84,74 +127,198 @@ class State:
         self._news += [(session, id_) for session, ids in touched.items() for id_ in ids]
         return [self.sessions[id_] for id_ in touched]
 
-    def _settle_or_wait(self, session: str, id_: str) -> None:
-        message = self.sessions[session].messages.get(id_)
-        if message is None or not message.is_over:
+    # Settling
+
+    def _settle_or_wait(self, session: Session, id_: str) -> None:
+        found = session.messages.reach_of(id_)
+        if found is None or not found[0]:
             return
-        for origin, lsn in message.reach.items():
+        for origin, lsn in found[1].items():
             if self._gossip.settled_lsn(origin) < lsn:
-                heapq.heappush(self._over.setdefault(origin, []), (lsn, session, id_))
+                heapq.heappush(self._over.setdefault(origin, []), (lsn, session.id, id_))
                 return
-        self.sessions[session].settle(id_)
+        session.settle(id_)
+        if session.messages.dirty:
+            self.dirty.setdefault(session.id, self._storage.position)
 
     def settle(self) -> None:
         """Settle the messages that are over and have come to be on disk in every region. Touched
         sessions must have been refreshed."""
         news, self._news = self._news, []
-        for session, id_ in news:
-            self._settle_or_wait(session, id_)
+        for name, id_ in news:
+            if (session := self.sessions.get(name)) is not None:
+                self._settle_or_wait(session, id_)
         for origin, heap in list(self._over.items()):
             reached = self._gossip.settled_lsn(origin)
             while heap and heap[0][0] <= reached:
-                _, session, id_ = heapq.heappop(heap)
-                self._settle_or_wait(session, id_)
+                _, name, id_ = heapq.heappop(heap)
+                # One that has left memory is asked again when it comes back.
+                if (session := self.sessions.get(name)) is not None:
+                    self._settle_or_wait(session, id_)
             if not heap:
                 del self._over[origin]
+        self._compact()
+
+    def _compact(self) -> None:
+        waiting = sum(map(len, self._over.values()))
+        if waiting <= self._over_compact_at:
+            return
+        for origin, heap in self._over.items():
+            self._over[origin] = sorted(item for item in heap if item[1] in self.sessions)
+        left = sum(map(len, self._over.values()))
+        self._over_compact_at = max(_OVER_ITEMS_MIN, 2 * left)
+
+    # Sessions come and go
 
     def session(self, id_: str) -> Session:
         """The session, made empty when it is unknown."""
-        session = self.sessions.get(id_)
+        session = self.find(id_)
         if session is None:
             session = self.sessions[id_] = Session(id_)
+            self._used[id_] = self._now
         return session
+
+    def find(self, id_: str) -> Session | None:
+        """The session, where anything is known of it."""
+        session = self.sessions.get(id_)
+        if session is not None:
+            self._used[id_] = self._now
+            self._used.move_to_end(id_)
+            return session
+        stored = self._storage.session(id_)
+        return None if stored is None else self._load(id_, stored)
+
+    def _load(self, id_: str, stored: Stored, *, recounting: bool = False) -> Session:
+        self.loads += 1
+        try:
+            session = Session(id_, stored.archive, stored.head, recounting=recounting)
+        except Damaged:
+            session = Session(id_, stored.archive, None)
+        self.sessions[id_] = session
+        self._stored[id_] = stored
+        self._used[id_] = self._now
+        if session.is_dirty:
+            self.dirty.setdefault(id_, self._storage.position)
+            self.damaged.add(id_)
+        for serial in list(session.messages.unsettled):
+            self._settle_or_wait(session, id_of(serial))
+        return session
+
+    def rebuild(self, id_: str) -> None:
+        """Something stored of this session is damaged: begin anew from what is intact. Nothing of
+        it may be dirty, and nobody may hold on to it."""
+        self._drop(id_)
+        stored = self._storage.session(id_)
+        if stored is not None:
+            self._load(id_, stored, recounting=True)
+
+    def pin(self, id_: str) -> None:
+        """Somebody holds on to the session: it stays in memory."""
+        self._pinned[id_] = self._pinned.get(id_, 0) + 1
+
+    def unpin(self, id_: str) -> None:
+        """Not any more."""
+        self._pinned[id_] -= 1
+        if not self._pinned[id_]:
+            del self._pinned[id_]
+        self.forget_empty(id_)
 
     def forget_empty(self, id_: str) -> None:
         """Let go of a session that nobody has written to."""
         session = self.sessions.get(id_)
-        if session is not None and session.is_blank:
-            del self.sessions[id_]
+        if session is not None and session.is_blank and id_ not in self._pinned:
+            self._drop(id_)
+            self.dirty.pop(id_, None)
 
-    def page(self, after: str | None, limit: int) -> tuple[list[Session], bool]:
-        """Existing sessions by id, after one; and whether there are more."""
-        start = 0 if after is None else bisect_right(self._listed, after)
-        ids = self._listed[start : start + limit]
-        return [self.sessions[id_] for id_ in ids], start + limit < len(self._listed)
+    def _drop(self, id_: str) -> None:
+        del self.sessions[id_]
+        del self._used[id_]
+        self._stored.pop(id_, None)
+
+    def evict(self, now: int, idle: int) -> None:
+        """Let what has not been used for ``idle`` of the caller's units of time leave memory. Of
+        what stays because somebody reads it, the messages that are at rest leave."""
+        self._now = now
+        for id_ in list(self._used):
+            hot = len(self.sessions) > SESSIONS_HOT_MAX
+            if self._used[id_] > now - idle and not hot:
+                return
+            if id_ in self.dirty or id_ in self.saving or id_ in self._touched:
+                if hot:
+                    continue
+            elif id_ not in self._pinned:
+                self._drop(id_)
+                self.evictions += 1
+                continue
+            else:
+                self._unload(self.sessions[id_])
+            self._used[id_] = now
+            self._used.move_to_end(id_)
+
+    @staticmethod
+    def _unload(session: Session) -> None:
+        for id_, message in session.messages.items():
+            over = message.shown is not None and message.shown.status != "streaming"
+            if over and id_ not in session.messages.dirty:
+                session.messages.unload(id_)
+
+    def idle_for(self, id_: str) -> int:
+        """How long a session has not been used."""
+        return self._now - self._used[id_]
+
+    # Storing
+
+    def images(self, ids: Iterable[str]) -> list[Image]:
+        """What is to be stored of these sessions; see :meth:`saved` and :meth:`unsaved`."""
+        images = []
+        for id_ in ids:
+            self.saving[id_] = self.dirty.pop(id_)
+            if not self.sessions[id_].is_blank:
+                images.append(self.sessions[id_].image(self._gossip.stable_vector()))
+        return images
+
+    def saved(self, images: Sequence[Image]) -> None:
+        """They are stored."""
+        self.saving.clear()
+        for image in images:
+            stored = self._storage.session(image.session)
+            assert stored is not None
+            self._stored[image.session] = stored
+            self.sessions[image.session].messages.stored(stored.archive)
+
+    def unsaved(self, images: Sequence[Image]) -> None:
+        """They could not be."""
+        for image in images:
+            self.sessions[image.session].unsaved(image)
+        # The longest dirty come first again.
+        self.dirty = {**self.saving, **self.dirty}
+        self.saving.clear()
+
+    # All sessions
+
+    def unstored(self) -> list[tuple[Session, int]]:
+        """The sessions that are not stored as they are, with the term of what is stored."""
+        found = []
+        for id_ in self.dirty.keys() | self.saving.keys():
+            stored = self._stored.get(id_)
+            found.append((self.sessions[id_], 0 if stored is None else stored.term))
+        return found
+
+    def page(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Summaries of existing sessions by id, after one; and whether there are more."""
+        unstored = {session.id: session for session, _ in self.unstored()}
+        rows = dict(self._storage.sessions(after, limit + 1 + len(unstored)))
+        found = {id_: json.loads(text) for id_, text in rows.items() if id_ not in unstored}
+        last = max(found, default="") if len(rows) > limit + len(unstored) else None
+        for id_, session in unstored.items():
+            if session.exists and id_ > (after or "") and (last is None or id_ <= last):
+                found[id_] = session.summary(encode(session.position()))
+        ids = sorted(found)
+        return [found[id_] for id_ in ids[:limit]], len(ids) > limit
 
     def __len__(self) -> int:
-        return len(self._listed)
-
-    # Digests, for verify
-
-    def digest(self, id_: str) -> str:
-        """The digest of one session; an unknown one has that of an empty one."""
-        session = self.sessions.get(id_)
-        return (session or Session(id_)).whole().hex()
-
-    def buckets(self) -> list[str]:
-        """The sum of the sessions' digests in each of 4,096 buckets, as 16 hex digits."""
-        sums = [0] * DIGEST_BUCKETS
-        for session in self.sessions.values():
-            if not session.is_blank:
-                number = bucket(session.id, DIGEST_BUCKETS)
-                whole = digest(8, session.id, session.whole())
-                sums[number] = (sums[number] + int.from_bytes(whole, "big")) & _BUCKET_MASK
-        return [f"{value:016x}" for value in sums]
-
-    def in_buckets(self, numbers: Iterable[int]) -> dict[str, str]:
-        """The digests of the sessions of some buckets."""
-        wanted = set(numbers)
-        return {
-            session.id: session.whole().hex()
-            for session in self.sessions.values()
-            if not session.is_blank and bucket(session.id, DIGEST_BUCKETS) in wanted
-        }
+        count = self._storage.count()
+        for session, _ in self.unstored():
+            stored = self._stored.get(session.id)
+            count += session.exists - (stored is not None and stored.present)
+        return count

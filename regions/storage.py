@@ -1,84 +1,67 @@
-"""The origin logs on SQLite, through SQLAlchemy Core.
+"""What a region keeps on SQLite, through SQLAlchemy Core: the origin logs, and images of sessions.
 
-WAL with ``synchronous=FULL``: in simulated power cuts that lost no acknowledged commit, ``NORMAL``
-nearly all. One writer connection on a thread of its own; a commit is one transaction and one fsync,
-however many records were gathered for it. Reading the log for a peer has its own connection.
+One connection writes, on a thread of its own; a commit is one transaction and one fsync, however
+many records were gathered for it. Logs are read for peers on a second thread. Images are read on
+the event loop, by a third connection: a look-up takes some tens of microseconds, and the state
+never has to wait in the middle of a step.
 """
 
 import asyncio
 import errno
-import fcntl
+import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from perdure.regions.ports import StorageFailed, StorageFull, StorageLocked
-from perdure.replication.records import Origin, Record, Vector, intact
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import StaticPool
-
-_SCHEMA_VERSION = 1
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS origin (id INTEGER PRIMARY KEY,"
-    " region TEXT NOT NULL, incarnation TEXT NOT NULL, UNIQUE (region, incarnation))",
-    "CREATE TABLE IF NOT EXISTS log (position INTEGER PRIMARY KEY,"
-    " origin INTEGER NOT NULL REFERENCES origin, lsn INTEGER NOT NULL, crc INTEGER NOT NULL,"
-    " body BLOB NOT NULL, UNIQUE (origin, lsn))",
+from perdure.regions import image_tables, log_tables
+from perdure.regions.image_tables import Sums
+from perdure.regions.ports import Mark, StorageFailed, StorageFull, Stored
+from perdure.regions.storage_engine import (
+    DirectoryLock,
+    engine_for,
+    is_full,
+    migrate,
+    sync_directory,
 )
-_BUSY_TIMEOUT_MS = 5_000
-_READ_ROWS_MAX = 2_000
-# A flipped bit may change the type of a value; cast, it is a wrong value, which the crc tells.
-_RECORD_COLUMNS = "CAST(lsn AS INTEGER), CAST(body AS BLOB), CAST(crc AS INTEGER)"
+from perdure.replication.records import ABSORBED, Origin, Record, Vector
+from perdure.replication.rows import Image
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
 T = TypeVar("T")
-
-
-class DirectoryLock:
-    """One process owns a data directory, for as long as it lives; the kernel lets go after it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "lock"
-        self._file: int | None = None
-
-    def take(self) -> None:
-        """Raises ``StorageLocked``, naming the owner's process id."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(file, 32).decode(errors="replace").strip() or "unknown"
-            os.close(file)
-            raise StorageLocked(
-                f"{self._path.parent} is in use by process {owner};"
-                " one process owns a data directory"
-            ) from error
-        os.ftruncate(file, 0)
-        os.write(file, str(os.getpid()).encode())
-        self._file = file
-
-    def release(self) -> None:
-        """Let another process have it; harmless when it is not held."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+# How many records one transaction lets go of: commits wait for it.
+TRUNCATE_ROWS_MAX = 2_000
+_NOTE = "note:"
 
 
 class SqliteStorage:
-    """The storage of one region. ``open`` first, then ``replay`` once, then ``commit``."""
+    """The storage of one region. ``open`` first, then ``replay`` once, then the rest."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.damaged = 0
+        self.position = 0
+        self.log_bytes = 0
         self._lock = DirectoryLock(directory)
         self._failed: Exception | None = None
         self._closed = False
+        self._file: tuple[int, int] | None = None
         self._ids: dict[Origin, int] = {}
         self._vector: Vector = {}
+        self._floors: Vector = {}
+        self._notes: dict[str, str] = {}
+        self._sums = Sums()
+        self._watermark = 0
+        # What was found damaged since the last save: (what, row, name).
+        self._set_aside: list[tuple[str, int, str]] = []
+        self._known_damaged: set[tuple[str, int]] = set()
+        self._damaged_sessions: set[str] = set()
         self._writer: Engine | None = None
         self._reader: Engine | None = None
+        self._loader: Connection | None = None
+        self._loader_engine: Engine | None = None
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-commit")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-read")
 
@@ -95,24 +78,18 @@ class SqliteStorage:
         try:
             if not self.directory.exists():
                 self.directory.mkdir(mode=0o700, parents=True)
-                _sync_directory(self.directory.parent)
+                sync_directory(self.directory.parent)
             self._lock.take()
             # Made here, before SQLite does: its WAL takes over the permissions of the database.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self.path.chmod(0o600)
+            self._file = _identity(self.path)
         except OSError as error:
             self.close()
             raise StorageFailed(f"cannot use {self.directory}: {error.strerror}") from error
         try:
-            self._writer = self._engine("IMMEDIATE")
-            with self._writer.begin() as connection:
-                self._migrate(connection)
-                for id_, region, incarnation in connection.exec_driver_sql(
-                    "SELECT id, region, incarnation FROM origin"
-                ):
-                    self._ids[Origin(region, int(incarnation, 16))] = id_
-            self._reader = self._engine("DEFERRED")
-            _sync_directory(self.directory)
+            self._connect()
+            sync_directory(self.directory)
         except OSError as error:
             self.close()
             raise StorageFailed(f"cannot sync {self.directory}: {error.strerror}") from error
@@ -123,44 +100,33 @@ class SqliteStorage:
             self.close()
             raise
 
-    def _engine(self, begin: str) -> Engine:
-        """One connection, used by one thread at a time, whose transactions begin as told."""
-        engine = create_engine(
-            f"sqlite+pysqlite:///{self.path}",
-            poolclass=StaticPool,
-            connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
-        )
-
-        @event.listens_for(engine, "connect")
-        def configure(connection: sqlite3.Connection, _: object) -> None:
-            # Else the driver commits before each change of the schema, and a crash in the middle
-            # of making it would leave a half that nothing can open.
-            connection.isolation_level = None
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-
-        @event.listens_for(engine, "begin")
-        def start(connection: Connection) -> None:
-            connection.exec_driver_sql(f"BEGIN {begin}")
-
-        return engine
-
-    def _migrate(self, connection: Connection) -> None:
-        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if version > _SCHEMA_VERSION:
-            raise StorageFailed(
-                f"{self.path} was written by a newer perdure (schema {version},"
-                f" this one knows {_SCHEMA_VERSION})"
-            )
-        # Version 1 made its tables one by one, so an early crash may have left some of them.
-        if version == 0:
-            for statement in _SCHEMA:
-                connection.exec_driver_sql(statement)
-            connection.exec_driver_sql(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    def _connect(self) -> None:
+        self._writer = engine_for(self.path, "IMMEDIATE")
+        with self._writer.begin() as connection:
+            migrate(connection, self.path)
+            for origin, (id_, floor, held) in log_tables.origins(connection).items():
+                self._ids[origin] = id_
+                self._floors[origin] = floor
+                self._vector[origin] = max(floor, held)
+            meta = log_tables.meta(connection)
+        self._reader = engine_for(self.path, "DEFERRED")
+        self._loader_engine = engine_for(self.path, None)
+        self._loader = self._loader_engine.connect()
+        if "sums" in meta:
+            self._sums = Sums.decode(meta["sums"])
+        if "watermark" in meta:
+            self._watermark, self.log_bytes = json.loads(meta["watermark"])
+        self.position = self._watermark
+        self._notes = {
+            key.removeprefix(_NOTE): value.decode()
+            for key, value in meta.items()
+            if key.startswith(_NOTE)
+        }
 
     def replay(self) -> Iterator[Record]:
-        """Every intact record in the order of arrival. Damaged ones are counted and left out; the
-        vector stops before them, so that peers send them again.
+        """Every intact record that came after the watermark, in the order of arrival; ``position``
+        follows. Damaged ones are counted and left out; the vector stops before them, so that peers
+        send them again.
 
         Raises ``StorageFailed`` when the file itself cannot be read to its end.
         """
@@ -174,14 +140,12 @@ class SqliteStorage:
         lsns: dict[Origin, set[int]] = {origin: set() for origin in self._ids}
         assert self._writer is not None
         with self._writer.connect() as connection:
-            rows = connection.execution_options(stream_results=True).exec_driver_sql(
-                f"SELECT origin, {_RECORD_COLUMNS} FROM log ORDER BY position"
-            )
-            for origin_id, *columns in rows:
-                record = _record(origins.get(origin_id), *columns)
+            for position, id_, record in log_tables.tail(connection, self._watermark, origins):
+                self.position = position
                 if record is None:
-                    self.damaged += 1
+                    self._mark_damaged("record", position, str(origins.get(id_)))
                     continue
+                self.log_bytes += len(record.body)
                 lsns[record.origin].add(record.lsn)
                 self._advance(record.origin, lsns[record.origin])
                 yield record
@@ -194,8 +158,18 @@ class SqliteStorage:
         self._vector[origin] = at
 
     def vector(self) -> Vector:
-        """The greatest lsn of each origin up to which every record is here and intact."""
-        return {origin: lsn for origin, lsn in self._vector.items() if lsn}
+        """The greatest lsn of each origin up to which every record is known here."""
+        return {o: lsn for o, lsn in self._vector.items() if lsn and o != ABSORBED}
+
+    def floors(self) -> Vector:
+        """The lsn of each origin up to which its log is no longer here."""
+        return {o: lsn for o, lsn in self._floors.items() if lsn and o != ABSORBED}
+
+    def absorbed(self) -> int:
+        """How many pieces of sessions this region has ever absorbed."""
+        return self._vector.get(ABSORBED, 0)
+
+    # Records
 
     async def commit(self, records: Sequence[Record]) -> None:
         """All of the records are on disk, fsynced, when this returns; else none.
@@ -208,68 +182,193 @@ class SqliteStorage:
             await self._run(self._write_thread, lambda: self._commit(records))
 
     def _commit(self, records: Sequence[Record]) -> None:
-        assert self._writer is not None
-        if self._failed is not None:
-            # It failed while this one waited for the thread.
-            raise StorageFailed(str(self._failed))
-        if not self.path.exists():
-            self._failed = FileNotFoundError(errno.ENOENT, "the database file is gone")
-            raise StorageFailed(str(self._failed))
         fresh: dict[Origin, int] = {}
-        try:
-            with self._writer.begin() as connection:
-                rows = [
-                    (self._id(connection, record.origin, fresh), *record[1:]) for record in records
-                ]
-                connection.exec_driver_sql(
-                    "INSERT INTO log (origin, lsn, body, crc) VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT (origin, lsn) DO UPDATE SET body = excluded.body,"
-                    " crc = excluded.crc",
-                    rows,
-                )
-        except DBAPIError as error:
-            if isinstance(error.orig, sqlite3.OperationalError) and _is_full(error.orig):
-                raise StorageFull(str(error.orig)) from error
-            self._failed = error.orig if isinstance(error.orig, Exception) else error
-            raise StorageFailed(str(error.orig)) from error
-        self._ids.update(fresh)
 
-    def _id(self, connection: Connection, origin: Origin, fresh: dict[Origin, int]) -> int:
-        id_ = self._ids.get(origin) or fresh.get(origin)
-        if id_ is None:
-            row = connection.exec_driver_sql(
-                "INSERT INTO origin (region, incarnation) VALUES (?, ?) RETURNING id",
-                (origin.region, f"{origin.incarnation:016x}"),
-            )
-            id_ = fresh[origin] = row.scalar_one()
-        return id_
+        def append(connection: Connection) -> None:
+            for origin in {record.origin for record in records} - self._ids.keys():
+                fresh[origin] = log_tables.add_origin(connection, origin)
+            ids = self._ids | fresh if fresh else self._ids
+            log_tables.append(connection, self.position + 1, ids, records)
+
+        self._in_transaction(append)
+        # Here and not after the wait: whoever waits may have been cancelled.
+        self._ids.update(fresh)
+        self.position += len(records)
+        self.log_bytes += sum(len(record.body) for record in records)
 
     async def read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
         """Records of an origin in lsn order, from ``after_lsn`` + 1 on without a gap: about
         ``bytes_max`` bytes, at least one record when there is one. Stops before a damaged one."""
-        return await self._run(self._read_thread, lambda: self._read(origin, after_lsn, bytes_max))
+        id_ = self._ids.get(origin, 0)
+        if after_lsn < self._floors.get(origin, 0):
+            return []
 
-    def _read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
-        assert self._reader is not None
-        records: list[Record] = []
-        size = 0
+        def read() -> list[Record]:
+            assert self._reader is not None
+            try:
+                with self._reader.connect() as connection:
+                    return log_tables.read(connection, origin, id_, after_lsn, bytes_max)
+            except DBAPIError as error:
+                raise StorageFailed(str(error.orig)) from error
+
+        return await self._run(self._read_thread, read)
+
+    async def jump(self, vector: Vector) -> None:
+        """What these lsns say is known here, though not from the logs.
+
+        Raises as :meth:`commit` does.
+        """
+
+        def jump(connection: Connection) -> dict[Origin, int]:
+            fresh: dict[Origin, int] = {}
+            for origin, lsn in vector.items():
+                id_ = self._ids.get(origin)
+                if id_ is None:
+                    id_ = fresh[origin] = log_tables.add_origin(connection, origin)
+                log_tables.set_floor(connection, id_, lsn)
+            return fresh
+
+        self._ids.update(await self._write(jump))
+        self._floors.update(vector)
+        self._vector.update(vector)
+
+    async def truncate(self, upto: Vector) -> int:
+        """Let go of what is in images of the logs up to these lsns; how many records that was."""
+        gone = 0
+        for origin, lsn in list(upto.items()):
+            id_ = self._ids.get(origin)
+            if id_ is not None and lsn > self._floors.get(origin, 0):
+                gone += await self._truncate(origin, id_, lsn)
+        return gone
+
+    async def _truncate(self, origin: Origin, id_: int, lsn: int) -> int:
+        gone = 0
+        await self._write(lambda connection: log_tables.set_floor(connection, id_, lsn))
+        self._floors[origin] = lsn
+        while True:
+            count = await self._write(
+                lambda connection: log_tables.delete(connection, id_, lsn, TRUNCATE_ROWS_MAX)
+            )
+            gone += count
+            if count < TRUNCATE_ROWS_MAX:
+                return gone
+
+    # Images
+
+    def session(self, id_: str) -> Stored | None:
+        """A session that has been stored."""
+        return self._look(lambda loader: image_tables.load(loader, id_, self._mark_damaged))
+
+    def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
+        """Ids and summaries of stored sessions that exist, by id."""
+        return self._look(lambda loader: image_tables.page(loader, after, limit))
+
+    def count(self) -> int:
+        """How many stored sessions exist."""
+        return self._sums.count
+
+    def bucket_sums(self) -> list[int]:
+        """The sum of the stored sessions' terms in each bucket."""
+        return list(self._sums.sums)
+
+    def in_buckets(self, numbers: Sequence[int]) -> dict[str, bytes]:
+        """The digests of the stored sessions of some buckets."""
+        return self._look(lambda loader: image_tables.in_buckets(loader, numbers))
+
+    def _look(self, look: Callable[[Connection], T]) -> T:
+        if self._closed or self._loader is None:
+            raise StorageFailed("the storage is closed")
         try:
-            with self._reader.connect() as connection:
-                rows = connection.exec_driver_sql(
-                    f"SELECT {_RECORD_COLUMNS} FROM log WHERE origin = ? AND lsn > ? ORDER BY lsn"
-                    " LIMIT ?",
-                    (self._ids.get(origin, 0), after_lsn, _READ_ROWS_MAX),
-                )
-                for columns in rows:
-                    record = _record(origin, *columns)
-                    expected = after_lsn + len(records) + 1
-                    if record is None or record.lsn != expected or (records and size >= bytes_max):
-                        break
-                    records.append(record)
-                    size += len(record.body)
+            return look(self._loader)
         except DBAPIError as error:
+            self._failed = error.orig if isinstance(error.orig, Exception) else error
             raise StorageFailed(str(error.orig)) from error
-        return records
+
+    def _mark_damaged(self, what: str, number: int, name: str) -> None:
+        if (what, number) not in self._known_damaged:
+            self._known_damaged.add((what, number))
+            self._set_aside.append((what, number, name))
+            self.damaged += 1
+            if what != "record":
+                self._damaged_sessions.add(name.partition("/")[0])
+
+    def take_damaged(self) -> set[str]:
+        """The sessions of which something was found damaged since this was last asked."""
+        taken, self._damaged_sessions = self._damaged_sessions, set()
+        return taken
+
+    async def save(self, images: Sequence[Image], mark: Mark | None) -> None:
+        """Write the images in one transaction; up to ``mark`` the log is not replayed any more.
+
+        Raises as :meth:`commit` does.
+        """
+        damaged, self._set_aside = self._set_aside, []
+        sums = self._sums.copy()
+
+        def save(connection: Connection) -> Sums:
+            image_tables.set_aside(connection, damaged)
+            for image in images:
+                image_tables.save(connection, image, sums)
+            spoilt = any(what == "head" for what, *_ in damaged)
+            saved = Sums.count_all(connection) if spoilt else sums
+            if images or spoilt:
+                log_tables.put_meta(connection, "sums", saved.encode())
+            if mark is not None:
+                text = json.dumps([mark.position, mark.log_bytes])
+                log_tables.put_meta(connection, "watermark", text.encode())
+                log_tables.set_held(connection, self._ids, mark.vector)
+            return saved
+
+        try:
+            self._sums = await self._write(save)
+        except BaseException:
+            self._set_aside = damaged + self._set_aside
+            raise
+        if mark is not None:
+            self._watermark = mark.position
+        self._known_damaged.difference_update((what, number) for what, number, _ in damaged)
+
+    # Notes
+
+    def notes(self) -> dict[str, str]:
+        """Small things that were to be remembered, by name."""
+        return dict(self._notes)
+
+    async def note(self, name: str, text: str) -> None:
+        """Remember one; an empty text forgets it."""
+        await self._write(
+            lambda connection: log_tables.put_meta(connection, _NOTE + name, text.encode())
+        )
+        self._notes[name] = text
+        if not text:
+            del self._notes[name]
+
+    # The disk
+
+    def check(self) -> None:
+        """Raises ``StorageFailed`` when the file that was opened is no longer there: what is
+        written to it now, nobody will ever find."""
+        if self._failed is None and not self._closed and _identity(self.path) != self._file:
+            self._failed = FileNotFoundError(errno.ENOENT, "the database file is gone")
+        if self._failed is not None:
+            raise StorageFailed(str(self._failed))
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """Do this in one transaction on the thread that writes."""
+        return await self._run(self._write_thread, lambda: self._in_transaction(work))
+
+    def _in_transaction(self, work: Callable[[Connection], T]) -> T:
+        assert self._writer is not None
+        # It may have failed while this one waited for the thread.
+        self.check()
+        try:
+            with self._writer.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if is_full(error.orig):
+                raise StorageFull(str(error.orig)) from error
+            self._failed = error.orig if isinstance(error.orig, Exception) else error
+            raise StorageFailed(str(error.orig)) from error
 
     async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         if self._closed:
@@ -282,30 +381,18 @@ class SqliteStorage:
         self._closed = True
         self._write_thread.shutdown(wait=True)
         self._read_thread.shutdown(wait=True)
-        for engine in (self._reader, self._writer):
+        if self._loader is not None:
+            self._loader.close()
+        for engine in (self._reader, self._loader_engine, self._writer):
             if engine is not None:
                 engine.dispose()
         self._lock.release()
 
 
-def _record(
-    origin: Origin | None, lsn: int | None, body: bytes | None, crc: int | None
-) -> Record | None:
-    """The record of a row; None when it is damaged."""
-    if origin is None or lsn is None or body is None or crc is None:
-        return None
-    record = Record(origin, lsn, body, crc)
-    return record if intact(record) else None
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    directory = os.open(path, os.O_RDONLY)
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file the name leads to; None for none."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _is_full(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

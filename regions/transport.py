@@ -7,7 +7,7 @@ it: what it lacks is read from the log again.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import aiohttp
 from aiohttp import web
@@ -85,6 +85,10 @@ class PeerLinks:
         for link in self._dialed.values():
             link.wake.set()
 
+    def untried(self) -> set[str]:
+        """The peers of which it is not known yet whether they can be reached."""
+        return {name for name, link in self._dialed.items() if not link.tried}
+
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the connected peers have everything; False when the time was too short."""
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -108,3 +112,10 @@ class PeerLinks:
         Raises ``PeerUnreachable`` when it does not answer in time.
         """
         return await self._dialed[peer].ask(session, buckets)
+
+    def pull(self, peer: str, sessions: Sequence[str]) -> AsyncIterator[bytes]:
+        """Everything that a peer knows of some sessions, in pieces.
+
+        Raises ``PeerUnreachable`` when it stops before the last.
+        """
+        return self._dialed[peer].pull(sessions)

@@ -1,6 +1,7 @@
 """The links that peers dial to this region: it receives over them, and answers."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +29,9 @@ from perdure.replication.frames import (
     decode_json,
     decode_records,
     encode_json,
+    encode_piece,
     vector_to_json,
 )
-from perdure.replication.gossip import SUSPECT_MS
 from perdure.replication.handshake import (
     Identity,
     LinkRefused,
@@ -39,6 +40,8 @@ from perdure.replication.handshake import (
     establish,
     expect,
 )
+from perdure.replication.ids import is_id
+from perdure.replication.peers import SUSPECT_MS
 from perdure.replication.records import Record
 
 # Each may cost a message of the greatest size before it is known who sent it.
@@ -55,6 +58,8 @@ class AcceptedLink:
     transport: asyncio.Transport | None
     channel: Channel
     heard_ms: int
+    # The answer that is under way to a question for sessions.
+    telling: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -162,6 +167,9 @@ class Acceptor:
         try:
             await until_one_ends(self._listen(link), self._beat(link))
         finally:
+            if link.telling is not None:
+                link.telling.cancel()
+                await asyncio.wait({link.telling})
             if self._links.get(link.name) is link:
                 del self._links[link.name]
 
@@ -190,6 +198,8 @@ class Acceptor:
             self._around.heard(link.name, frame.payload)
         elif frame.kind is Kind.ASK_DIGESTS:
             await self._send(link, Kind.DIGESTS, self._digests(decode_json(frame.payload)))
+        elif frame.kind is Kind.ASK_SESSIONS:
+            await self._start_telling(link, decode_json(frame.payload))
         else:
             raise FrameError("unexpected", frame.kind.name)
 
@@ -206,6 +216,25 @@ class Acceptor:
             vector = {origin: vector[origin] for origin in touched if origin in vector}
         payload = vector_payload(vector, full=beyond, gap=beyond)
         await self._send(link, Kind.VECTOR, payload)
+
+    async def _start_telling(self, link: AcceptedLink, question: dict[str, Any]) -> None:
+        """Answer beside what comes over the link; one question at a time."""
+        ask, sessions = question.get("ask"), question.get("sessions")
+        if type(ask) is not int or not 0 <= ask < 2**64:
+            raise FrameError("payload", "ask is no number")
+        if not isinstance(sessions, list) or not all(map(is_id, sessions)):
+            raise FrameError("payload", "sessions are no ids")
+        if link.telling is not None:
+            await asyncio.wait({link.telling})
+        link.telling = asyncio.create_task(self._tell(link, ask, sessions))
+
+    async def _tell(self, link: AcceptedLink, ask: int, sessions: list[str]) -> None:
+        # What ends it ends the link's other tasks too, and is told there.
+        with contextlib.suppress(TimeoutError, OSError, StorageError):
+            async for piece in self._around.host.tell(sessions):
+                await self._send(link, Kind.SESSIONS, encode_piece(ask, piece))
+                self._around.counters["pieces_sent"] += 1
+            await self._send(link, Kind.SESSIONS, encode_piece(ask, b""))
 
     def _digests(self, question: dict[str, Any]) -> bytes:
         session, numbers = question.get("session"), question.get("buckets")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -27,6 +27,7 @@ from perdure.replication.frames import (
     FrameError,
     Kind,
     decode_json,
+    decode_piece,
     encode_json,
     encode_records,
     fitting,
@@ -40,6 +41,9 @@ BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 STEADY_S = 10.0
 ASK_S_MAX = 5.0
+# A pull ends when no piece comes for so long; so many pieces wait to be stored.
+PIECE_S_MAX = 30.0
+PIECES_WAITING_MAX = 4
 
 
 class Socket(aiohttp.ClientWebSocketResponse):
@@ -72,6 +76,8 @@ class DialedLink:
     def __init__(self, around: Surroundings, name: str, url: str) -> None:
         self.name = name
         self.refused: str | None = None
+        # Whether the first attempt has ended, or led to a link.
+        self.tried = False
         self.wake = asyncio.Event()
         self._url = url.rstrip("/") + PATH
         self._around = around
@@ -80,7 +86,9 @@ class DialedLink:
         # None for the answer that can no longer come.
         self._asks: dict[int, asyncio.Future[Digests | None]] = {}
         # Questions that are still to be sent: only _push sends.
-        self._questions: dict[int, bytes] = {}
+        self._questions: dict[int, tuple[Kind, bytes]] = {}
+        # The pieces that came for each question for sessions; None when no more can come.
+        self._pulls: dict[int, asyncio.Queue[bytes | None]] = {}
         self._asked = 0
 
     async def run(self, session: aiohttp.ClientSession) -> None:
@@ -90,6 +98,7 @@ class DialedLink:
         while True:
             began = loop.time()
             await self._try(session)
+            self.tried = True
             share = self._around.entropy.uniform()
             await asyncio.sleep(backoff.after(share, lived_s=loop.time() - began))
 
@@ -115,6 +124,9 @@ class DialedLink:
                     ask.set_result(None)
             self._asks.clear()
             self._questions.clear()
+            for pieces in self._pulls.values():
+                _empty(pieces)
+                pieces.put_nowait(None)
             self._gossip.lost(self.name)
             self._around.host.peers_changed()
         # A peer that is away refuses nobody: only the last attempt counts.
@@ -136,11 +148,12 @@ class DialedLink:
             async with asyncio.timeout(HANDSHAKE_S_MAX):
                 them, vector = await self._introduce(socket, channel)
             self.refused = None
-            self._open = True
+            self._open = self.tried = True
             self._around.counters["links_opened"] += 1
             now_ms = self._around.clock.monotonic_ms()
             self._gossip.connected(self.name, them.origin, vector, now_ms)
             self._around.host.peers_changed()
+            self._around.host.linked(self.name)
             await until_one_ends(self._push(socket, channel), self._listen(socket, channel))
         finally:
             await take_leave(socket, socket.transport)
@@ -161,12 +174,13 @@ class DialedLink:
         while True:
             if loop.time() >= next_heartbeat:
                 next_heartbeat = loop.time() + HEARTBEAT_S
-                payload = vector_payload(self._gossip.vector, full=True)
+                below = self._gossip.is_below(self.name)
+                payload = vector_payload(self._gossip.vector, full=True, below=below)
                 await socket.send_bytes(channel.encode(Kind.VECTOR, payload))
             self.wake.clear()
             while self._questions:
                 question = self._questions.pop(next(iter(self._questions)))
-                await socket.send_bytes(channel.encode(Kind.ASK_DIGESTS, question))
+                await socket.send_bytes(channel.encode(*question))
             records = await self._next()
             if records:
                 self._gossip.sent(self.name, records)
@@ -200,6 +214,8 @@ class DialedLink:
                 step = ReadLog(first.origin, first.lsn - 1, 0)
             else:
                 self._around.counters["log_reads_empty"] += 1
+                assert isinstance(step, ReadLog), "a batch is never empty"
+                self._around.host.unreadable(step.origin, step.after_lsn + 1)
             assert isinstance(step, ReadLog), "a batch is never empty"
             self._gossip.unreadable(self.name, step)
 
@@ -212,6 +228,8 @@ class DialedLink:
                 self.wake.set()
             elif frame.kind is Kind.DIGESTS:
                 self._answered(decode_json(frame.payload))
+            elif frame.kind is Kind.SESSIONS:
+                await self._take_piece(*decode_piece(frame.payload))
             else:
                 raise FrameError("unexpected", frame.kind.name)
 
@@ -227,7 +245,7 @@ class DialedLink:
             question["session"] = session
         if buckets is not None:
             question["buckets"] = list(buckets)
-        self._questions[number] = encode_json(question)
+        self._questions[number] = (Kind.ASK_DIGESTS, encode_json(question))
         self.wake.set()
         try:
             async with asyncio.timeout(ASK_S_MAX):
@@ -253,3 +271,43 @@ class DialedLink:
                 sessions if isinstance(sessions, dict) else None,
             )
         )
+
+    async def pull(self, sessions: Sequence[str]) -> AsyncIterator[bytes]:
+        """Everything that the peer knows of these sessions, in pieces; raises ``PeerUnreachable``
+        when it stops before the last."""
+        if not self._open:
+            raise PeerUnreachable(self.name)
+        self._asked += 1
+        number = self._asked
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_WAITING_MAX)
+        self._pulls[number] = pieces
+        question = encode_json({"ask": number, "sessions": list(sessions)})
+        self._questions[number] = (Kind.ASK_SESSIONS, question)
+        self.wake.set()
+        try:
+            while True:
+                async with asyncio.timeout(PIECE_S_MAX):
+                    piece = await pieces.get()
+                if piece is None:
+                    raise PeerUnreachable(self.name)
+                if not piece:
+                    return
+                yield piece
+        except TimeoutError as error:
+            raise PeerUnreachable(self.name) from error
+        finally:
+            del self._pulls[number]
+            self._questions.pop(number, None)
+            # Who waits to hand on a piece must not wait for somebody who has left.
+            _empty(pieces)
+
+    async def _take_piece(self, number: int, piece: bytes) -> None:
+        """Hand a piece on; while nobody takes it, nothing more is read from the peer."""
+        pieces = self._pulls.get(number)
+        if pieces is not None:
+            await pieces.put(piece)
+
+
+def _empty(pieces: asyncio.Queue[bytes | None]) -> None:
+    while not pieces.empty():
+        pieces.get_nowait()

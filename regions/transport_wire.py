@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,6 +49,18 @@ class Host(Protocol):
     ) -> tuple[list[str] | None, dict[str, str] | None]:
         """All buckets, or the digests of sessions."""
 
+    def tell(self, sessions: Sequence[str]) -> AsyncIterator[bytes]:
+        """Everything that is known of these sessions, in pieces."""
+
+    def linked(self, name: str) -> None:
+        """A link to the peer is open."""
+
+    def below(self, name: str) -> None:
+        """The peer says that its logs no longer hold what this region lacks."""
+
+    def unreadable(self, origin: Origin, lsn: int) -> None:
+        """A record of a log cannot be sent to anybody."""
+
 
 @dataclass
 class Surroundings:
@@ -87,13 +99,18 @@ class Surroundings:
         self.gossip.heard(name, vector, full, self.clock.monotonic_ms())
         if gap:
             self.gossip.resend(name)
+        if value.get("below") is True:
+            self.host.below(name)
         self.host.peers_changed()
         return gap
 
 
-def vector_payload(vector: Mapping[Origin, int], *, full: bool, gap: bool = False) -> bytes:
+def vector_payload(
+    vector: Mapping[Origin, int], *, full: bool, gap: bool = False, below: bool = False
+) -> bytes:
     """The payload of a ``vector`` frame."""
-    return encode_json({"vector": vector_to_json(dict(vector)), "full": full, "gap": gap})
+    value: dict[str, Any] = {"vector": vector_to_json(dict(vector)), "full": full, "gap": gap}
+    return encode_json({**value, "below": True} if below else value)
 
 
 def frame_of(channel: Channel, message: WSMessage) -> Frame:

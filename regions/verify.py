@@ -7,53 +7,53 @@ the buckets that differ.
 import asyncio
 from typing import Any
 
+from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, PeerUnreachable
-from perdure.regions.state import State
 from perdure.replication.gossip import Gossip
 
 DIFFERENT_IDS_MAX = 1_000
 
 
 async def verify(
-    state: State, gossip: Gossip, links: Links | None, session: str | None
+    holdings: Holdings, gossip: Gossip, links: Links | None, session: str | None
 ) -> dict[str, Any]:
     """Compare with every configured peer; the answer of ``GET /v1/verify``.
 
     What is under way between regions counts as different: ask again when the text is quiet.
     """
     names = sorted(gossip.peers)
-    compared = await asyncio.gather(*(_compare(state, links, name, session) for name in names))
+    compared = await asyncio.gather(*(_compare(holdings, links, name, session) for name in names))
     regions = dict(zip(names, (outcome for outcome, _ in compared), strict=True))
     different = sorted({id_ for _, ids in compared for id_ in ids})
     answer: dict[str, Any] = {
         "equal": all(outcome == "equal" for outcome in regions.values()),
         "regions": regions,
-        "sessions": len(state) if session is None else 1,
+        "sessions": len(holdings) if session is None else int(holdings.knows(session)),
         "different": different[:DIFFERENT_IDS_MAX],
     }
     if session is not None:
-        answer["digest"] = state.digest(session)
+        answer["digest"] = holdings.of(session)
     return answer
 
 
 async def _compare(
-    state: State, links: Links | None, name: str, session: str | None
+    holdings: Holdings, links: Links | None, name: str, session: str | None
 ) -> tuple[str, list[str]]:
     if links is None:
         return "unreachable", []
     try:
         if session is not None:
             answer = await links.ask_digests(name, session, None)
-            same = (answer.sessions or {}).get(session) == state.digest(session)
+            same = (answer.sessions or {}).get(session) == holdings.of(session)
             return ("equal", []) if same else ("different", [session])
-        return await _compare_all(state, links, name)
+        return await _compare_all(holdings, links, name)
     except PeerUnreachable:
         return "unreachable", []
 
 
-async def _compare_all(state: State, links: Links, name: str) -> tuple[str, list[str]]:
+async def _compare_all(holdings: Holdings, links: Links, name: str) -> tuple[str, list[str]]:
     theirs = (await links.ask_digests(name, None, None)).buckets or []
-    mine = state.buckets()
+    mine = holdings.buckets()
     numbers = [
         number for number, value in enumerate(mine) if theirs[number : number + 1] != [value]
     ]
@@ -67,7 +67,7 @@ async def _compare_all(state: State, links: Links, name: str) -> tuple[str, list
         sessions = (await links.ask_digests(name, None, asked)).sessions
         if sessions is not None:
             # Looked up here, not before: both sides are compared as they are now.
-            own = state.in_buckets(asked)
+            own = holdings.in_buckets(asked)
             differing += [id_ for id_ in {**sessions, **own} if sessions.get(id_) != own.get(id_)]
         elif len(asked) > 1:
             # More sessions than one answer has room for.

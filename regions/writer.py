@@ -8,7 +8,7 @@ to undo. Records from peers take the same way.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import COMMIT_BYTES_MAX, WRITE_QUEUE_ITEMS_MAX
 from perdure.replication.operations import Operation
-from perdure.replication.records import Origin, Record, bytes_of, seal
+from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, seal
 from perdure.replication.session import Session
 
 Admit = Callable[[Session, Pending], Sequence[Operation]]
@@ -37,9 +37,18 @@ class Intent:
 
 @dataclass(eq=False)
 class Arrival:
-    """Records of a peer that wait."""
+    """Records of a peer that wait; or pieces of sessions that a peer told this region."""
 
     records: Sequence[Record]
+    pieces: Sequence[bytes]
+    done: asyncio.Future[bool]
+
+
+@dataclass(eq=False)
+class Jump:
+    """What these lsns say is known here now, though not from the logs."""
+
+    vector: Vector
     done: asyncio.Future[bool]
 
 
@@ -61,6 +70,7 @@ class Batch:
     touched: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     own: int = 0
+    absorbed: int = 0
     bytes: int = 0
 
 
@@ -74,7 +84,7 @@ class Writer:
         gossip: Gossip,
         clock: Clock,
         find: Callable[[str], Session],
-        apply: Callable[[Iterable[Applied]], None],
+        apply: Callable[[Iterable[Applied], int], None],
         told: Callable[[], None],
         decode: Callable[[Record], Operation | None],
     ) -> None:
@@ -88,6 +98,9 @@ class Writer:
         self._decode = decode
         self._queue: deque[Intent] = deque()
         self._arrivals: deque[Arrival] = deque()
+        self._jumps: deque[Jump] = deque()
+        # The last lsn of ``ABSORBED``.
+        self.absorbed = 0
         # Everybody who waits for an answer, wherever their write is just now.
         self._waiting: set[asyncio.Future[bool]] = set()
         self._wake = asyncio.Event()
@@ -114,7 +127,27 @@ class Writer:
         """
         self._check_running()
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._arrivals.append(Arrival(records, done))
+        self._arrivals.append(Arrival(records, (), done))
+        await self._answer(done)
+
+    async def absorb(self, pieces: Sequence[bytes]) -> None:
+        """Store and apply pieces of sessions that a peer told; they are on disk when this returns.
+
+        Raises as :meth:`receive` does.
+        """
+        self._check_running()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._arrivals.append(Arrival((), pieces, done))
+        await self._answer(done)
+
+    async def jump(self, vector: Vector) -> None:
+        """Everything up to these lsns has been absorbed: go on from there.
+
+        Raises as :meth:`receive` does.
+        """
+        self._check_running()
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._jumps.append(Jump(vector, done))
         await self._answer(done)
 
     def _check_running(self) -> None:
@@ -156,10 +189,30 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._queue or self._arrivals:
-                await self._commit(self._collect())
+            while self._queue or self._arrivals or self._jumps:
+                if self._jumps:
+                    await self._carry_out(self._jumps.popleft())
+                else:
+                    await self._commit(self._collect())
             if self._closed:
                 return
+
+    async def _carry_out(self, jump: Jump) -> None:
+        """Between two batches, so that no record of these origins is under way."""
+        held = self._gossip.vector
+        vector = {o: lsn for o, lsn in jump.vector.items() if lsn > held.get(o, 0)}
+        vector.pop(self._origin, None)
+        try:
+            await self._store(lambda: self._storage.jump(vector))
+        except StorageError as error:
+            self.failed = error
+            if not jump.done.done():
+                jump.done.set_exception(error)
+            return
+        self._gossip.jumped(vector)
+        if not jump.done.done():
+            jump.done.set_result(bool(vector))
+        self._told()
 
     def _collect(self) -> Batch:
         batch = Batch()
@@ -184,7 +237,11 @@ class Writer:
         while self._arrivals and batch.bytes < COMMIT_BYTES_MAX:
             arrival = self._arrivals.popleft()
             arrived += arrival.records
-            batch.bytes += bytes_of(arrival.records)
+            batch.bytes += bytes_of(arrival.records) + sum(map(len, arrival.pieces))
+            for piece in arrival.pieces:
+                batch.absorbed += 1
+                record = seal(ABSORBED, self.absorbed + batch.absorbed, piece)
+                batch.applied.append(Applied(self._decode(record), record))
             batch.waiting.append((arrival.done, True))
         # Another link may have brought the same records since the link looked.
         fresh, _ = self._gossip.admit(arrived)
@@ -212,24 +269,28 @@ class Writer:
     async def _commit(self, batch: Batch) -> None:
         records = [applied.record for applied in batch.applied]
         if records:
+            before = self._storage.position
             try:
-                await self._store(records)
+                await self._store(lambda: self._storage.commit(records))
             except StorageError as error:
                 self._refuse(batch, error)
                 return
-            self._gossip.stored(records, self._clock.monotonic_ms())
-            self._apply(batch.applied)
+            self.absorbed += batch.absorbed
+            logged = [r for r in records if r.origin != ABSORBED] if batch.absorbed else records
+            self._gossip.stored(logged, self._clock.monotonic_ms())
+            self._apply(batch.applied, before)
         for done, changed in batch.waiting:
             if not done.done():
                 done.set_result(changed)
         if records:
             self._told()
 
-    async def _store(self, records: Sequence[Record]) -> None:
+    async def _store(self, work: Callable[[], Awaitable[None]]) -> None:
         if isinstance(self.failed, StorageFailed):
             raise self.failed
         try:
-            await self._storage.commit(records)
+            await work()
+            self.failed = None
         except StorageError:
             raise
         except Exception as error:

@@ -35,6 +35,7 @@ _HEAD = struct.Struct(">2sBBQI")
 _CRC = struct.Struct(">I")
 _MAC_BYTES = 16
 _RECORD = struct.Struct(">BQII")
+_ANSWER = struct.Struct(">Q")
 FRAME_OVERHEAD_BYTES = _HEAD.size + _CRC.size + _MAC_BYTES
 PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - FRAME_OVERHEAD_BYTES
 _COUNTS_BYTES = 1 + 4
@@ -62,6 +63,8 @@ class Kind(IntEnum):
     VECTOR = 6
     ASK_DIGESTS = 7
     DIGESTS = 8
+    ASK_SESSIONS = 9
+    SESSIONS = 10
 
 
 # Sent before both sides have shown that they know the secret.
@@ -256,3 +259,17 @@ def _decode_records(payload: bytes) -> list[Record]:
     if at != len(payload):
         raise FrameError("payload", "bytes after the last record")
     return records
+
+
+def encode_piece(ask: int, piece: bytes) -> bytes:
+    """The payload of a ``sessions`` frame: a piece of a session, empty after the last."""
+    return _ANSWER.pack(ask) + piece
+
+
+def decode_piece(payload: bytes) -> tuple[int, bytes]:
+    """Which question a ``sessions`` frame answers, and the piece."""
+    try:
+        (ask,) = _ANSWER.unpack_from(payload)
+    except struct.error as error:
+        raise FrameError("payload", "no piece of a session") from error
+    return ask, payload[_ANSWER.size :]

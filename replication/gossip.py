@@ -10,21 +10,18 @@ nothing is sent twice, and where A and C cannot reach each other, B carries thei
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from perdure.replication.records import Origin, Record, Vector
+from perdure.replication.peers import (
+    BATCH_BYTES_MAX,
+    BATCH_BYTES_START,
+    PROMPT_MS,
+    Flight,
+    Peer,
+    Recent,
+)
+from perdure.replication.records import ABSORBED, Origin, Record, Vector
 
-SUSPECT_MS = 3_000
-DOWN_MS = 10_000
-FORWARD_DELAY_MS = 1_500
-WINDOW_BYTES_MAX = 4_194_304
-BATCH_BYTES_MAX = 262_144
-# A link starts with small batches, so that each reaches even a peer at 1 KB/s before its link
-# counts as idle (10 s), and doubles them while they are acknowledged within a second.
-BATCH_BYTES_START = 4_096
-BATCHES_IN_FLIGHT_MAX = WINDOW_BYTES_MAX // BATCH_BYTES_MAX
-PROMPT_MS = 1_000
 BATCH_ORIGINS_MAX = 200
 RECENT_BYTES_MAX = 8_388_608
 # What CPython needs for a record besides its body: the tuple, two ints, the head of the bytes.
@@ -46,110 +43,57 @@ class ReadLog(NamedTuple):
     bytes_max: int
 
 
-class Flight(NamedTuple):
-    """Records up to an lsn that were sent together and are not acknowledged yet."""
-
-    origin: Origin
-    lsn: int
-    bytes: int
-    sent_ms: int
-
-
-@dataclass
-class Peer:
-    """What is known of one peer. ``vector`` is kept while it is away: its disk keeps it too."""
-
-    name: str
-    vector: Vector = field(default_factory=dict)
-    # Reports of the vector that this region can vouch for: see settled_lsn.
-    confirmed: Vector = field(default_factory=dict)
-    unconfirmed: Vector | None = None
-    newer: Vector | None = None
-    incarnation: int | None = None
-    connected: bool = False
-    heard_ms: int | None = None
-    sent: Vector = field(default_factory=dict)
-    in_flight: deque[Flight] = field(default_factory=deque)
-    in_flight_bytes: int = 0
-    batch_bytes: int = BATCH_BYTES_START
-    asked_ms: int = 0
-    # Whose turn it is when memory and log, or several origins, have more than a batch to send.
-    log_turn: bool = False
-    last_sent: Origin | None = None
-    last_read: Origin | None = None
-    # Where the log of an origin could not be read on.
-    unreadable: Vector = field(default_factory=dict)
-
-    @property
-    def window_bytes(self) -> int:
-        """How much may be on the way to the peer without an acknowledgement."""
-        return self.batch_bytes * BATCHES_IN_FLIGHT_MAX
-
-    def rewind(self, vector: Vector) -> None:
-        """Nothing is on the way any more: go on from what the peer has."""
-        self.sent = dict(vector)
-        self.in_flight.clear()
-        self.in_flight_bytes = 0
-
-    def state(self, now_ms: int) -> str:
-        """``up``, ``suspect`` (may be late) or ``down`` (no sign of life)."""
-        if self.heard_ms is None or now_ms - self.heard_ms >= DOWN_MS:
-            return "down"
-        if not self.connected or now_ms - self.heard_ms >= SUSPECT_MS:
-            return "suspect"
-        return "up"
-
-
-class Recent:
-    """The newest records of one origin, as far as memory allows."""
-
-    def __init__(self) -> None:
-        self.records: deque[Record] = deque()
-        # (stored at, lsn) of the records that it is too early to forward.
-        self._young: deque[tuple[int, int]] = deque()
-        self._due_lsn = 0
-        # The first lsn that arrived since the start; what is older was recovered from disk.
-        self.first = 0
-
-    def add(self, record: Record, now_ms: int) -> None:
-        """One more record, stored now."""
-        self.first = self.first or record.lsn
-        self.records.append(record)
-        # Nobody may ever ask for what is due, so what is no longer young goes here; and records
-        # of one millisecond share an entry: this stays short whatever the rate.
-        self.due_lsn(now_ms)
-        if self._young and self._young[-1][0] == now_ms:
-            self._young.pop()
-        self._young.append((now_ms, record.lsn))
-
-    def due_lsn(self, now_ms: int) -> int:
-        """The greatest lsn that was stored long enough ago to be forwarded."""
-        while self._young and self._young[0][0] + FORWARD_DELAY_MS <= now_ms:
-            self._due_lsn = self._young.popleft()[1]
-        return self._due_lsn
-
-    def after(self, lsn: int) -> int | None:
-        """The index of the record after ``lsn``; None when it is no longer here."""
-        if not self.records or not self.records[0].lsn <= lsn + 1 <= self.records[-1].lsn:
-            return None
-        return lsn + 1 - self.records[0].lsn
-
-
 class Gossip:
     """The gossip of one region. The shell tells it what happened and does what it says."""
 
     def __init__(self, me: Origin, peers: Iterable[str]) -> None:
         self.me = me
         self.vector: Vector = {}
+        # Up to here the logs are no longer on disk: what is in them is in the sessions alone.
+        self.floors: Vector = {}
         self.peers: dict[str, Peer] = {name: Peer(name) for name in peers}
         self._stable: Vector = {}
         self._recent: dict[Origin, Recent] = {}
         self._recent_order: deque[Origin] = deque()
         self._recent_bytes = 0
 
-    def recovered(self, vector: Vector) -> None:
-        """What is on disk at the start."""
-        self.vector = dict(vector)
+    def recovered(self, vector: Vector, floors: Vector) -> None:
+        """What is on disk at the start, and from where on it is in the logs."""
+        self.vector, self.floors = dict(vector), dict(floors)
+
+    def jumped(self, vector: Vector) -> None:
+        """Everything up to these lsns is on disk now, though not in the logs."""
+        for origin, lsn in vector.items():
+            self.vector[origin] = self.floors[origin] = lsn
+            recent = self._recent.pop(origin, None)
+            if recent is not None:
+                self._recent_bytes -= sum(map(_memory_bytes, recent.records))
+                others = (other for other in self._recent_order if other != origin)
+                self._recent_order = deque(others)
+
+    def is_below(self, name: str) -> bool:
+        """Whether a peer lacks what is no longer in the logs: it must take it from the sessions."""
+        peer = self.peers[name]
+        return any(
+            peer.vector.get(origin, 0) < floor and self._recent_after(origin, peer) is None
+            for origin, floor in self.floors.items()
+            if not self._accepts_itself(peer, origin)
+        )
+
+    def _recent_after(self, origin: Origin, peer: Peer) -> int | None:
+        recent = self._recent.get(origin)
+        return None if recent is None else recent.after(peer.vector.get(origin, 0))
+
+    @staticmethod
+    def _accepts_itself(peer: Peer, origin: Origin) -> bool:
+        return origin.region == peer.name and origin.incarnation == peer.incarnation
+
+    def on_every_disk(self) -> Vector:
+        """The lsn of each origin up to which every configured peer says that it has it."""
+        return {
+            origin: min([held, *(peer.vector.get(origin, 0) for peer in self.peers.values())])
+            for origin, held in self.vector.items()
+        }
 
     def stored(self, records: Sequence[Record], now_ms: int) -> None:
         """These records, contiguous for each origin, are on disk now."""
@@ -160,7 +104,7 @@ class Gossip:
             recent = self._recent.setdefault(record.origin, Recent())
             recent.add(record, now_ms)
             self._recent_order.append(record.origin)
-            self._recent_bytes += len(record.body) + RECORD_OVERHEAD_BYTES
+            self._recent_bytes += _memory_bytes(record)
         while self._recent_bytes > RECENT_BYTES_MAX:
             self._drop_oldest()
         for peer in self.peers.values():
@@ -168,7 +112,7 @@ class Gossip:
 
     def _drop_oldest(self) -> None:
         recent = self._recent[self._recent_order.popleft()]
-        self._recent_bytes -= len(recent.records.popleft().body) + RECORD_OVERHEAD_BYTES
+        self._recent_bytes -= _memory_bytes(recent.records.popleft())
 
     def admit(self, records: Sequence[Record]) -> tuple[list[Record], bool]:
         """Of what a peer sent, the records to store; and whether some lie beyond a gap (they are
@@ -178,7 +122,7 @@ class Gossip:
         reached: Vector = {}
         beyond = False
         for record in records:
-            if record.origin == self.me:
+            if record.origin in (self.me, ABSORBED):
                 continue
             held = reached.get(record.origin, self.vector.get(record.origin, 0))
             if record.lsn == held + 1:
@@ -289,6 +233,9 @@ class Gossip:
             recent = self._recent.get(origin)
             index = recent.after(after) if recent is not None else None
             if recent is None or index is None:
+                if after < self.floors.get(origin, 0):
+                    # It is told so, and comes for the sessions themselves.
+                    continue
                 old.append(ReadLog(origin, after, peer.batch_bytes))
             elif room > 0 and origins < BATCH_ORIGINS_MAX:
                 origins += 1
@@ -339,7 +286,7 @@ class Gossip:
         held = self.vector.get(origin, 0)
         if origin.region == self.me.region:
             return held
-        if origin.region == peer.name and origin.incarnation == peer.incarnation:
+        if self._accepts_itself(peer, origin):
             return 0
         recent = self._recent.get(origin)
         # Nothing of it arrived since the start: all of it is old.
@@ -388,3 +335,7 @@ class Gossip:
         """How many records of ours the peer has not reported yet."""
         peer = self.peers[name]
         return sum(max(0, lsn - peer.vector.get(o, 0)) for o, lsn in self.vector.items())
+
+
+def _memory_bytes(record: Record) -> int:
+    return len(record.body) + RECORD_OVERHEAD_BYTES

@@ -41,3 +41,10 @@ WRITE_QUEUE_ITEMS_MAX = 20_000
 COMMIT_BYTES_MAX = 16_777_216
 # A longer append is logged in several records: each must get over a slow link, and into a frame.
 ITEMS_BYTES_TARGET = 262_144
+# A session that nobody has used for so long leaves memory.
+EVICT_IDLE_S = 60
+# What a start replays at most of the log, in about this many bytes of records.
+REPLAY_BYTES_MAX = 16_777_216
+# A log is kept until every region has it on disk, but not longer, and not more of it.
+LOG_AGE_S_MAX = 604_800
+LOG_BYTES_MAX = 4_294_967_296

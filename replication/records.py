@@ -39,6 +39,10 @@ class Record(NamedTuple):
 
 Vector = dict[Origin, int]
 
+# Where a region logs what it has absorbed of another's sessions. It is no origin: what stands there
+# is never gossiped, and has no place in a vector.
+ABSORBED = Origin("~", 0)
+
 
 def parse_origin(text: str) -> Origin:
     """The origin of ``<region>/<16 hex digits>``; ``Malformed`` for anything else."""

@@ -8,10 +8,11 @@ while they are told may be in them or not, and reaches the other region by the l
 from collections.abc import Iterable, Iterator
 
 from perdure.replication.errors import Damaged
-from perdure.replication.images import Row, origins_of, retell
+from perdure.replication.images import origins_of, retell
 from perdure.replication.items import entry_bytes
 from perdure.replication.limits import ITEMS_BYTES_TARGET
 from perdure.replication.operations import Absorb, Delete, Items, Open, Origins, Single
+from perdure.replication.rows import Row
 from perdure.replication.session import Session
 
 PAGE_ROWS = 64

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from perdure.replication.cursor import DIGEST_MASK, Entry, Position
+from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
 from perdure.replication.errors import Damaged
 from perdure.replication.hlc import serial, to_time
 from perdure.replication.ids import canonical, digest, grave_hash, session_tag
-from perdure.replication.images import Archive, Image, pack
+from perdure.replication.images import pack
 from perdure.replication.items import DIGEST_BYTES
 from perdure.replication.lane import Place
 from perdure.replication.limits import (
@@ -37,7 +37,8 @@ from perdure.replication.operations import (
     Single,
 )
 from perdure.replication.records import Vector
-from perdure.replication.shelf import Shelf, Totals, id_of
+from perdure.replication.rows import Archive, Image
+from perdure.replication.shelf import Shelf, Totals, id_of, recount
 from perdure.replication.shown import Shown
 
 
@@ -84,7 +85,16 @@ _KNOWS_ALL = Belief()
 class Session:
     """One session as this region holds it. With an archive it is one that has been stored."""
 
-    def __init__(self, id_: str, archive: Archive | None = None, head: bytes | None = None) -> None:
+    def __init__(
+        self,
+        id_: str,
+        archive: Archive | None = None,
+        head: bytes | None = None,
+        *,
+        recounting: bool = False,
+    ) -> None:
+        """``recounting``: the totals of the head are not believed, for some of what they count is
+        damaged. A head that is damaged itself is None."""
         self.id = id_
         self.created: int | None = None
         self.deleted = False
@@ -92,9 +102,12 @@ class Session:
         self._touched: dict[str, None] = {}
         self._tag = session_tag(id_)
         totals = Totals() if head is None else self._restore(head)
+        recounting = recounting or head is None
+        if archive is not None and recounting:
+            totals = recount(archive)
         self.messages = Shelf(id_, archive, totals)
         # Whether what is stored of the session itself is not what is here.
-        self.is_dirty = False
+        self.is_dirty = archive is not None and recounting
         self._wiped = False
 
     def _restore(self, head: bytes) -> Totals:
@@ -306,7 +319,9 @@ class Session:
             (row, None if message is None else pack(message, stable)) for row, message in rows
         ]
         dropped = [id_ for id_ in shelf.dirty if not shelf.has_row(id_)]
-        image = Image(self.id, whole, self.exists, self._head(), messages, dropped, self._wiped)
+        summary = canonical(self.summary(encode(self.position()))).encode()
+        parts = (summary, self._head(), messages, dropped, self._wiped)
+        image = Image(self.id, whole, self.exists, *parts)
         shelf.dirty.clear()
         self.is_dirty = self._wiped = False
         return image
@@ -399,7 +414,7 @@ class Session:
         stamps = [canonical([key, *value]) for key, value in sorted(self._metadata.items())]
         shelf = self.messages
         sums = [shelf.count, f"{shelf.wholes():x}", shelf.graves_count, shelf.graves_sum]
-        return digest(DIGEST_BYTES, canonical([self.created, stamps, sums]))
+        return digest(DIGEST_BYTES, self.id, canonical([self.created, stamps, sums]))
 
 
 def _content(message: Message) -> int:

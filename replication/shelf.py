@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from perdure.replication.errors import Damaged
 from perdure.replication.ids import grave_hash, slot
-from perdure.replication.images import Archive, Row, buried_row, row_of, unpack
+from perdure.replication.images import row_of, unpack
 from perdure.replication.message import Message
+from perdure.replication.records import Vector
+from perdure.replication.rows import Archive, Row, buried_row
 from perdure.replication.sums import Sums
 
 # What is at hand of a session that comes back to memory, and how much more is fetched at a time.
@@ -34,6 +36,28 @@ class Totals(NamedTuple):
     graves_sum: int = 0
     newest_graves: tuple[tuple[str, int], ...] = ()
     arrivals: int = 0
+
+
+def recount(archive: Archive) -> Totals:
+    """The totals of what is stored and intact, from every row."""
+    shown = contents = wholes = graves = graves_sum = arrivals = 0
+    newest: list[tuple[str, int]] = []
+    after = ""
+    while rows := archive.after(after, REVEAL_ROWS):
+        after = rows[-1].serial
+        for row in rows:
+            wholes += row.whole
+            arrivals = max(arrivals, row.arrived)
+            if row.is_shown:
+                shown += 1
+                contents += row.content
+            elif row.is_buried:
+                graves += 1
+                graves_sum += grave_hash(row.id)
+                newest.append((row.id, row.content))
+    return Totals(
+        shown, contents, wholes, graves, graves_sum, tuple(newest[-GRAVES_AT_HAND:]), arrivals
+    )
 
 
 def id_of(serial: str) -> str:
@@ -381,6 +405,14 @@ class Shelf:
     def loaded(self, id_: str) -> Message | None:
         """The message, where it is in memory."""
         return self._loaded.get(id_)
+
+    def reach_of(self, id_: str) -> tuple[bool, Vector] | None:
+        """Whether a message in memory or in the window is over, and where its operations stand."""
+        message = self._loaded.get(id_)
+        if message is not None:
+            return message.is_over, message.reach
+        row = self._rows.get(id_)
+        return None if row is None else (row.over, row.reach)
 
     def unload(self, id_: str) -> None:
         """Let go of a message that is stored as it is."""

@@ -264,7 +264,15 @@ def serve(tmp_path) -> Serve:
         *, grants: Grants | None = None, peers: Sequence[str] = (), name: str = "eu"
     ) -> AsyncIterator[Region]:
         storage = Failing(tmp_path / name)
-        node = Node(name, storage, SystemClock(), SystemEntropy(), secret=b"p" * 32, peers=peers)
+        node = Node(
+            name,
+            storage,
+            SystemClock(),
+            SystemEntropy(),
+            secret=b"p" * 32,
+            peers=peers,
+            bootstrap=True,
+        )
         node.recover()
         node.start(None)
         app = create_app(node, grants=grants, version="1.2.3", cors_origins=[ORIGIN])

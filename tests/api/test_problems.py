@@ -45,7 +45,8 @@ def test_problem(code):
     assert found.body["type"] == f"urn:perdure:problem:{code}"
     assert found.body["detail"] == "because"
     assert found.body["field"] == "x"
-    retries = code in ("too_many", "storage_full", "storage_failed", "draining", "starting")
+    again = ("too_many", "storage_full", "storage_failed", "draining", "starting", "catching_up")
+    retries = code in again
     assert ("retry-after" in dict(found.headers)) == retries
 
 

@@ -58,7 +58,15 @@ class Regions:
         """A recovered node that has not been started."""
         storage = WatchedStorage(self.path / name)
         self.disks.append(storage)
-        node = Node(name, storage, self.clock, SystemEntropy(), secret=b"s" * 32, peers=peers)
+        node = Node(
+            name,
+            storage,
+            self.clock,
+            SystemEntropy(),
+            secret=b"s" * 32,
+            peers=peers,
+            bootstrap=True,
+        )
         node.recover()
         return node, storage
 

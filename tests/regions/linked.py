@@ -76,7 +76,9 @@ class Linked:
         self.nodes: dict[str, Node] = {}
         self.peers: dict[str, PeerLinks] = {}
 
-    async def start(self, name: str, *, secret: bytes = SECRET, directory: str = "") -> Node:
+    async def start(
+        self, name: str, *, secret: bytes = SECRET, directory: str = "", bootstrap: bool = True
+    ) -> Node:
         config = Config(
             region=name,
             data=self.path / (directory or name),
@@ -84,6 +86,7 @@ class Linked:
             peer_port=self.ports[name],
             peers={other: f"http://127.0.0.1:{self.ports[other]}" for other in self.links[name]},
             peer_secret=secret,
+            bootstrap=bootstrap,
         )
         node, links = build_node(config, self.clock, QuickEntropy())
         await links.start()

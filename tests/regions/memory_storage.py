@@ -3,22 +3,36 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 
-from perdure.regions.ports import StorageFailed
-from perdure.replication.records import Origin, Record, Vector, intact
+from perdure.regions.image_tables import BUCKETS, Sums, term_of
+from perdure.regions.ports import Mark, StorageFailed, Stored
+from perdure.replication.ids import bucket
+from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
+from perdure.replication.rows import Image
+
+from tests.replication.memory_archive import MemoryArchive
 
 
 class MemoryStorage:
-    """Origin logs in memory, by the rules of the port. ``hold`` stops commits until ``release``."""
+    """Logs and images in memory, by the rules of the port. ``hold`` stops commits until
+    ``release``."""
 
     def __init__(self) -> None:
         self.damaged = 0
+        self.position = 0
+        self.log_bytes = 0
         self.commits: list[list[Record]] = []
+        self.saves: list[list[str]] = []
         self.failure: Exception | None = None
         # Set while a commit waits to be let go.
         self.reached = asyncio.Event()
         self._released = asyncio.Event()
         self._released.set()
-        self._arrived: list[Record] = []
+        self._log: dict[tuple[Origin, int], tuple[int, Record]] = {}
+        self._images: dict[str, tuple[MemoryArchive, Image]] = {}
+        self._sums = Sums()
+        self._mark = Mark(0, {}, 0, 0)
+        self._floors: Vector = {}
+        self._notes: dict[str, str] = {}
         self._open = False
 
     def hold(self) -> None:
@@ -34,47 +48,125 @@ class MemoryStorage:
         self._open = True
 
     def replay(self) -> Iterator[Record]:
-        self.damaged = sum(not intact(record) for record in self._arrived)
-        yield from (record for record in self._arrived if intact(record))
+        self.damaged = 0
+        self.position, self.log_bytes = self._mark.position, self._mark.log_bytes
+        for position, record in sorted(self._log.values()):
+            if position > self._mark.position:
+                self.position = position
+                if intact(record):
+                    self.log_bytes += len(record.body)
+                    yield record
+                else:
+                    self.damaged += 1
 
     def vector(self) -> Vector:
-        vector: Vector = {}
-        here = {record.origin for record in self._arrived}
-        for origin in here:
-            lsns = {r.lsn for r in self._arrived if r.origin == origin and intact(r)}
-            dense = next(lsn for lsn in range(1, len(lsns) + 2) if lsn not in lsns) - 1
-            if dense:
-                vector[origin] = dense
-        return vector
+        vector = dict(self._mark.vector)
+        for origin in {origin for origin, _ in self._log} | self._floors.keys():
+            at = max(vector.get(origin, 0), self._floors.get(origin, 0))
+            while (held := self._log.get((origin, at + 1))) is not None and intact(held[1]):
+                at += 1
+            vector[origin] = at
+        return {origin: lsn for origin, lsn in vector.items() if lsn and origin != ABSORBED}
 
-    async def commit(self, records: Sequence[Record]) -> None:
+    def floors(self) -> Vector:
+        return {o: lsn for o, lsn in self._floors.items() if o != ABSORBED}
+
+    def absorbed(self) -> int:
+        return max(
+            (lsn for o, lsn in self._log if o == ABSORBED), default=self._floors.get(ABSORBED, 0)
+        )
+
+    async def _pass(self) -> None:
         self._check_open()
         self.reached.set()
         await self._released.wait()
         if self.failure is not None:
             raise self.failure
-        for record in records:
-            self._put(record)
-        self.commits.append(list(records))
 
-    def _put(self, record: Record) -> None:
-        for number, held in enumerate(self._arrived):
-            if held[:2] == record[:2]:
-                self._arrived[number] = record
-                return
-        self._arrived.append(record)
+    async def commit(self, records: Sequence[Record]) -> None:
+        await self._pass()
+        for record in records:
+            self.position += 1
+            self._log[(record.origin, record.lsn)] = (self.position, record)
+        self.log_bytes += bytes_of(records)
+        self.commits.append(list(records))
 
     async def read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
         self._check_open()
-        by_lsn = {r.lsn: r for r in self._arrived if r.origin == origin and intact(r)}
         found: list[Record] = []
         size = 0
-        while (record := by_lsn.get(after_lsn + len(found) + 1)) is not None:
-            if found and size >= bytes_max:
+        while (held := self._log.get((origin, after_lsn + len(found) + 1))) is not None:
+            record = held[1]
+            if not intact(record) or (found and size >= bytes_max):
                 break
             found.append(record)
             size += len(record.body)
         return found
+
+    async def jump(self, vector: Vector) -> None:
+        await self._pass()
+        self._floors.update(vector)
+
+    async def truncate(self, upto: Vector) -> int:
+        before = len(self._log)
+        for origin, lsn in upto.items():
+            self._floors[origin] = max(lsn, self._floors.get(origin, 0))
+            for key in [key for key in self._log if key[0] == origin and key[1] <= lsn]:
+                del self._log[key]
+        return before - len(self._log)
+
+    # Images
+
+    def session(self, id_: str) -> Stored | None:
+        self._check_open()
+        if id_ not in self._images:
+            return None
+        archive, image = self._images[id_]
+        return Stored(archive, image.head, term_of(image.digest), image.exists)
+
+    def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
+        ids = sorted(id_ for id_, (_, image) in self._images.items() if image.exists)
+        ids = [id_ for id_ in ids if id_ > (after or "")]
+        return [(id_, self._images[id_][1].summary) for id_ in ids[:limit]]
+
+    def count(self) -> int:
+        return self._sums.count
+
+    def bucket_sums(self) -> list[int]:
+        return list(self._sums.sums)
+
+    def in_buckets(self, numbers: Sequence[int]) -> dict[str, bytes]:
+        return {
+            id_: image.digest
+            for id_, (_, image) in self._images.items()
+            if bucket(id_, BUCKETS) in numbers
+        }
+
+    def take_damaged(self) -> set[str]:
+        return set()
+
+    async def save(self, images: Sequence[Image], mark: Mark | None) -> None:
+        await self._pass()
+        for image in images:
+            archive, held = self._images.get(image.session, (MemoryArchive(), None))
+            before = (0, False) if held is None else (term_of(held.digest), held.exists)
+            self._sums.replace(image.session, before, (term_of(image.digest), image.exists))
+            archive.save(image)
+            self._images[image.session] = (archive, image)
+        self.saves.append([image.session for image in images])
+        self._mark = mark or self._mark
+
+    def notes(self) -> dict[str, str]:
+        return dict(self._notes)
+
+    async def note(self, name: str, text: str) -> None:
+        self._notes[name] = text
+        if not text:
+            del self._notes[name]
+
+    def check(self) -> None:
+        if isinstance(self.failure, StorageFailed):
+            raise self.failure
 
     def close(self) -> None:
         self._open = False

@@ -23,8 +23,8 @@ from perdure.replication.frames import (
     encode_json,
     encode_records,
 )
-from perdure.replication.gossip import FORWARD_DELAY_MS
 from perdure.replication.handshake import Identity, challenge
+from perdure.replication.peers import FORWARD_DELAY_MS
 from perdure.replication.records import Origin, seal
 
 from tests.regions.linked import (

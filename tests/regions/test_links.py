@@ -19,8 +19,8 @@ from perdure.regions.transport_dialing import (
 from perdure.regions.transport_wire import PATH
 from perdure.replication.admission import Draft
 from perdure.replication.frames import Channel, Kind, encode_json, encode_records
-from perdure.replication.gossip import FORWARD_DELAY_MS
 from perdure.replication.handshake import Identity, answer, challenge, check_hello, establish
+from perdure.replication.peers import FORWARD_DELAY_MS
 from perdure.replication.records import Origin, Record, seal
 
 from tests.regions.linked import SECRET, Linked, linked

@@ -209,9 +209,10 @@ async def test_a_deaf_peer_does_not_hold_up_a_drain(tmp_path: Path, watched: lis
             await regions.until(lambda: eu.gossip.peers["us"].connected)
             await fill(eu)
             await regions.until(lambda: waits(watched))
-            took_s = await time.until_done(asyncio.create_task(regions.stop("eu")))
+            took_s = await time.until_done(asyncio.create_task(regions.peers["eu"].stop()))
             assert took_s <= 2 * CLOSE_S_MAX
             deaf.resume.set()
+            await regions.stop("eu")
 
 
 async def deafen(regions: Linked, socket: Socket, channel: Channel) -> None:

@@ -96,11 +96,11 @@ async def test_without_links_nobody_can_be_asked(tmp_path: Path) -> None:
     async with linked(tmp_path, {"eu": []}) as regions:
         node = regions.nodes["eu"]
         assert (await node.verify())["equal"] is True
-        found = await verify.verify(node.state, regions.nodes["eu"].gossip, None, None)
+        found = await verify.verify(node.holdings, regions.nodes["eu"].gossip, None, None)
         assert found["regions"] == {}
     async with linked(tmp_path / "2", PAIR, start=False) as regions:
         node = await regions.start("eu")
-        found = await verify.verify(node.state, node.gossip, None, None)
+        found = await verify.verify(node.holdings, node.gossip, None, None)
         assert (found["equal"], found["regions"]) == (False, {"us": "unreachable"})
 
 
@@ -120,7 +120,7 @@ async def test_more_sessions_than_an_answer_has_room_for(
 
         async def ask(peer: str, session: str | None, buckets: Sequence[int] | None) -> Digests:
             if buckets is None:
-                return Digests(us.state.buckets(), None)
+                return Digests(us.holdings.buckets(), None)
             asked.append(len(buckets))
             return await real(peer, session, buckets)
 
@@ -158,7 +158,7 @@ async def test_a_peer_whose_answers_make_no_sense_is_different(
         node = await regions.start("eu")
         links = Answers(buckets, None)
         as_links: Links = links  # type: ignore[assignment]
-        found = await verify.verify(node.state, node.gossip, as_links, None)
+        found = await verify.verify(node.holdings, node.gossip, as_links, None)
         assert (found["regions"], found["different"]) == ({"us": "different"}, [])
         assert links.asked <= 2 * 4096
 
@@ -169,7 +169,7 @@ async def test_the_list_of_what_differs_is_bounded(tmp_path: Path) -> None:
         node = await regions.start("eu")
         theirs = {f"s{number:05}": "aa" for number in range(3 * verify.DIFFERENT_IDS_MAX)}
         links: Links = Answers([], theirs)  # type: ignore[assignment]
-        found = await verify.verify(node.state, node.gossip, links, None)
+        found = await verify.verify(node.holdings, node.gossip, links, None)
         assert found["different"] == sorted(theirs)[: verify.DIFFERENT_IDS_MAX]
         assert found["regions"] == {"us": "different"}
 

@@ -34,7 +34,7 @@ class Bench:
         self.storage = MemoryStorage()
         self.storage.open()
         self.gossip = Gossip(EU, ["us"])
-        self.state = State("eu", self.gossip)
+        self.state = State("eu", self.gossip, self.storage)
         self.told = 0
         self.admitted: list[str] = []
         self.writer = Writer(
@@ -49,11 +49,11 @@ class Bench:
         )
         self.running = asyncio.create_task(self.writer.run())
 
-    def apply(self, applied: Any) -> None:
+    def apply(self, applied: Any, before: int) -> None:
         """Only what is on disk is applied."""
         applied = list(applied)
         assert self.storage.commits[-1] == [one.record for one in applied]
-        self.state.apply(applied)
+        self.state.apply(applied, before)
 
     def tell(self) -> None:
         self.told += 1
@@ -377,7 +377,7 @@ async def test_the_end_finishes_what_waits(bench: Bench) -> None:
 async def test_nobody_waits_for_a_writer_that_has_died(bench: Bench) -> None:
     """Those in the commit and those behind it hear of it."""
 
-    def broken(_: Sequence[Applied]) -> None:
+    def broken(_: Sequence[Applied], before: int) -> None:
         raise ZeroDivisionError
 
     bench.writer._apply = broken  # type: ignore[assignment]

@@ -2,13 +2,7 @@
 
 from bisect import bisect_right
 
-from perdure.replication.images import (
-    FIRST_SHOWN,
-    Image,
-    Row,
-    decode_row,
-    encode_row,
-)
+from perdure.replication.rows import FIRST_SHOWN, Image, Row, decode_row, encode_row
 from perdure.replication.session import Session
 
 

@@ -9,18 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from perdure.replication import gossip as gossip_module
 from perdure.replication.gossip import (
+    RECENT_BYTES_MAX,
+    RECORD_OVERHEAD_BYTES,
+    Batch,
+    Gossip,
+    ReadLog,
+)
+from perdure.replication.peers import (
     BATCH_BYTES_MAX,
     BATCH_BYTES_START,
     BATCHES_IN_FLIGHT_MAX,
     DOWN_MS,
     FORWARD_DELAY_MS,
     PROMPT_MS,
-    RECENT_BYTES_MAX,
-    RECORD_OVERHEAD_BYTES,
     SUSPECT_MS,
-    Batch,
-    Gossip,
-    ReadLog,
 )
 from perdure.replication.records import Origin, Record, Vector, bytes_of, intact, seal
 
@@ -49,7 +51,7 @@ class Region:
     def start(self) -> None:
         """A new process on the same disk."""
         self.gossip = Gossip(Origin(self.name, self.incarnation), self.peers)
-        self.gossip.recovered({origin: len(records) for origin, records in self.disk.items()})
+        self.gossip.recovered({origin: len(records) for origin, records in self.disk.items()}, {})
 
     def restart(self) -> None:
         self.incarnation += 1
@@ -439,7 +441,7 @@ def test_what_a_peer_accepts_itself_is_not_sent_back_to_it() -> None:
 def test_what_was_there_before_the_start_is_forwarded_at_once() -> None:
     """It is old, also where its origin has something new that is not."""
     gossip, origin = Gossip(Origin("us", 1), ["ap"]), Origin("eu", 1)
-    gossip.recovered({origin: 5})
+    gossip.recovered({origin: 5}, {})
     gossip.stored([seal(origin, 6, b"x")], 0)
     gossip.connected("ap", Origin("ap", 1), {}, 0)
     assert gossip.next_batch("ap", 0) == ReadLog(origin, 0, BATCH_BYTES_START)
@@ -588,6 +590,6 @@ def test_a_vector_never_passes_a_gap() -> None:
     with pytest.raises(AssertionError, match="without a gap"):
         gossip.stored([seal(gossip.me, 2, b"x")], 0)
     vector: Vector = {gossip.me: 5}
-    gossip.recovered(vector)
+    gossip.recovered(vector, {})
     vector[gossip.me] = 9
     assert gossip.vector == {gossip.me: 5}

@@ -102,7 +102,9 @@ class World:
 def make_node(path: Path, name: str, peers: list[str]) -> tuple[Node, SqliteStorage]:
     """A region that runs, on real disk, and is linked to nobody."""
     storage = SqliteStorage(path / name)
-    node = Node(name, storage, SystemClock(), SystemEntropy(), secret=b"s" * 32, peers=peers)
+    node = Node(
+        name, storage, SystemClock(), SystemEntropy(), secret=b"s" * 32, peers=peers, bootstrap=True
+    )
     node.recover()
     node.start(None)
     return node, storage

@@ -1,0 +1,71 @@
+"""A region with an empty disk is not ready before it has caught up with the peers it can reach.
+
+Also where they never knew its name: it would answer "not found" for what they hold. A cluster that
+is new catches up at once, for nobody holds anything; only a region that is started alone, with its
+peers out of reach, waits until somebody says that it is the first.
+"""
+
+import logging
+
+from perdure.regions.ports import Storage
+from perdure.regions.repair import Repair
+from perdure.replication.gossip import Gossip
+from perdure.replication.records import Vector
+
+log = logging.getLogger("perdure")
+
+_NOTE = "catching_up"
+
+
+class CatchUp:
+    """Whether the region may be ready. ``bootstrap``: the operator says that it is the first."""
+
+    def __init__(
+        self, gossip: Gossip, repair: Repair, storage: Storage, *, bootstrap: bool
+    ) -> None:
+        self.is_under_way = False
+        self._gossip = gossip
+        self._repair = repair
+        self._storage = storage
+        self._bootstrap = bootstrap
+        # What each peer had when it was first met.
+        self._targets: dict[str, Vector] = {}
+        self._noted = False
+
+    def recovered(self) -> None:
+        """The storage has been replayed."""
+        self._noted = _NOTE in self._storage.notes()
+        empty = not self._storage.vector() and not self._storage.count()
+        waits = (empty or self._noted) and bool(self._gossip.peers)
+        self.is_under_way = waits and not self._bootstrap
+
+    def linked(self, name: str) -> None:
+        """A link to the peer is open."""
+        self._targets.setdefault(name, dict(self._gossip.peers[name].vector))
+        self.look()
+
+    def look(self) -> None:
+        """Has what was missing arrived?"""
+        if self.is_under_way and self._is_caught_up():
+            self.is_under_way = False
+            log.info("caught up with %s", ", ".join(sorted(self._targets)))
+
+    def _is_caught_up(self) -> bool:
+        peers = self._gossip.peers
+        connected = [name for name in self._targets if peers[name].connected]
+        untried = self._repair.links.untried() if self._repair.links is not None else peers.keys()
+        if not connected or untried:
+            return False
+        return all(
+            name not in self._repair.below and self._has(self._targets[name]) for name in connected
+        )
+
+    def _has(self, target: Vector) -> bool:
+        return all(self._gossip.vector.get(origin, 0) >= lsn for origin, lsn in target.items())
+
+    async def step(self) -> None:
+        """A second has passed: remember on disk whether a start must go on to catch up."""
+        self.look()
+        if self.is_under_way != self._noted:
+            await self._storage.note(_NOTE, "yes" if self.is_under_way else "")
+            self._noted = self.is_under_way

@@ -1,0 +1,223 @@
+"""Storing what is dirty, so that sessions may leave memory, starts stay short, and logs end.
+
+Rule of this file: the watermark never passes a record whose effect is not in an image, and a log
+is let go of only behind the watermark. A checkpoint that fails is tried again; nothing depends on
+it but space.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from perdure.regions.ports import Clock, Mark, Storage, StorageFull
+from perdure.regions.state import State
+from perdure.replication.gossip import Gossip
+from perdure.replication.limits import (
+    EVICT_IDLE_S,
+    LOG_AGE_S_MAX,
+    LOG_BYTES_MAX,
+    REPLAY_BYTES_MAX,
+)
+from perdure.replication.records import ABSORBED, Origin, Vector, parse_origin
+from perdure.replication.rows import Image
+
+log = logging.getLogger("perdure")
+
+# A session is stored when nothing has been written to it for so long.
+QUIET_S = 2
+# What one transaction stores: commits wait for it.
+IMAGE_BYTES_MAX = 1_048_576
+IMAGES_MAX = 200
+TRUNCATE_EVERY_S = 5
+# So many old marks are kept for the caps of the log.
+_OLD_MARKS_MAX = 128
+_MARKS = "marks"
+
+
+class Checkpoint:
+    """Stores the sessions of a region, bit by bit."""
+
+    def __init__(
+        self,
+        state: State,
+        storage: Storage,
+        gossip: Gossip,
+        clock: Clock,
+        absorbed: Callable[[], int],
+        *,
+        evict_idle_s: int = EVICT_IDLE_S,
+        log_bytes_max: int = LOG_BYTES_MAX,
+    ) -> None:
+        self.saved = 0
+        self.truncated = 0
+        self.failures = 0
+        self._state = state
+        self._storage = storage
+        self._gossip = gossip
+        self._clock = clock
+        self._absorbed = absorbed
+        self._evict_idle_s = evict_idle_s
+        self._log_bytes_max = log_bytes_max
+        # Marks that the watermark may still come to; where it is; and older ones, for the caps.
+        self._marks: deque[Mark] = deque()
+        self._watermark: Mark | None = None
+        self._old: deque[Mark] = deque()
+        # What of a log cannot be read any more: peers take the sessions instead.
+        self._unreadable: Vector = {}
+        self._next_truncation_s = 0
+        self._working = asyncio.Lock()
+
+    def recovered(self) -> None:
+        """The storage has been replayed."""
+        text = self._storage.notes().get(_MARKS, "[]")
+        for position, vector, wall_ms, log_bytes in json.loads(text):
+            places = {parse_origin(origin): lsn for origin, lsn in vector.items()}
+            self._old.append(Mark(position, places, wall_ms, log_bytes))
+        self.mark()
+
+    def mark(self) -> None:
+        """Everything that is logged by now has been applied."""
+        position = self._storage.position
+        if self._marks and self._marks[-1].position == position:
+            return
+        vector = {**self._gossip.vector, ABSORBED: self._absorbed()}
+        wall_ms, log_bytes = self._clock.wall_ms(), self._storage.log_bytes
+        self._marks.append(Mark(position, vector, wall_ms, log_bytes))
+
+    def unreadable(self, origin: Origin, lsn: int) -> None:
+        """A record of a log is damaged; what it said is in the sessions."""
+        self._unreadable[origin] = max(lsn, self._unreadable.get(origin, 0))
+
+    async def step(self, now_s: int) -> None:
+        """What one second brings. Raises ``StorageFailed``."""
+        self.mark()
+        self._state.evict(now_s, self._evict_idle_s)
+        try:
+            await self._store(self._is_due)
+            if now_s >= self._next_truncation_s:
+                self._next_truncation_s = now_s + TRUNCATE_EVERY_S
+                await self._truncate()
+        except StorageFull as error:
+            self.failures += 1
+            log.warning("a checkpoint has to wait: %s", error)
+
+    async def all(self) -> None:
+        """Store everything that is dirty now. Raises ``StorageFull`` and ``StorageFailed``."""
+        self.mark()
+        await self._store(lambda _: True)
+
+    async def session(self, id_: str) -> None:
+        """Store one session now. Raises as :meth:`all` does."""
+        await self._store(lambda other: other == id_)
+
+    def _is_due(self, id_: str) -> bool:
+        if self._state.idle_for(id_) >= QUIET_S:
+            return True
+        behind = self._marks[-1].log_bytes - self._bytes_before(self._state.dirty[id_])
+        return behind > REPLAY_BYTES_MAX
+
+    def _bytes_before(self, position: int) -> int:
+        """How much had been logged at about this position; never too much."""
+        before = self._watermark.log_bytes if self._watermark is not None else 0
+        for mark in self._marks:
+            if mark.position > position:
+                break
+            before = mark.log_bytes
+        return before
+
+    async def _store(self, due: Callable[[str], bool]) -> None:
+        async with self._working:
+            waiting = [id_ for id_ in self._state.dirty if due(id_)]
+            waiting.reverse()
+            while waiting:
+                await self._save(self._take(waiting))
+            mark = self._reached()
+            if mark is not None:
+                await self._save([], mark)
+
+    def _take(self, waiting: list[str]) -> list[Image]:
+        images: list[Image] = []
+        size = 0
+        while waiting and size < IMAGE_BYTES_MAX and len(images) < IMAGES_MAX:
+            id_ = waiting.pop()
+            # It may have been deleted or stored meanwhile.
+            if id_ in self._state.dirty and id_ in self._state.sessions:
+                for image in self._state.images([id_]):
+                    images.append(image)
+                    size += len(image.head) + sum(len(body or b"") for _, body in image.messages)
+        return images
+
+    async def _save(self, images: list[Image], mark: Mark | None = None) -> None:
+        try:
+            await self._storage.save(images, mark)
+        except BaseException:
+            self._state.unsaved(images)
+            raise
+        self._state.saved(images)
+        self.saved += len(images)
+        if mark is not None:
+            self._watermark = mark
+            while self._marks and self._marks[0].position <= mark.position:
+                self._old.append(self._marks.popleft())
+
+    def _reached(self) -> Mark | None:
+        """The newest mark that nothing dirty stands behind; None when that is no news."""
+        first = min(self._state.dirty.values(), default=None)
+        best: Mark | None = None
+        for mark in self._marks:
+            if first is not None and mark.position > first:
+                break
+            best = mark
+        return best
+
+    # Letting go of the log
+
+    async def _truncate(self) -> None:
+        if self._watermark is None:
+            return
+        upto = self._within_caps()
+        for origin, lsn in (*self._gossip.on_every_disk().items(), *self._unreadable.items()):
+            upto[origin] = max(lsn, upto.get(origin, 0))
+        upto[ABSORBED] = self._watermark.vector.get(ABSORBED, 0)
+        stored = self._watermark.vector
+        upto = {origin: min(lsn, stored.get(origin, 0)) for origin, lsn in upto.items()}
+        floors = self._gossip.floors
+        upto = {origin: lsn for origin, lsn in upto.items() if lsn > floors.get(origin, 0)}
+        self.truncated += await self._storage.truncate(upto)
+        self._gossip.floors = self._storage.floors()
+        reached = [o for o, lsn in self._unreadable.items() if lsn <= stored.get(o, 0)]
+        for origin in reached:
+            del self._unreadable[origin]
+
+    def _within_caps(self) -> Vector:
+        """What is so old, or lies so far back, that it goes though somebody lacks it."""
+        self._thin()
+        oldest_ms = self._clock.wall_ms() - LOG_AGE_S_MAX * 1000
+        first_byte = self._storage.log_bytes - self._log_bytes_max
+        upto: Vector = {}
+        for mark in self._old:
+            if mark.wall_ms < oldest_ms or mark.log_bytes < first_byte:
+                upto = dict(mark.vector)
+        return upto
+
+    def _thin(self) -> None:
+        if len(self._old) > _OLD_MARKS_MAX:
+            kept = list(self._old)
+            self._old = deque([*kept[:-8:2], *kept[-8:]])
+
+    async def remember(self) -> None:
+        """Keep the old marks for the next start."""
+        marks = [
+            [mark.position, {str(o): lsn for o, lsn in mark.vector.items()}, *mark[2:]]
+            for mark in self._old
+        ]
+        await self._storage.note(_MARKS, json.dumps(marks))
+
+    async def close(self) -> None:
+        """Store what can be stored, so that the next start has nothing to replay."""
+        with contextlib.suppress(StorageFull):
+            await self.all()
+            await self.remember()

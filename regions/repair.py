@@ -1,0 +1,176 @@
+"""Repair: finding by digests which sessions a peer knows otherwise, and absorbing what it knows.
+
+One round with one peer is everything: the repair of a damaged session, the bootstrap of an empty
+region, the return of one that was away for longer than the logs reach. What has been absorbed is
+equal at the next round, so an interrupted one goes on where it was. The other direction is the
+peer's own round.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+from perdure.regions.holdings import Holdings
+from perdure.regions.links import Links, PeerUnreachable
+from perdure.regions.ports import Clock, StorageError
+from perdure.replication.gossip import Gossip
+from perdure.replication.records import Vector
+
+log = logging.getLogger("perdure")
+
+REPAIR_EVERY_S = 3_600
+# After a link opens, the logs get so long to bring what is missing.
+SETTLE_S = 5
+# Sessions that differ get so long to become equal by what is under way.
+SECOND_LOOK_S = 2
+# What is asked for at a time.
+BUCKETS_ASKED_MAX = 256
+SESSIONS_ASKED_MAX = 64
+# What is stored in one step of what a peer tells.
+ABSORB_BYTES_MAX = 1_048_576
+
+
+class Repair:
+    """The rounds of one region. ``absorb`` stores pieces, ``jump`` goes on from a vector."""
+
+    def __init__(
+        self,
+        gossip: Gossip,
+        holdings: Holdings,
+        clock: Clock,
+        absorb: Callable[[Sequence[bytes]], Awaitable[None]],
+        jump: Callable[[Vector], Awaitable[None]],
+    ) -> None:
+        self.counters = Counter(dict.fromkeys(("repair_rounds", "repaired", "jumps"), 0))
+        self.links: Links | None = None
+        self.under_way: str | None = None
+        self._gossip = gossip
+        self._holdings = holdings
+        self._clock = clock
+        self._absorb = absorb
+        self._jump = jump
+        # When a round with a peer is due, in ms; and with which peers this region is below.
+        self._due_ms: dict[str, int] = {}
+        self.below: set[str] = set()
+        # Sessions that are to be fetched, whatever the digests say.
+        self.wanted: set[str] = set()
+        self._wake = asyncio.Event()
+        self._pause = asyncio.sleep
+
+    def linked(self, name: str) -> None:
+        """A link to the peer is open: compare when it has settled."""
+        self.below.discard(name)
+        self._due_ms[name] = self._clock.monotonic_ms() + SETTLE_S * 1000
+
+    def is_below(self, name: str) -> None:
+        """The peer's logs no longer hold what this region lacks."""
+        if name not in self.below:
+            log.warning("the log of %s no longer reaches back to what is here: comparing", name)
+            self.below.add(name)
+            self._wake.set()
+
+    def want(self, session: str) -> None:
+        """Something of this session is damaged here."""
+        self.wanted.add(session)
+        self._wake.set()
+
+    def tick(self) -> None:
+        """A second has passed."""
+        now_ms = self._clock.monotonic_ms()
+        if self.wanted or self.below or any(due <= now_ms for due in self._due_ms.values()):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Do what is due, for as long as it is not cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for name in self._gossip.peers:
+                await self._visit(name)
+
+    async def _visit(self, name: str) -> None:
+        now_ms = self._clock.monotonic_ms()
+        due = self._due_ms.get(name)
+        if not self._gossip.peers[name].connected:
+            return
+        if name in self.below or self.wanted or (due is not None and due <= now_ms):
+            self._due_ms[name] = now_ms + REPAIR_EVERY_S * 1000
+            try:
+                await self.round(name)
+            except (PeerUnreachable, StorageError) as error:
+                log.info("the comparison with %s was interrupted: %r", name, error)
+                self._due_ms[name] = now_ms + SETTLE_S * 1000
+
+    async def round(self, name: str) -> int:
+        """Absorb what the peer knows otherwise; how many sessions that were.
+
+        Raises ``PeerUnreachable``, ``StorageFull``, ``StorageFailed``; what was absorbed by then
+        stays.
+        """
+        assert self.links is not None
+        below = name in self.below
+        # Everything up to here is in what the peer tells from now on.
+        reached = dict(self._gossip.peers[name].vector)
+        wanted, self.wanted = self.wanted, set()
+        self.under_way = name
+        try:
+            repaired = await self._pull_all(name, sorted(wanted))
+            different = await self._buckets_that_differ(name)
+            for start in range(0, len(different), BUCKETS_ASKED_MAX):
+                numbers = different[start : start + BUCKETS_ASKED_MAX]
+                ids = await self._sessions_that_differ(name, numbers)
+                if ids and not below:
+                    await self._pause(SECOND_LOOK_S)
+                    again = await self._sessions_that_differ(name, numbers)
+                    ids = [id_ for id_ in ids if id_ in set(again)]
+                repaired += await self._pull_all(name, ids)
+            if below:
+                self.counters["jumps"] += 1
+                await self._jump(reached)
+                self.below.discard(name)
+        except BaseException:
+            self.wanted |= wanted
+            raise
+        finally:
+            self.under_way = None
+        self.counters["repair_rounds"] += 1
+        return repaired
+
+    async def _buckets_that_differ(self, name: str) -> list[int]:
+        assert self.links is not None
+        theirs = (await self.links.ask_digests(name, None, None)).buckets or []
+        mine = self._holdings.buckets()
+        pairs = enumerate(zip(mine, theirs, strict=False))
+        return [number for number, (one, other) in pairs if one != other]
+
+    async def _sessions_that_differ(self, name: str, numbers: list[int]) -> list[str]:
+        """Sessions that the peer knows, and knows otherwise."""
+        assert self.links is not None
+        theirs = (await self.links.ask_digests(name, None, numbers)).sessions
+        if theirs is None:
+            # More than one answer has room for.
+            half = len(numbers) // 2
+            if not half:
+                raise PeerUnreachable(name)
+            first = await self._sessions_that_differ(name, numbers[:half])
+            return first + await self._sessions_that_differ(name, numbers[half:])
+        mine = self._holdings.in_buckets(numbers)
+        return [id_ for id_, digest in theirs.items() if mine.get(id_) != digest]
+
+    async def _pull_all(self, name: str, ids: list[str]) -> int:
+        for start in range(0, len(ids), SESSIONS_ASKED_MAX):
+            await self._pull(name, ids[start : start + SESSIONS_ASKED_MAX])
+        self.counters["repaired"] += len(ids)
+        return len(ids)
+
+    async def _pull(self, name: str, ids: list[str]) -> None:
+        assert self.links is not None
+        pieces: list[bytes] = []
+        async for piece in self.links.pull(name, ids):
+            pieces.append(piece)
+            if sum(map(len, pieces)) >= ABSORB_BYTES_MAX:
+                await self._absorb(pieces)
+                pieces = []
+        if pieces:
+            await self._absorb(pieces)
