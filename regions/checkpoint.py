@@ -11,6 +11,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from perdure.regions.ports import Clock, Mark, Storage, StorageFull
 from perdure.regions.state import State
@@ -37,6 +38,15 @@ _OLD_MARKS_MAX = 128
 _MARKS = "marks"
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long sessions stay in memory, and logs on disk."""
+
+    evict_idle_s: int = EVICT_IDLE_S
+    log_bytes_max: int = LOG_BYTES_MAX
+    log_age_s_max: int = LOG_AGE_S_MAX
+
+
 class Checkpoint:
     """Stores the sessions of a region, bit by bit."""
 
@@ -47,9 +57,7 @@ class Checkpoint:
         gossip: Gossip,
         clock: Clock,
         absorbed: Callable[[], int],
-        *,
-        evict_idle_s: int = EVICT_IDLE_S,
-        log_bytes_max: int = LOG_BYTES_MAX,
+        limits: Limits,
     ) -> None:
         self.saved = 0
         self.truncated = 0
@@ -59,8 +67,7 @@ class Checkpoint:
         self._gossip = gossip
         self._clock = clock
         self._absorbed = absorbed
-        self._evict_idle_s = evict_idle_s
-        self._log_bytes_max = log_bytes_max
+        self._limits = limits
         # Marks that the watermark may still come to; where it is; and older ones, for the caps.
         self._marks: deque[Mark] = deque()
         self._watermark: Mark | None = None
@@ -94,7 +101,7 @@ class Checkpoint:
     async def step(self, now_s: int) -> None:
         """What one second brings. Raises ``StorageFailed``."""
         self.mark()
-        self._state.evict(now_s, self._evict_idle_s)
+        self._state.evict(now_s, self._limits.evict_idle_s)
         try:
             await self._store(self._is_due)
             if now_s >= self._next_truncation_s:
@@ -111,7 +118,8 @@ class Checkpoint:
 
     async def session(self, id_: str) -> None:
         """Store one session now. Raises as :meth:`all` does."""
-        await self._store(lambda other: other == id_)
+        if id_ in self._state.dirty or id_ in self._state.saving:
+            await self._store(lambda other: other == id_)
 
     def _is_due(self, id_: str) -> bool:
         if self._state.idle_for(id_) >= QUIET_S:
@@ -195,8 +203,8 @@ class Checkpoint:
     def _within_caps(self) -> Vector:
         """What is so old, or lies so far back, that it goes though somebody lacks it."""
         self._thin()
-        oldest_ms = self._clock.wall_ms() - LOG_AGE_S_MAX * 1000
-        first_byte = self._storage.log_bytes - self._log_bytes_max
+        oldest_ms = self._clock.wall_ms() - self._limits.log_age_s_max * 1000
+        first_byte = self._storage.log_bytes - self._limits.log_bytes_max
         upto: Vector = {}
         for mark in self._old:
             if mark.wall_ms < oldest_ms or mark.log_bytes < first_byte:

@@ -7,6 +7,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def free_ports(count: int) -> list[int]:
 class Cluster:
     """Regions that know each other; each can be killed and started again."""
 
-    def __init__(self, directory: Path, ports: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, directory: Path, ports: list[tuple[int, int]], options: Sequence[str] = ()
+    ) -> None:
+        """``options``: further flags of ``perdure serve``, for every region."""
+        self._options = options
         self.regions = {
             name: RegionProcess(name, port, peer_port, directory / name)
             for name, (port, peer_port) in zip(NAMES, ports, strict=True)
@@ -88,7 +93,7 @@ class Cluster:
         region.data.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
-        command += ["--data", str(region.data), "--dev-no-auth"]
+        command += ["--data", str(region.data), "--dev-no-auth", *self._options]
         for other in self.regions.values():
             if other is not region:
                 command += ["--peer", f"{other.name}=http://127.0.0.1:{other.peer_port}"]

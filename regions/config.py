@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from perdure.replication.frames import SECRET_BYTES_MIN
 from perdure.replication.ids import is_id
+from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
 
 PEER_SECRET = "PERDURE_PEER_SECRET"
 JWT_SECRET = "PERDURE_JWT_SECRET"
@@ -36,6 +37,11 @@ class Config:
     cors_origins: tuple[str, ...] = ()
     # The first region of its cluster: with an empty disk it does not wait for its peers.
     bootstrap: bool = False
+    # How much of a log is kept for a peer that lacks it, and for how long.
+    log_bytes_max: int = LOG_BYTES_MAX
+    log_age_s_max: int = LOG_AGE_S_MAX
+    # When a session that nobody uses leaves memory.
+    evict_idle_s: int = EVICT_IDLE_S
 
     @property
     def no_auth(self) -> bool:
@@ -103,6 +109,14 @@ def check(config: Config) -> None:
     for name, port in (("--port", config.port), ("--peer-port", config.peer_port)):
         if not 0 < port <= PORT_MAX:
             raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
+    limits = {
+        "--log-bytes-max": config.log_bytes_max,
+        "--log-age-s-max": config.log_age_s_max,
+        "--evict-idle-s": config.evict_idle_s,
+    }
+    for name, number in limits.items():
+        if number < 1:
+            raise ConfigError(f"{name} {number} must be 1 or more")
     if config.port == config.peer_port:
         raise ConfigError(f"--port and --peer-port are both {config.port}; they must differ")
     if config.no_auth and not is_loopback(config.host):

@@ -24,6 +24,7 @@ from perdure.regions.config import (
 from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
 from perdure.regions.dev import dev
 from perdure.regions.ports import StorageError
+from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
 
 # Only known where nothing listens outside this machine (``--dev-no-auth``).
 DEV_SECRET = b"perdure development secret, loopback only"
@@ -85,6 +86,13 @@ def _add_serve(commands: Any) -> None:
         action="store_true",
         help="with an empty disk, be ready without having caught up with a peer",
     )
+    for name, unit, most, text in (
+        ("--log-bytes-max", "BYTES", LOG_BYTES_MAX, "of a log is kept for peers that lack it"),
+        ("--log-age-s-max", "SECONDS", LOG_AGE_S_MAX, "that long it is kept for them"),
+        ("--evict-idle-s", "SECONDS", EVICT_IDLE_S, "until an unused session leaves memory"),
+    ):
+        help_ = f"{text} ({most:,})"
+        serving.add_argument(name, type=int, default=most, metavar=unit, help=help_)
     serving.add_argument(
         "--dev-no-auth", action="store_true", help="serve anybody, on loopback only"
     )
@@ -152,6 +160,9 @@ def _config(options: argparse.Namespace) -> Config:
         jwt_secret=jwt_secret,
         cors_origins=tuple(options.cors_origin),
         bootstrap=options.bootstrap,
+        log_bytes_max=options.log_bytes_max,
+        log_age_s_max=options.log_age_s_max,
+        evict_idle_s=options.evict_idle_s,
     )
 
 

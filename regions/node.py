@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from perdure.regions.catch_up import CatchUp
-from perdure.regions.checkpoint import Checkpoint
+from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
@@ -50,6 +50,7 @@ class Node(Writing):
         secret: bytes,
         peers: Sequence[str] = (),
         bootstrap: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         self.region = region
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
@@ -75,7 +76,12 @@ class Node(Writing):
         )
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
-            self.state, storage, self.gossip, clock, lambda: self._writer.absorbed
+            self.state,
+            storage,
+            self.gossip,
+            clock,
+            lambda: self._writer.absorbed,
+            limits or Limits(),
         )
         self.repair = Repair(
             self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+from perdure.regions.checkpoint import Limits
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
 from perdure.regions.node import Node
@@ -68,6 +69,7 @@ def build_node(
         secret=config.peer_secret,
         peers=list(config.peers),
         bootstrap=config.bootstrap,
+        limits=Limits(config.evict_idle_s, config.log_bytes_max, config.log_age_s_max),
     )
     node.recover()
     links = PeerLinks(
