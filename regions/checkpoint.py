@@ -80,9 +80,9 @@ class Checkpoint:
     def recovered(self) -> None:
         """The storage has been replayed."""
         text = self._storage.notes().get(_MARKS, "[]")
-        for position, vector, wall_ms, log_bytes in json.loads(text):
+        for position, vector, *rest in json.loads(text):
             places = {parse_origin(origin): lsn for origin, lsn in vector.items()}
-            self._old.append(Mark(position, places, wall_ms, log_bytes))
+            self._old.append(Mark(position, places, *rest))
         self.mark()
 
     def mark(self) -> None:
@@ -92,7 +92,7 @@ class Checkpoint:
             return
         vector = {**self._gossip.vector, ABSORBED: self._absorbed()}
         wall_ms, log_bytes = self._clock.wall_ms(), self._storage.log_bytes
-        self._marks.append(Mark(position, vector, wall_ms, log_bytes))
+        self._marks.append(Mark(position, vector, wall_ms, log_bytes, self._state.clock.last))
 
     def unreadable(self, origin: Origin, lsn: int) -> None:
         """A record of a log is damaged; what it said is in the sessions."""

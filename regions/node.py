@@ -96,6 +96,7 @@ class Node(Writing):
         Raises ``StorageLocked`` and ``StorageFailed``.
         """
         self._storage.open()
+        self.state.clock.see(self._storage.hlc)
         before = self._storage.position
         for record in self._storage.replay():
             self.state.apply([Applied(self.state.decode(record), record)], before)

@@ -55,12 +55,14 @@ class Stored(NamedTuple):
 
 class Mark(NamedTuple):
     """A place in the log: all records up to ``position`` have been applied, and gave ``vector``.
-    ``log_bytes``: how much has ever been logged by then, in bytes of bodies."""
+    ``log_bytes``: how much has ever been logged by then, in bytes of bodies; ``hlc``: the greatest
+    reading of the hybrid clock."""
 
     position: int
     vector: Vector
     wall_ms: int
     log_bytes: int
+    hlc: int
 
 
 class Storage(Protocol):
@@ -71,6 +73,8 @@ class Storage(Protocol):
     damaged: int
     position: int
     log_bytes: int
+    # The reading of the hybrid clock at the watermark.
+    hlc: int
 
     def open(self) -> None:
         """Own the directory. Raises ``StorageLocked`` and ``StorageFailed``."""

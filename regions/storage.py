@@ -44,6 +44,7 @@ class SqliteStorage:
         self.damaged = 0
         self.position = 0
         self.log_bytes = 0
+        self.hlc = 0
         self._lock = DirectoryLock(directory)
         self._failed: Exception | None = None
         self._closed = False
@@ -115,7 +116,7 @@ class SqliteStorage:
         if "sums" in meta:
             self._sums = Sums.decode(meta["sums"])
         if "watermark" in meta:
-            self._watermark, self.log_bytes = json.loads(meta["watermark"])
+            self._watermark, self.log_bytes, self.hlc = json.loads(meta["watermark"])
         self.position = self._watermark
         self._notes = {
             key.removeprefix(_NOTE): value.decode()
@@ -314,7 +315,7 @@ class SqliteStorage:
             if images or spoilt:
                 log_tables.put_meta(connection, "sums", saved.encode())
             if mark is not None:
-                text = json.dumps([mark.position, mark.log_bytes])
+                text = json.dumps([mark.position, mark.log_bytes, mark.hlc])
                 log_tables.put_meta(connection, "watermark", text.encode())
                 log_tables.set_held(connection, self._ids, mark.vector)
             return saved

@@ -20,6 +20,11 @@ class HybridClock:
     def __init__(self) -> None:
         self._last = 0
 
+    @property
+    def last(self) -> int:
+        """The greatest reading given or seen."""
+        return self._last
+
     def tick(self, now_ms: int, after: int = 0) -> int:
         """A reading that is greater than every one given or seen before, and than ``after``."""
         self._last = max(self._last + 1, now_ms << _COUNTER_BITS, after + 1)

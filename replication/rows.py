@@ -46,6 +46,8 @@ class Row(NamedTuple):
 
 
 FIRST_SHOWN = "0"
+# Between those that are shown and the others.
+BEFORE_SHOWN = "/"
 
 
 class Archive(Protocol):

@@ -37,7 +37,7 @@ from perdure.replication.operations import (
     Single,
 )
 from perdure.replication.records import Vector
-from perdure.replication.rows import Archive, Image
+from perdure.replication.rows import BEFORE_SHOWN, Archive, Image
 from perdure.replication.shelf import Shelf, Totals, id_of, recount
 from perdure.replication.shown import Shown
 
@@ -105,6 +105,10 @@ class Session:
         recounting = recounting or head is None
         if archive is not None and recounting:
             totals = recount(archive)
+        if archive is not None and head is None:
+            # The messages say when the session was there at the latest; a peer knows better.
+            oldest = archive.after(BEFORE_SHOWN, 1)
+            self.created = int(oldest[0].serial[:16], 16) if oldest else None
         self.messages = Shelf(id_, archive, totals)
         # Whether what is stored of the session itself is not what is here.
         self.is_dirty = archive is not None and recounting

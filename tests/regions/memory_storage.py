@@ -20,6 +20,7 @@ class MemoryStorage:
         self.damaged = 0
         self.position = 0
         self.log_bytes = 0
+        self.hlc = 0
         self.commits: list[list[Record]] = []
         self.saves: list[list[str]] = []
         self.failure: Exception | None = None
@@ -30,7 +31,7 @@ class MemoryStorage:
         self._log: dict[tuple[Origin, int], tuple[int, Record]] = {}
         self._images: dict[str, tuple[MemoryArchive, Image]] = {}
         self._sums = Sums()
-        self._mark = Mark(0, {}, 0, 0)
+        self._mark = Mark(0, {}, 0, 0, 0)
         self._floors: Vector = {}
         self._notes: dict[str, str] = {}
         self._open = False
@@ -46,10 +47,14 @@ class MemoryStorage:
 
     def open(self) -> None:
         self._open = True
+        self.position, self.log_bytes, self.hlc = (
+            self._mark.position,
+            self._mark.log_bytes,
+            self._mark.hlc,
+        )
 
     def replay(self) -> Iterator[Record]:
         self.damaged = 0
-        self.position, self.log_bytes = self._mark.position, self._mark.log_bytes
         for position, record in sorted(self._log.values()):
             if position > self._mark.position:
                 self.position = position
