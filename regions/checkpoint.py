@@ -33,6 +33,8 @@ QUIET_S = 2
 IMAGE_BYTES_MAX = 1_048_576
 IMAGES_MAX = 200
 TRUNCATE_EVERY_S = 5
+# How many stored sessions are compared with their checksums each second.
+SCRUB_SESSIONS_MAX = 20
 # So many old marks are kept for the caps of the log.
 _OLD_MARKS_MAX = 128
 _MARKS = "marks"
@@ -76,6 +78,7 @@ class Checkpoint:
         self._unreadable: Vector = {}
         self._next_truncation_s = 0
         self._working = asyncio.Lock()
+        self._scrubbed = 0
 
     def recovered(self) -> None:
         """The storage has been replayed."""
@@ -107,6 +110,7 @@ class Checkpoint:
             if now_s >= self._next_truncation_s:
                 self._next_truncation_s = now_s + TRUNCATE_EVERY_S
                 await self._truncate()
+            self._scrubbed = await self._storage.scrub(self._scrubbed, SCRUB_SESSIONS_MAX)
         except StorageFull as error:
             self.failures += 1
             log.warning("a checkpoint has to wait: %s", error)
@@ -115,6 +119,12 @@ class Checkpoint:
         """Store everything that is dirty now. Raises ``StorageFull`` and ``StorageFailed``."""
         self.mark()
         await self._store(lambda _: True)
+
+    async def scrub(self) -> None:
+        """Compare everything that is stored with its checksums."""
+        after = await self._storage.scrub(0, SCRUB_SESSIONS_MAX)
+        while after:
+            after = await self._storage.scrub(after, SCRUB_SESSIONS_MAX)
 
     async def session(self, id_: str) -> None:
         """Store one session now. Raises as :meth:`all` does."""

@@ -11,6 +11,7 @@ from perdure.regions.ports import Stored
 from perdure.replication.errors import Damaged
 from perdure.replication.ids import bucket, slot
 from perdure.replication.rows import FIRST_SHOWN, Image, Row, decode_row, encode_row
+from perdure.replication.totals import recount
 from sqlalchemy import Connection
 
 BUCKETS = 4_096
@@ -94,6 +95,10 @@ class StoredMessages:
             return None
         data: bytes = body
         return data
+
+    def missing(self) -> None:
+        """Something that was stored is not there."""
+        self._quarantine("missing", self._number, self._session)
 
 
 def load(connection: Connection, id_: str, quarantine: Quarantine) -> Stored | None:
@@ -236,6 +241,8 @@ def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -
     """Move what was found damaged into quarantine, where somebody can look at it. A head and a
     record stay in their place until they are written anew."""
     for what, number, name in damaged:
+        if what == "missing":
+            continue
         table, key, crc, body = {
             "record": ("log", "position", "crc", "body"),
             "head": ("session", "number", "crc", "head"),
@@ -249,3 +256,40 @@ def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -
         )
         if table == "message":
             connection.exec_driver_sql("DELETE FROM message WHERE number = ?", (number,))
+
+
+def scrub(
+    connection: Connection, after: int, sessions: int
+) -> tuple[int, list[tuple[str, int, str]]]:
+    """Compare some sessions with their checksums and totals: the last number, 0 when there are no
+    more; and what is damaged, as (what, row, name)."""
+    rows = connection.exec_driver_sql(
+        "SELECT number, id FROM session WHERE number > ? ORDER BY number LIMIT ?",
+        (after, sessions),
+    ).all()
+    damaged: list[tuple[str, int, str]] = []
+    for number, id_ in rows:
+        damaged += _scrub_session(connection, number, id_)
+    return (rows[-1][0] if len(rows) == sessions else 0), damaged
+
+
+def _scrub_session(connection: Connection, number: int, id_: str) -> list[tuple[str, int, str]]:
+    damaged: list[tuple[str, int, str]] = []
+
+    def note(what: str, row: int, name: str) -> None:
+        damaged.append((what, row, name))
+
+    stored = load(connection, id_, note)
+    if stored is None or stored.head is None:
+        return damaged
+    bodies = connection.exec_driver_sql(
+        "SELECT number, id, CAST(body AS BLOB), body_crc FROM message WHERE session = ?", (number,)
+    )
+    for row, message, body, crc in bodies:
+        if _crc(id_, message, body) != crc:
+            note("body", row, f"{id_}/{message}")
+    head = json.loads(stored.head)
+    found = recount(StoredMessages(connection, id_, number, note))
+    if not head["deleted"] and head["totals"][:5] != list(found[:5]):
+        note("missing", number, id_)
+    return damaged

@@ -15,7 +15,7 @@ from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
-from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed
+from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.repair import Repair
 from perdure.regions.state import State
 from perdure.regions.verify import verify
@@ -188,13 +188,16 @@ class Node(Writing):
 
     async def _mend_damaged(self) -> None:
         """Sessions of which something stored is damaged are fetched from a peer."""
-        damaged = self._storage.take_damaged() | self.state.damaged
-        self.state.damaged = set()
-        for id_ in damaged:
+        self.state.damaged |= self._storage.take_damaged()
+        for id_ in list(self.state.damaged):
             log.error("session %s was found damaged; a peer is asked for it", id_)
             self.fanout.send_away(id_)
-            await self.checkpoint.session(id_)
+            try:
+                await self.checkpoint.session(id_)
+            except StorageFull:
+                return
             self.state.rebuild(id_)
+            self.state.damaged.discard(id_)
             self.repair.want(id_)
 
     def tick(self) -> None:
@@ -212,7 +215,8 @@ class Node(Writing):
         """Operations were applied: tell readers here, then the peers."""
         for session in self.state.take_touched():
             feed = self.fanout.get(session.id)
-            if feed is not None:
+            # One that was rebuilt has sent its readers away.
+            if feed is not None and feed.session is session:
                 feed.publish()
             else:
                 for _ in session.refresh():

@@ -69,12 +69,15 @@ class Storage(Protocol):
     """What a region keeps on disk: the origin logs, and the images of sessions. One process owns
     it. What is not async is answered at once, from the event loop."""
 
-    # Records and images that were not what was written; the last position and byte of the log.
-    damaged: int
+    # The last position and byte of the log.
     position: int
     log_bytes: int
     # The reading of the hybrid clock at the watermark.
     hlc: int
+
+    @property
+    def damaged(self) -> int:
+        """How many records and images were not what was written."""
 
     def open(self) -> None:
         """Own the directory. Raises ``StorageLocked`` and ``StorageFailed``."""
@@ -120,6 +123,9 @@ class Storage(Protocol):
 
     def take_damaged(self) -> set[str]:
         """The sessions of which something was found damaged since this was last asked."""
+
+    async def scrub(self, after: int, sessions: int) -> int:
+        """Compare some stored sessions with their checksums; where to go on, 0 at the end."""
 
     async def save(self, images: Sequence[Image], mark: Mark | None) -> None:
         """Store images; what was logged up to ``mark`` is in images then. All or nothing."""

@@ -31,7 +31,7 @@ from perdure.replication.operations import (
 from perdure.replication.records import ABSORBED, Origin, Record
 from perdure.replication.rows import Image
 from perdure.replication.session import Session
-from perdure.replication.shelf import id_of
+from perdure.replication.totals import id_of
 
 log = logging.getLogger("perdure")
 
@@ -207,7 +207,8 @@ class State:
     def rebuild(self, id_: str) -> None:
         """Something stored of this session is damaged: begin anew from what is intact. Nothing of
         it may be dirty, and nobody may hold on to it."""
-        self._drop(id_)
+        if id_ in self.sessions:
+            self._drop(id_)
         stored = self._storage.session(id_)
         if stored is not None:
             self._load(id_, stored, recounting=True)

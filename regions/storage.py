@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from perdure.regions import image_tables, log_tables
+from perdure.regions.damage import Damage
 from perdure.regions.image_tables import Sums
 from perdure.regions.ports import Mark, StorageFailed, StorageFull, Stored
 from perdure.regions.storage_engine import (
     DirectoryLock,
     engine_for,
+    identity,
     is_full,
     migrate,
     sync_directory,
@@ -41,7 +43,6 @@ class SqliteStorage:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.damaged = 0
         self.position = 0
         self.log_bytes = 0
         self.hlc = 0
@@ -55,16 +56,18 @@ class SqliteStorage:
         self._notes: dict[str, str] = {}
         self._sums = Sums()
         self._watermark = 0
-        # What was found damaged since the last save: (what, row, name).
-        self._set_aside: list[tuple[str, int, str]] = []
-        self._known_damaged: set[tuple[str, int]] = set()
-        self._damaged_sessions: set[str] = set()
+        self._damage = Damage()
         self._writer: Engine | None = None
         self._reader: Engine | None = None
         self._loader: Connection | None = None
         self._loader_engine: Engine | None = None
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-commit")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-read")
+
+    @property
+    def damaged(self) -> int:
+        """How many records and images were not what was written."""
+        return self._damage.count
 
     @property
     def path(self) -> Path:
@@ -84,7 +87,7 @@ class SqliteStorage:
             # Made here, before SQLite does: its WAL takes over the permissions of the database.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self.path.chmod(0o600)
-            self._file = _identity(self.path)
+            self._file = identity(self.path)
         except OSError as error:
             self.close()
             raise StorageFailed(f"cannot use {self.directory}: {error.strerror}") from error
@@ -144,7 +147,7 @@ class SqliteStorage:
             for position, id_, record in log_tables.tail(connection, self._watermark, origins):
                 self.position = position
                 if record is None:
-                    self._mark_damaged("record", position, str(origins.get(id_)))
+                    self._damage.note("record", position, str(origins.get(id_)))
                     continue
                 self.log_bytes += len(record.body)
                 lsns[record.origin].add(record.lsn)
@@ -258,7 +261,7 @@ class SqliteStorage:
 
     def session(self, id_: str) -> Stored | None:
         """A session that has been stored."""
-        return self._look(lambda loader: image_tables.load(loader, id_, self._mark_damaged))
+        return self._look(lambda loader: image_tables.load(loader, id_, self._damage.note))
 
     def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
         """Ids and summaries of stored sessions that exist, by id."""
@@ -285,25 +288,30 @@ class SqliteStorage:
             self._failed = error.orig if isinstance(error.orig, Exception) else error
             raise StorageFailed(str(error.orig)) from error
 
-    def _mark_damaged(self, what: str, number: int, name: str) -> None:
-        if (what, number) not in self._known_damaged:
-            self._known_damaged.add((what, number))
-            self._set_aside.append((what, number, name))
-            self.damaged += 1
-            if what != "record":
-                self._damaged_sessions.add(name.partition("/")[0])
-
     def take_damaged(self) -> set[str]:
         """The sessions of which something was found damaged since this was last asked."""
-        taken, self._damaged_sessions = self._damaged_sessions, set()
-        return taken
+        return self._damage.take_sessions()
+
+    async def scrub(self, after: int, sessions: int) -> int:
+        """Compare some stored sessions with their checksums; the last number that was looked at, 0
+        at the end. What is found is told by :meth:`take_damaged`."""
+
+        def look() -> tuple[int, list[tuple[str, int, str]]]:
+            assert self._reader is not None
+            with self._reader.connect() as connection:
+                return image_tables.scrub(connection, after, sessions)
+
+        last, found = await self._run(self._read_thread, look)
+        for damage in found:
+            self._damage.note(*damage)
+        return last
 
     async def save(self, images: Sequence[Image], mark: Mark | None) -> None:
         """Write the images in one transaction; up to ``mark`` the log is not replayed any more.
 
         Raises as :meth:`commit` does.
         """
-        damaged, self._set_aside = self._set_aside, []
+        damaged = self._damage.take()
         sums = self._sums.copy()
 
         def save(connection: Connection) -> Sums:
@@ -323,11 +331,11 @@ class SqliteStorage:
         try:
             self._sums = await self._write(save)
         except BaseException:
-            self._set_aside = damaged + self._set_aside
+            self._damage.put_back(damaged)
             raise
         if mark is not None:
             self._watermark = mark.position
-        self._known_damaged.difference_update((what, number) for what, number, _ in damaged)
+        self._damage.done(damaged)
 
     # Notes
 
@@ -349,7 +357,7 @@ class SqliteStorage:
     def check(self) -> None:
         """Raises ``StorageFailed`` when the file that was opened is no longer there: what is
         written to it now, nobody will ever find."""
-        if self._failed is None and not self._closed and _identity(self.path) != self._file:
+        if self._failed is None and not self._closed and identity(self.path) != self._file:
             self._failed = FileNotFoundError(errno.ENOENT, "the database file is gone")
         if self._failed is not None:
             raise StorageFailed(str(self._failed))
@@ -388,12 +396,3 @@ class SqliteStorage:
             if engine is not None:
                 engine.dispose()
         self._lock.release()
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file the name leads to; None for none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

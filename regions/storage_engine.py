@@ -130,3 +130,12 @@ def is_full(error: BaseException | None) -> bool:
     if not isinstance(error, sqlite3.OperationalError):
         return False
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file the name leads to; None for none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

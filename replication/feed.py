@@ -8,10 +8,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from perdure.replication.belief import Belief, Change, Told
 from perdure.replication.cursor import encode
 from perdure.replication.ids import canonical
 from perdure.replication.message import Message
-from perdure.replication.session import Belief, Change, Session, Told
+from perdure.replication.session import Session
 from perdure.replication.shown import Shown, is_prefix
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import islice, product
 from typing import NamedTuple
 
+from perdure.replication.belief import Belief, Change
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import (
@@ -28,7 +29,7 @@ from perdure.replication.ids import grave_hash, session_tag
 from perdure.replication.judge import Verdict, judge
 from perdure.replication.limits import HOLD_MS, SNAPSHOT_MESSAGES_MAX
 from perdure.replication.message import Message
-from perdure.replication.session import Belief, Change, Session
+from perdure.replication.session import Session
 
 # How many of the newest deletions a reader may have missed and still be told of them one by one;
 # each doubles the number of ways to be tried.
@@ -57,7 +58,7 @@ class _Newest:
         """The first ``count``, and the sum of what they show; None when fewer are at hand."""
         for id_ in islice(self._newest, max(0, count - len(self._ids))):
             self._ids.append(id_)
-            self._sums.append(self._sums[-1] + self._session.messages.content_of(id_))
+            self._sums.append(self._sums[-1] + self._session.messages.sums.content(id_))
         return (self._ids[:count], self._sums[count]) if count <= len(self._ids) else None
 
 
@@ -110,7 +111,7 @@ def _match(
     if taken is None:
         return None
     ids, late = taken
-    total = shelf.contents_without(named) - late + shelf.graves_sum
+    total = shelf.sums.contents_without(named) - late + shelf.graves_sum
     total -= sum(map(grave_hash, (*buried, *ghosts, *unknown)))
     total += sum(shelf.graves[id_] for id_ in ghosts)
     if total & DIGEST_MASK != position.digest:

@@ -68,6 +68,9 @@ class Archive(Protocol):
     def body(self, id_: str) -> bytes | None:
         """The body of a message; None where it is damaged."""
 
+    def missing(self) -> None:
+        """Something that was stored is not there."""
+
 
 class Image(NamedTuple):
     """What is to be stored of a session: its head, and the messages that have changed (those whose

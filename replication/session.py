@@ -7,9 +7,9 @@ changed, so that a cursor made between two changes says exactly what was told so
 
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from perdure.replication.belief import Belief, Change, Told
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
 from perdure.replication.errors import Damaged
 from perdure.replication.hlc import serial, to_time
@@ -37,17 +37,9 @@ from perdure.replication.operations import (
     Single,
 )
 from perdure.replication.records import Vector
-from perdure.replication.rows import BEFORE_SHOWN, Archive, Image
-from perdure.replication.shelf import Shelf, Totals, id_of, recount
-from perdure.replication.shown import Shown
-
-
-class Change(NamedTuple):
-    """What happened to one message, or to the session (``message`` empty)."""
-
-    message: str
-    before: Shown | None
-    now: Shown | None
+from perdure.replication.rows import BEFORE_SHOWN, Archive, Image, Row
+from perdure.replication.shelf import Shelf
+from perdure.replication.totals import Totals, id_of, recount
 
 
 class _Value(NamedTuple):
@@ -56,27 +48,6 @@ class _Value(NamedTuple):
     hlc: int
     region: str
     text: str
-
-
-class Told(NamedTuple):
-    """Overrides what a cursor says of one message: it was told so far only this much."""
-
-    message: str
-    length: int
-    status: str
-
-
-@dataclass
-class Belief:
-    """Where a reader differs from what this region shows: ``overrides`` by slot (it was told other
-    than is shown), ``absent`` (shown here, never told), ``ghosts`` (deleted here; the reader still
-    has it among its rest), ``graves`` (deleted here; the reader knows neither of it nor of that).
-    """
-
-    overrides: dict[int, Entry] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-    ghosts: set[str] = field(default_factory=set)
-    graves: set[str] = field(default_factory=set)
 
 
 _KNOWS_ALL = Belief()
@@ -271,7 +242,7 @@ class Session:
         unnamed = absent.union(*(self._named(number, overrides) for number in entries))
         count, total = self._graves_told(belief)
         count += self.messages.count - len(unnamed)
-        total += self.messages.contents_without(unnamed)
+        total += self.messages.sums.contents_without(unnamed)
         named = tuple(entries.values())[:CURSOR_ENTRIES_HELD_MAX]
         return Position(self._tag, named, count, total & DIGEST_MASK)
 
@@ -319,9 +290,7 @@ class Session:
         shelf = self.messages
         whole = self.whole()
         rows = [(shelf.row(id_), shelf.loaded(id_)) for id_ in shelf.dirty if shelf.has_row(id_)]
-        messages = [
-            (row, None if message is None else pack(message, stable)) for row, message in rows
-        ]
+        messages = [(row, self._body(row, message, stable)) for row, message in rows]
         dropped = [id_ for id_ in shelf.dirty if not shelf.has_row(id_)]
         summary = canonical(self.summary(encode(self.position()))).encode()
         parts = (summary, self._head(), messages, dropped, self._wiped)
@@ -329,6 +298,12 @@ class Session:
         shelf.dirty.clear()
         self.is_dirty = self._wiped = False
         return image
+
+    @staticmethod
+    def _body(row: Row, message: Message | None, stable: Vector) -> bytes | None:
+        if row.is_buried:
+            return b""
+        return None if message is None else pack(message, stable)
 
     def _head(self) -> bytes:
         head = {
@@ -417,7 +392,7 @@ class Session:
             return digest(DIGEST_BYTES, "deleted", self.id)
         stamps = [canonical([key, *value]) for key, value in sorted(self._metadata.items())]
         shelf = self.messages
-        sums = [shelf.count, f"{shelf.wholes():x}", shelf.graves_count, shelf.graves_sum]
+        sums = [shelf.count, f"{shelf.sums.wholes():x}", shelf.graves_count, shelf.graves_sum]
         return digest(DIGEST_BYTES, self.id, canonical([self.created, stamps, sums]))
 
 

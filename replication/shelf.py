@@ -6,8 +6,7 @@ are here. A message below the window that changes pulls the window down to it.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from perdure.replication.errors import Damaged
 from perdure.replication.ids import grave_hash, slot
@@ -16,53 +15,11 @@ from perdure.replication.message import Message
 from perdure.replication.records import Vector
 from perdure.replication.rows import Archive, Row, buried_row
 from perdure.replication.sums import Sums
+from perdure.replication.totals import GRAVES_AT_HAND, Totals, id_of
 
 # What is at hand of a session that comes back to memory, and how much more is fetched at a time.
 WINDOW_ROWS = 32
 REVEAL_ROWS = 256
-# The newest deletions, of which a returning reader may not have been told.
-GRAVES_AT_HAND = 32
-_SERIAL_PREFIX_CHARS = 17
-
-
-class Totals(NamedTuple):
-    """What a head says of all messages together: number and sums of the shown ones' contents and
-    of everybody's whole; the deleted ones, and the newest of those; how many have arrived."""
-
-    shown: int = 0
-    contents: int = 0
-    wholes: int = 0
-    graves: int = 0
-    graves_sum: int = 0
-    newest_graves: tuple[tuple[str, int], ...] = ()
-    arrivals: int = 0
-
-
-def recount(archive: Archive) -> Totals:
-    """The totals of what is stored and intact, from every row."""
-    shown = contents = wholes = graves = graves_sum = arrivals = 0
-    newest: list[tuple[str, int]] = []
-    after = ""
-    while rows := archive.after(after, REVEAL_ROWS):
-        after = rows[-1].serial
-        for row in rows:
-            wholes += row.whole
-            arrivals = max(arrivals, row.arrived)
-            if row.is_shown:
-                shown += 1
-                contents += row.content
-            elif row.is_buried:
-                graves += 1
-                graves_sum += grave_hash(row.id)
-                newest.append((row.id, row.content))
-    return Totals(
-        shown, contents, wholes, graves, graves_sum, tuple(newest[-GRAVES_AT_HAND:]), arrivals
-    )
-
-
-def id_of(serial: str) -> str:
-    """The message of a serial."""
-    return serial[_SERIAL_PREFIX_CHARS:]
 
 
 class Shelf:
@@ -85,7 +42,7 @@ class Shelf:
         self._settled: set[str] = set()
         self.unsettled: list[str] = []
         self._slots: dict[int, list[str]] = {}
-        self._sums = Sums(totals.contents, totals.wholes, self._loaded, self._stored_content)
+        self.sums = Sums(totals.contents, totals.wholes, self._loaded, self._stored_content)
         # Deleted messages, with what they showed; those that refresh has told of are graves.
         self.tombstones: set[str] = set()
         self.graves: dict[str, int] = dict(totals.newest_graves)
@@ -163,12 +120,14 @@ class Shelf:
         if message is not None:
             self._loaded[row.id] = message
             self._rows.pop(row.id, None)
-            self._sums.at_hand(row.id, None, row.whole)
+            self.sums.at_hand(row.id, None, row.whole)
         return message
 
     def _unpack(self, row: Row) -> Message | None:
         assert self._archive is not None
         body = self._archive.body(row.id)
+        if body is None:
+            self._archive.missing()
         try:
             if body is None:
                 raise Damaged("its bytes are not those that were written")
@@ -182,12 +141,12 @@ class Shelf:
         self.lost.add(row.id)
         self.dirty.add(row.id)
         self._forgotten.add(row.id)
-        self._sums.drop_whole(row.id, row.whole)
-        if self._sums.lists(row.id):
+        self.sums.drop_whole(row.id, row.whole)
+        if self.sums.lists(row.id):
             self._unlist(row.serial, row.id)
         elif row.is_shown:
             self.older -= 1
-            self._sums.drop_content(row.id, row.content)
+            self.sums.drop_content(row.id, row.content)
 
     def is_buried(self, id_: str) -> bool:
         """Whether the message was deleted."""
@@ -238,14 +197,17 @@ class Shelf:
         """Let the window reach further back by so many messages; False when that is all."""
         if self._archive is None or not self.older or not rows:
             return False
+        older = self.older
         found = self._archive.newest(self._floor, rows)
         for row in found:
             self._floor = row.serial
             self._take_in(row)
+        if len(found) < min(rows, older):
+            self._archive.missing()
         if not found:
             # Rows that are damaged are not found: what is left of the sums is theirs.
             self.older = 0
-            self._sums.only_at_hand()
+            self.sums.only_at_hand()
         self.arrival = dict(sorted(self.arrival.items(), key=lambda item: item[1]))
         return bool(found)
 
@@ -256,7 +218,7 @@ class Shelf:
         insort(self.order, row.serial)
         self._slots.setdefault(row.slot, []).append(row.id)
         self.arrival[row.id] = row.arrived
-        self._sums.at_hand(row.id, row.content, row.whole)
+        self.sums.at_hand(row.id, row.content, row.whole)
         if row.settled:
             self._settled.add(row.id)
         else:
@@ -305,7 +267,7 @@ class Shelf:
             self.arrival[message.id] = self._arrivals
         insort(self.order, message.serial)
         insort(self.unsettled, message.serial)
-        self._sums.changed(message.id)
+        self.sums.changed(message.id)
 
     def grow(self, message: Message) -> None:
         """What is shown of the message has changed."""
@@ -313,7 +275,7 @@ class Shelf:
         if message.id in self._settled:
             self._settled.discard(message.id)
             insort(self.unsettled, message.serial)
-        self._sums.changed(message.id)
+        self.sums.changed(message.id)
 
     def unlist(self, serial: str) -> None:
         """What was shown under this serial is shown no more."""
@@ -323,7 +285,7 @@ class Shelf:
     def _unlist(self, serial: str, id_: str) -> None:
         del self.order[bisect_left(self.order, serial)]
         self._slots[slot(id_)].remove(id_)
-        self._sums.drop_content(id_)
+        self.sums.drop_content(id_)
         self._rows.pop(id_, None)
         if id_ in self._settled:
             self._settled.discard(id_)
@@ -335,7 +297,7 @@ class Shelf:
         self.dirty.add(id_)
         self._forgotten.discard(id_)
         if id_ not in self.tombstones:
-            self._sums.touched(id_)
+            self.sums.touched(id_)
 
     def bury(self, id_: str) -> None:
         """The message is deleted. What it showed is in ``graves`` once it has been refreshed."""
@@ -348,7 +310,7 @@ class Shelf:
         self._loaded.pop(id_, None)
         self._rows.pop(id_, None)
         self.arrival.pop(id_, None)
-        self._sums.drop_whole(id_)
+        self.sums.drop_whole(id_)
         self.graves[id_] = content
         self.graves_count += 1
         self.graves_sum += grave_hash(id_)
@@ -363,20 +325,6 @@ class Shelf:
         self._settled.add(id_)
         self.dirty.add(id_)
 
-    # Sums
-
-    def contents_without(self, ids: Collection[str]) -> int:
-        """The sum of what all shown messages but these show."""
-        return self._sums.contents_without(ids)
-
-    def content_of(self, id_: str) -> int:
-        """What a shown message adds to that sum."""
-        return self._sums.content(id_)
-
-    def wholes(self) -> int:
-        """The sum of everything that is known of every message that is not deleted."""
-        return self._sums.wholes()
-
     def _stored_content(self, id_: str) -> int:
         row = self._row(id_)
         return row.content if row is not None and row.is_shown else 0
@@ -390,9 +338,9 @@ class Shelf:
         if id_ in self._rows:
             return self._rows[id_]._replace(settled=id_ in self._settled)
         message = self._loaded[id_]
-        content = self.content_of(id_) if message.shown is not None else 0
+        content = self.sums.content(id_) if message.shown is not None else 0
         arrived = self.arrival.get(id_, 0)
-        return row_of(message, content, self._sums.whole(id_), id_ in self._settled, arrived)
+        return row_of(message, content, self.sums.whole(id_), id_ in self._settled, arrived)
 
     def has_row(self, id_: str) -> bool:
         """Whether :meth:`row` has one."""
@@ -418,10 +366,10 @@ class Shelf:
         """Let go of a message that is stored as it is."""
         row = self.row(id_)
         del self._loaded[id_]
-        if self._sums.lists(id_):
+        if self.sums.lists(id_):
             self._rows[id_] = row
         else:
-            self._sums.elsewhere(id_)
+            self.sums.elsewhere(id_)
 
     def stored(self, archive: Archive) -> None:
         """What was dirty is stored, and can be fetched there."""
@@ -440,8 +388,8 @@ class Shelf:
         """What the head says of all messages together."""
         return Totals(
             self.count,
-            self.contents_without(()),
-            self.wholes(),
+            self.sums.contents_without(()),
+            self.sums.wholes(),
             self.graves_count,
             self.graves_sum,
             tuple(list(self.graves.items())[-GRAVES_AT_HAND:]),

@@ -35,7 +35,12 @@ HOMES = {
     "perdure_client": {"regions/commands.py", "regions/demo.py"},
     "pycrdt": {"replication/yjs.py"},
     "pydantic_core": {"api/bodies.py"},
-    "sqlalchemy": {"regions/storage.py"},
+    "sqlalchemy": {
+        "regions/image_tables.py",
+        "regions/log_tables.py",
+        "regions/storage.py",
+        "regions/storage_engine.py",
+    },
     "starlette": {"api/app.py"},
     "uvicorn": {"regions/serving.py"},
     "uvloop": {COMPOSITION},
@@ -43,7 +48,7 @@ HOMES = {
     "random": set(),
     # cluster.py: the secret of regions that it starts itself and that live as long as it does.
     "secrets": {"regions/clock.py", "regions/cluster.py"},
-    "sqlite3": {"regions/storage.py"},
+    "sqlite3": {"regions/storage_engine.py"},
     "time": {"regions/clock.py"},
     "uuid": set(),
 }

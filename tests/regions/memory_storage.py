@@ -150,6 +150,9 @@ class MemoryStorage:
     def take_damaged(self) -> set[str]:
         return set()
 
+    async def scrub(self, after: int, sessions: int) -> int:
+        return 0
+
     async def save(self, images: Sequence[Image], mark: Mark | None) -> None:
         await self._pass()
         for image in images:

@@ -440,6 +440,6 @@ async def test_a_damaged_head_is_made_anew_from_the_messages(regions: Regions) -
     assert node.metadata("s") == {}
     assert [m["id"] for m in node.snapshot("s")["messages"]] == ["m00001"]
     await rests(node, regions.clock)
-    assert node.repair.wanted == {"s"} and rows(disk, "quarantine") == 1
+    assert node.repair.wanted == {"s"} and rows(disk, "quarantine") >= 1
     assert len(node.state) == 1
     await node.stop()

@@ -25,6 +25,7 @@ class MemoryArchive:
             self.facts.pop(id_, None)
             self.bodies.pop(id_, None)
         for row, body in image.messages:
+            assert body is not None or row.id in self.bodies
             self.facts[row.id] = (row.serial, encode_row(row))
             if body is not None:
                 self.bodies[row.id] = body
@@ -53,6 +54,10 @@ class MemoryArchive:
     def body(self, id_: str) -> bytes | None:
         self.fetched += 1
         return self.bodies.get(id_)
+
+    def missing(self) -> None:
+        """It never is."""
+        raise AssertionError("something that was stored is not there")
 
 
 def store(session: Session, archive: MemoryArchive) -> None:

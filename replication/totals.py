@@ -1,0 +1,51 @@
+"""What the head of a session says of all its messages together."""
+
+from typing import NamedTuple
+
+from perdure.replication.ids import grave_hash
+from perdure.replication.rows import Archive
+
+# The newest deletions, of which a returning reader may not have been told.
+GRAVES_AT_HAND = 32
+_PAGE_ROWS = 256
+_SERIAL_PREFIX_CHARS = 17
+
+
+class Totals(NamedTuple):
+    """What a head says of all messages together: number and sums of the shown ones' contents and
+    of everybody's whole; the deleted ones, and the newest of those; how many have arrived."""
+
+    shown: int = 0
+    contents: int = 0
+    wholes: int = 0
+    graves: int = 0
+    graves_sum: int = 0
+    newest_graves: tuple[tuple[str, int], ...] = ()
+    arrivals: int = 0
+
+
+def recount(archive: Archive) -> Totals:
+    """The totals of what is stored and intact, from every row."""
+    shown = contents = wholes = graves = graves_sum = arrivals = 0
+    newest: list[tuple[str, int]] = []
+    after = ""
+    while rows := archive.after(after, _PAGE_ROWS):
+        after = rows[-1].serial
+        for row in rows:
+            wholes += row.whole
+            arrivals = max(arrivals, row.arrived)
+            if row.is_shown:
+                shown += 1
+                contents += row.content
+            elif row.is_buried:
+                graves += 1
+                graves_sum += grave_hash(row.id)
+                newest.append((row.id, row.content))
+    return Totals(
+        shown, contents, wholes, graves, graves_sum, tuple(newest[-GRAVES_AT_HAND:]), arrivals
+    )
+
+
+def id_of(serial: str) -> str:
+    """The message of a serial."""
+    return serial[_SERIAL_PREFIX_CHARS:]
