@@ -104,11 +104,13 @@ class Served:
         return [str(argument) for argument in found]
 
     @contextlib.asynccontextmanager
-    async def serve(self, *more: Any, code: str = "") -> AsyncIterator[Running]:
+    async def serve(
+        self, *more: Any, code: str = "", environment: Mapping[str, str] = {}
+    ) -> AsyncIterator[Running]:
         """The region, ready; ``code`` is Python that runs in its process first."""
         begin = ("-c", f"{code}\nfrom perdure.regions.main import main\nraise SystemExit(main())")
         command = (sys.executable, *begin) if code else COMMAND
-        environment = {"PERDURE_PEER_SECRET": SECRET}
+        environment = {"PERDURE_PEER_SECRET": SECRET, **environment}
         async with started(*command, *self.arguments(*more), environment=environment) as running:
             await running.line_with(self.url)
             yield running
