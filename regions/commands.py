@@ -2,23 +2,23 @@
 
 import argparse
 import asyncio
-import codecs
 import contextlib
 import io
-import json
 import os
 import sys
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from unicodedata import category
 
+from perdure.regions.console import patiently, print_json, say
+from perdure.regions.publishing import publish
 from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
 
-from perdure_client import Client, Event
+from perdure_client import Client, Event, VendorError
 from perdure_client.errors import NotFound, OutOfStep, PerdureError
+from perdure_client.pipes import FORMATS
 from perdure_client.reducer import SessionView, apply
 
 DEFAULT_URL = "http://127.0.0.1:7101"
@@ -27,16 +27,12 @@ EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
 # How long a command tries to reach a region before it says that it cannot.
 PATIENCE_S = 10.0
-# After so long it says that it is still trying.
-NOTE_AFTER_S = 2.0
 EXIT_UNREACHABLE = 3
 EXIT_CODES = (
     "Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no region answers, 130 interrupted."
 )
 _EXIT_CODES_REGIONS = EXIT_CODES.replace("3 no region", "3 a region is not up or none")
 _EXIT_CODES_VERIFY = _EXIT_CODES_REGIONS.replace("0 done, 1", "0 equal, 1 different or")
-_READ_BYTES = 65_536
-_CHUNKS_WAITING_MAX = 16
 _VERIFY_EVERY_S = 0.25
 
 Command = Callable[[argparse.Namespace, Client], Awaitable[int]]
@@ -44,13 +40,19 @@ Command = Callable[[argparse.Namespace, Client], Awaitable[int]]
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser's subcommands."""
-    publish = _add(
-        commands, "publish", _publish, "stream standard input into a session as one message"
+    publishing = _add(
+        commands, "publish", publish, "stream standard input into a session as one message"
     )
-    publish.add_argument("session")
-    publish.add_argument("--role", default="assistant", help="the message's role (assistant)")
-    publish.add_argument("--id", help="the message's id (random)")
-    publish.add_argument("--author", help="the message's author")
+    publishing.add_argument("session")
+    publishing.add_argument("--role", default="assistant", help="the message's role (assistant)")
+    publishing.add_argument("--id", help="the message's id (random)")
+    publishing.add_argument("--author", help="the message's author")
+    publishing.add_argument(
+        "--format",
+        choices=("text", *FORMATS),
+        default="text",
+        help="what standard input is: text, or a vendor's stream as it was sent (text)",
+    )
     tail = _add(commands, "tail", _tail, "follow a session; Ctrl-C ends it")
     tail.add_argument("session")
     tail.add_argument(
@@ -100,12 +102,15 @@ def _with_client(options: argparse.Namespace, run: Command) -> int:
     try:
         return asyncio.run(go())
     except PerdureError as error:
-        _say(str(error))
+        say(str(error))
         if error.code == "unavailable":
             return EXIT_UNREACHABLE
         return EXIT_USAGE if error.code.startswith("invalid_") else 1
+    except VendorError as error:
+        say(str(error))
+        return 1
     except UnicodeDecodeError as error:
-        _say(f"standard input is not UTF-8 ({error.reason}); the message has ended as failed")
+        say(f"standard input is not UTF-8 ({error.reason}); the message has ended as failed")
         return 1
     except BrokenPipeError:
         # The reader of our output has left: that is its right. What Python still holds for it goes
@@ -123,94 +128,15 @@ def _cursor(text: str) -> str:
     return text
 
 
-def _say(text: str) -> None:
-    print(f"perdure: {text}", file=sys.stderr, flush=True)
-
-
-@contextlib.asynccontextmanager
-async def _patiently(client: Client) -> AsyncIterator[None]:
-    """Until the first answer: say so when it is long in coming."""
-
-    async def note() -> None:
-        await asyncio.sleep(NOTE_AFTER_S)
-        _say(f"no answer from {' or '.join(client.regions.urls)} yet; still trying")
-
-    noting = asyncio.create_task(note())
-    try:
-        yield
-    finally:
-        noting.cancel()
-
-
-def _print(value: Mapping[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
-
-
-async def _publish(options: argparse.Namespace, client: Client) -> int:
-    session = client.session(options.session)
-    async with _patiently(client):
-        opened = await session.open(options.role, id=options.id, author=options.author)
-    async with opened as writer:
-        try:
-            async for text in _standard_input():
-                await writer.write(text)
-        except asyncio.CancelledError:
-            _say(f"message {writer.message} is left open; another producer may claim it")
-            raise
-    if options.json:
-        _print(
-            {
-                "session": options.session,
-                "message": writer.message,
-                "accepted": writer.accepted,
-                "stable": writer.stable_count,
-                "moves": writer.moves,
-            }
-        )
-    else:
-        print(f"{writer.message}: {writer.accepted} tokens, {writer.stable_count} stable")
-    return 0
-
-
-async def _standard_input() -> AsyncIterator[str]:
-    """Text as it arrives; ``UnicodeDecodeError`` ends the message as failed."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    loop = asyncio.get_running_loop()
-    chunks: asyncio.Queue[bytes] = asyncio.Queue()
-    room = threading.Semaphore(_CHUNKS_WAITING_MAX)
-
-    def read() -> None:
-        chunk = b"more"
-        # The loop may end before the input does: then nobody wants the rest.
-        with contextlib.suppress(RuntimeError):
-            while chunk:
-                try:
-                    chunk = os.read(0, _READ_BYTES)
-                except OSError:
-                    # It was closed before we were started: there is no input.
-                    chunk = b""
-                room.acquire()
-                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
-
-    # A daemon: one that waits for somebody to type must not hold up the end.
-    threading.Thread(target=read, daemon=True).start()
-    while chunk := await chunks.get():
-        room.release()
-        if text := decoder.decode(chunk):
-            yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
-
-
 async def _tail(options: argparse.Namespace, client: Client) -> int:
     # A reader waits for ever; somebody who typed a wrong address wants to know.
-    async with _patiently(client):
+    async with patiently(client):
         await client.peers()
     printer = _Printer(for_people=sys.stdout.isatty())
     async with contextlib.aclosing(_events(options, client)) as events:
         async for event in events:
             if options.json:
-                _print({"event": event.event, "id": event.id, "data": event.data})
+                print_json({"event": event.event, "id": event.id, "data": event.data})
             else:
                 printer.show(event.event, event.data)
             if options.until_end and event.event == "end":
@@ -226,7 +152,7 @@ async def _events(options: argparse.Namespace, client: Client) -> AsyncGenerator
     def connected(region: str) -> None:
         nonlocal at
         if at not in (None, region):
-            _say(f"now reading at {region}")
+            say(f"now reading at {region}")
         at = region
 
     while True:
@@ -240,7 +166,7 @@ async def _events(options: argparse.Namespace, client: Client) -> AsyncGenerator
                     yield event
             return
         except OutOfStep as error:
-            _say(f"{error}; from the beginning again")
+            say(f"{error}; from the beginning again")
             cursor = None
 
 
@@ -303,10 +229,10 @@ def _harmless(text: str) -> str:
 
 
 async def _sessions(options: argparse.Namespace, client: Client) -> int:
-    async with _patiently(client):
+    async with patiently(client):
         page = await client.sessions(after=options.after, limit=options.limit)
     if options.json:
-        _print(page)
+        print_json(page)
         return 0
     for session in page["sessions"]:
         print(f"{session['id']:<40} {session['messages']:>6} messages  {session['created']}")
@@ -316,11 +242,11 @@ async def _sessions(options: argparse.Namespace, client: Client) -> int:
 
 
 async def _regions(options: argparse.Namespace, client: Client) -> int:
-    async with _patiently(client):
+    async with patiently(client):
         known = await client.peers()
     up = all(peer["state"] == "up" for peer in known["peers"])
     if options.json:
-        _print(known)
+        print_json(known)
         return 0 if up else EXIT_UNREACHABLE
     print(f"{known['region']:<12} this one  {known['counters']['sessions']} sessions")
     for peer in known["peers"]:
@@ -332,7 +258,7 @@ async def _regions(options: argparse.Namespace, client: Client) -> int:
 async def _verify(options: argparse.Namespace, client: Client) -> int:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.wait_s
-    async with _patiently(client):
+    async with patiently(client):
         answer = await client.verify(options.session)
     while not answer["equal"] and loop.time() < deadline:
         await asyncio.sleep(_VERIFY_EVERY_S)
@@ -340,7 +266,7 @@ async def _verify(options: argparse.Namespace, client: Client) -> int:
     if options.session is not None:
         await _must_exist(options.session, client)
     if options.json:
-        _print(answer)
+        print_json(answer)
     else:
         _print_verified(answer)
     if answer["equal"]:
@@ -353,7 +279,7 @@ async def _must_exist(session: str, client: Client) -> None:
     try:
         await client.session(session).snapshot()
     except NotFound:
-        _say(f"note: this region knows no session {session}")
+        say(f"note: this region knows no session {session}")
 
 
 def _print_verified(answer: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jwt
 import pytest
-from perdure.regions import commands
+from perdure.regions import commands, console
 from perdure.regions.cluster import Cluster, free_ports
 from perdure.regions.main import main
 
@@ -339,7 +339,7 @@ def test_a_region_that_is_slow_to_answer_is_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While the command goes on trying: silence would look like an answer."""
-    monkeypatch.setattr(commands, "NOTE_AFTER_S", 0)
+    monkeypatch.setattr(console, "NOTE_AFTER_S", 0)
     monkeypatch.setattr(commands, "PATIENCE_S", 0.2)
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     assert main(["sessions", "--url", url, "--url", "http://127.0.0.1:1"]) == 3

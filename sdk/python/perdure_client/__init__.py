@@ -16,6 +16,7 @@ from perdure_client.errors import (
 )
 from perdure_client.reducer import MessageView, SessionView, apply
 from perdure_client.session import Event, Session
+from perdure_client.vendor_parts import VendorError
 from perdure_client.writer import Writer
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Session",
     "SessionView",
     "Unavailable",
+    "VendorError",
     "Writer",
     "apply",
 ]

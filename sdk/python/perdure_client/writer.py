@@ -12,7 +12,9 @@ from collections import deque
 from typing import Any, Literal, get_args
 
 from perdure_client.errors import BufferLost, PerdureError, Unavailable, invalid
+from perdure_client.pipes import Format, adapter_of, elements, event_of, feed, format_of
 from perdure_client.regions import Regions, encoded
+from perdure_client.vendor_parts import Adapter
 
 APPEND_ITEMS_MAX = 1_024
 APPEND_BYTES_MAX = 1_048_576
@@ -118,6 +120,42 @@ class Writer:
         _check_size(mark, MARK_BYTES_MAX)
         # A copy: what is sent again must be what was sent, whatever the caller does to it since.
         await self._add(json.loads(json.dumps(mark)))
+
+    async def pipe(self, stream: Any, format: Format | None = None) -> End:
+        """Write a model's whole answer, as it comes, and end the message; how it ended.
+
+        ``stream``: a stream object of Anthropic's or OpenAI's SDK, any iterable (async or not) of
+        their events as mappings, or of plain tokens (``str``). ``format`` is told from the first
+        event unless it is given. An answer that breaks off ends the message as ``failed``.
+
+        The stream is closed at the end, also when the regions refuse (the message was cancelled,
+        or claimed by another): so a model that nobody listens to any more stops. What the stream
+        raises ends the message as ``failed`` and is raised; ``VendorError`` for what is no event.
+        """
+        adapter: Adapter | None = None if format is None else adapter_of(format)
+        async with contextlib.aclosing(elements(stream)) as incoming:
+            try:
+                async for element in incoming:
+                    if isinstance(element, str):
+                        await self.write(element)
+                        continue
+                    event = event_of(element)
+                    adapter = adapter or adapter_of(format_of(event))
+                    await self._write_all(feed(adapter, event))
+                if adapter is not None:
+                    await self._write_all(adapter.finish())
+            except PerdureError:
+                raise
+            except Exception:
+                await self.end("failed")
+                raise
+        status: End = "complete" if adapter is None else adapter.status
+        await self.end(status)
+        return status
+
+    async def _write_all(self, items: list[Item]) -> None:
+        for item in items:
+            await (self.write(item) if isinstance(item, str) else self.mark(item))
 
     async def _add(self, item: Item) -> None:
         self._check_open()
