@@ -6,7 +6,7 @@ ARGS ?=
 STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-js check format clean
+.PHONY: help setup demo dev test test-js bench check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-js: ## the tests of the JavaScript client
 	@if command -v node >/dev/null; then node --test sdk/javascript/test/*.test.js; \
 	elif [ "$$CI" = true ]; then echo "the JavaScript tests need Node 18 or newer"; exit 1; \
 	else echo "no node here: the JavaScript client was not tested"; fi
+
+bench: setup ## what everything costs on this machine, by the kernel's accounting (about 15 minutes)
+	$(BIN)/python -m tests.bench $(ARGS)
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -104,9 +104,10 @@ class Checkpoint:
     async def step(self, now_s: int) -> None:
         """What one second brings. Raises ``StorageFailed``."""
         self.mark()
-        self._state.evict(now_s, self._limits.evict_idle_s)
+        self._state.now = now_s
         try:
             await self._store(self._is_due)
+            self._state.evict(self._limits.evict_idle_s)
             if now_s >= self._next_truncation_s:
                 self._next_truncation_s = now_s + TRUNCATE_EVERY_S
                 await self._truncate()

@@ -63,7 +63,8 @@ class State:
         self.saving: dict[str, int] = {}
         # When each was last used, the longest ago first.
         self._used: OrderedDict[str, int] = OrderedDict()
-        self._now = 0
+        # The second that it is; what was used in it is in use.
+        self.now = 0
         self._pinned: dict[str, int] = {}
         self._touched: dict[str, set[str]] = {}
         # Messages that were touched since the last call of settle.
@@ -175,14 +176,14 @@ class State:
         session = self.find(id_)
         if session is None:
             session = self.sessions[id_] = Session(id_)
-            self._used[id_] = self._now
+            self._used[id_] = self.now
         return session
 
     def find(self, id_: str) -> Session | None:
         """The session, where anything is known of it."""
         session = self.sessions.get(id_)
         if session is not None:
-            self._used[id_] = self._now
+            self._used[id_] = self.now
             self._used.move_to_end(id_)
             return session
         stored = self._storage.session(id_)
@@ -196,7 +197,7 @@ class State:
             session = Session(id_, stored.archive, None)
         self.sessions[id_] = session
         self._stored[id_] = stored
-        self._used[id_] = self._now
+        self._used[id_] = self.now
         if session.is_dirty:
             self.dirty.setdefault(id_, self._storage.position)
             self.damaged.add(id_)
@@ -236,24 +237,21 @@ class State:
         del self._used[id_]
         self._stored.pop(id_, None)
 
-    def evict(self, now: int, idle: int) -> None:
-        """Let what has not been used for ``idle`` of the caller's units of time leave memory. Of
-        what stays because somebody reads it, the messages that are at rest leave."""
-        self._now = now
+    def evict(self, idle_s: int) -> None:
+        """Let what has not been used for so long leave memory. Of what stays because somebody reads
+        it, the messages that are at rest leave."""
         for id_ in list(self._used):
             hot = len(self.sessions) > SESSIONS_HOT_MAX
-            if self._used[id_] > now - idle and not hot:
+            if self._used[id_] > self.now - idle_s and not hot:
                 return
             if id_ in self.dirty or id_ in self.saving or id_ in self._touched:
-                if hot:
-                    continue
-            elif id_ not in self._pinned:
+                continue
+            if id_ not in self._pinned:
                 self._drop(id_)
                 self.evictions += 1
                 continue
-            else:
-                self._unload(self.sessions[id_])
-            self._used[id_] = now
+            self._unload(self.sessions[id_])
+            self._used[id_] = self.now
             self._used.move_to_end(id_)
 
     @staticmethod
@@ -265,7 +263,7 @@ class State:
 
     def idle_for(self, id_: str) -> int:
         """How long a session has not been used."""
-        return self._now - self._used[id_]
+        return self.now - self._used[id_]
 
     # Storing
 

@@ -1,0 +1,1 @@
+"""The benchmark: ``make bench`` prints what everything costs, by the system's own accounting."""

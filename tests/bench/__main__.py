@@ -1,0 +1,85 @@
+"""``python -m tests.bench``: see ``--help``."""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from perdure.regions.cluster import Cluster, free_ports
+
+from tests.bench.accounting import machine
+from tests.bench.rows import GROUPS, Bench, Row
+
+_TEXT = """Measure three regions on this machine, on real disks and sockets. CPU is what the kernel
+counts, of the accepting region (server), of its two peers together, and of the load client; a row
+in which one of them had no CPU left is marked as saturated. Exit codes: 0 done, 1 a region or the
+load client died, 2 wrong arguments."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=_TEXT)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--quick", action="store_true", help="a short look at every row")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), metavar="GROUP")
+    options = parser.parse_args()
+    return asyncio.run(run(options))
+
+
+async def run(options: argparse.Namespace) -> int:
+    rows: list[Row] = []
+    about = {**machine(), "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"}
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as directory:
+        ports = free_ports(6)
+        pairs = list(zip(ports[::2], ports[1::2], strict=True))
+        idle = "2" if options.quick else "10"
+        async with Cluster(Path(directory), pairs, ["--evict-idle-s", idle]) as cluster:
+            bench = Bench(cluster, quick=options.quick)
+            try:
+                for group in options.only:
+                    say(f"{group} …")
+                    async for row in GROUPS[group](bench):
+                        rows.append(row)
+                        say(f"  {line(row)}")
+            except RuntimeError as error:
+                say(f"the benchmark ends here: {error}")
+                return 1
+    if options.json:
+        print(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=1))
+    else:
+        print(table(about, rows))
+    return 0
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def line(row: Row) -> str:
+    figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
+    verdict = "" if row.met is None else (" ok" if row.met else " MISSES")
+    aim = f" [{row.aim}{verdict}]" if row.aim else ""
+    saturated = f" (saturated: {', '.join(row.saturated)})" if row.saturated else ""
+    return f"{row.name}: {figures}{aim}{saturated}"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def table(about: dict[str, str], rows: list[Row]) -> str:
+    lines = [f"{name}: {value}" for name, value in about.items()] + [""]
+    lines += ["| row | figures | aim | |", "|---|---|---|---|"]
+    for row in rows:
+        figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
+        verdict = "" if row.met is None else ("ok" if row.met else "misses")
+        saturated = f" saturated: {', '.join(row.saturated)}" if row.saturated else ""
+        lines.append(f"| {row.name} | {figures} | {row.aim} | {verdict}{saturated} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

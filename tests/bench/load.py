@@ -1,0 +1,369 @@
+"""The load client, a process of its own: ``python -m tests.bench.load KIND PARAMETERS``.
+
+It prepares, prints ``ready``, waits for a line, does its work, prints the result as JSON with the
+CPU that the work took, and waits for another line before it leaves.
+"""
+
+import asyncio
+import json
+import re
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvloop
+
+from tests.bench.wire import Connection, Lines, address, append, connect, opened, request
+
+TOKEN = " token"
+Work = Callable[[], Awaitable[dict[str, Any]]]
+_RANGE = re.compile(rb'"from":(\d+),"to":(\d+)')
+
+
+def cpu_ns() -> int:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return int((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+# Appends
+
+
+class Stream:
+    """One long ``stream`` request of a message, one line outstanding."""
+
+    def __init__(self, url: str, session: str, epoch: str, batch: int) -> None:
+        self._url, self._session, self._epoch, self._batch = url, session, epoch, batch
+        self._acked: asyncio.Future[None] | None = None
+        self.seq = 0
+
+    async def begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        _, self._lines = await loop.create_connection(
+            lambda: Lines(self._on_line), *address(self._url)
+        )
+        path = f"/v1/sessions/{self._session}/messages/m/stream"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: bench\r\ntransfer-encoding: chunked\r\n"
+            f"producer-id: p\r\nproducer-epoch: {self._epoch}\r\n\r\n"
+        )
+        assert self._lines.transport is not None
+        self._lines.transport.write(head.encode())
+
+    def _on_line(self, line: bytes) -> None:
+        if b'"code"' in line:
+            raise RuntimeError(line.decode())
+        at = line.find(b'"accepted":')
+        if at < 0 or self._acked is None or self._acked.done():
+            return
+        if int(line[at + 11 : line.find(b",", at)]) >= self.seq:
+            self._acked.set_result(None)
+
+    async def send(self) -> None:
+        tokens = [TOKEN] * self._batch
+        entry = {"token": TOKEN} if self._batch == 1 else {"tokens": tokens}
+        line = json.dumps({"seq": self.seq, **entry}).encode() + b"\n"
+        self.seq += self._batch
+        self._acked = asyncio.get_running_loop().create_future()
+        assert self._lines.transport is not None
+        self._lines.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
+        await self._acked
+
+
+async def appends(
+    url: str, mode: str, label: str, in_flight: int, seconds: float, batch: int
+) -> Work:
+    """``in_flight`` producers, each with a message of its own and one append outstanding."""
+    connections = [await connect(url) for _ in range(in_flight)]
+    names = [f"{label}-{number}" for number in range(in_flight)]
+    pairs = zip(connections, names, strict=True)
+    epochs = [await opened(connection, name) for connection, name in pairs]
+    streams = [Stream(url, n, e, batch) for n, e in zip(names, epochs, strict=True)]
+    if mode == "stream":
+        for stream in streams:
+            await stream.begin()
+
+    async def post(connection: Connection, session: str, epoch: str, until: float) -> int:
+        seq = 0
+        while time.perf_counter() < until:
+            await connection.ask(append(session, epoch, seq, [TOKEN] * batch))
+            seq += batch
+        return seq
+
+    async def lines(stream: Stream, until: float) -> int:
+        while time.perf_counter() < until:
+            await stream.send()
+        return stream.seq
+
+    async def work() -> dict[str, Any]:
+        until = time.perf_counter() + seconds
+        if mode == "stream":
+            counts = await asyncio.gather(*(lines(stream, until) for stream in streams))
+        else:
+            triples = zip(connections, names, epochs, strict=True)
+            counts = await asyncio.gather(*(post(*triple, until) for triple in triples))
+        return {"tokens": sum(counts), "requests": sum(counts) // batch}
+
+    return work
+
+
+# Readers
+
+
+class Watcher:
+    """A reader: what it got, and when."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.events = 0
+        self.ready = asyncio.Event()
+        self.at: dict[int, float] = {}
+        self.wrong = 0
+
+    def on_line(self, line: bytes) -> None:
+        if line.startswith(b"data: {"):
+            found = _RANGE.search(line)
+            if found is not None:
+                start, stop = int(found[1]), int(found[2])
+                self.wrong += start != self.held
+                self.held = stop
+                self.events += 1
+                self.at[stop] = time.perf_counter()
+            elif line == b"data: {}":
+                self.ready.set()
+
+
+async def watchers(url: str, session: str, count: int, timeout_s: float = 60) -> list[Any]:
+    """Readers that are caught up."""
+    loop = asyncio.get_running_loop()
+    found = []
+    for _ in range(count):
+        watcher = Watcher()
+        _, lines = await loop.create_connection(lambda w=watcher: Lines(w.on_line), *address(url))  # type: ignore[misc]
+        assert lines.transport is not None
+        path = f"/v1/sessions/{session}/events"
+        lines.transport.write(f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+        found.append(watcher)
+    async with asyncio.timeout(timeout_s):
+        for watcher in found:
+            await watcher.ready.wait()
+    return found
+
+
+async def paced(
+    url: str, reader_url: str, readers: int, rate: float, seconds: float, session: str
+) -> Work:
+    """One producer at ``rate`` tokens a second, so many readers at another region or the same."""
+    connection = await connect(url)
+    epoch = await opened(connection, session)
+    # The other region must know the message before it is followed there.
+    await connection.ask(append(session, epoch, 0, [TOKEN]))
+    await asyncio.sleep(1)
+    following = await watchers(reader_url, session, readers)
+    for watcher in following:
+        watcher.held = 1
+
+    async def work() -> dict[str, Any]:
+        count = int(rate * seconds)
+        sent: list[float] = []
+        acked: list[float] = []
+        began = time.perf_counter()
+        for number in range(count):
+            await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            sent.append(time.perf_counter())
+            await connection.ask(append(session, epoch, number + 1, [TOKEN]))
+            acked.append(time.perf_counter())
+        await until_held(following, count + 1)
+        from_sent = sorted(
+            at - sent[stop - 2] for w in following for stop, at in w.at.items() if stop > 1
+        )
+        from_acked = sorted(
+            at - acked[stop - 2] for w in following for stop, at in w.at.items() if stop > 1
+        )
+        return {
+            "deliveries": sum(w.events for w in following),
+            "wrong": sum(w.wrong for w in following),
+            **{f"sent_{name}": value for name, value in percentiles(from_sent).items()},
+            **{f"acked_{name}": value for name, value in percentiles(from_acked).items()},
+        }
+
+    return work
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """p50 and p99 in milliseconds, of sorted seconds."""
+    last = len(values) - 1
+    return {"p50_ms": values[last // 2] * 1e3, "p99_ms": values[last * 99 // 100] * 1e3}
+
+
+async def until_held(following: list[Watcher], count: int, timeout_s: float = 120) -> None:
+    async with asyncio.timeout(timeout_s):
+        while any(watcher.held < count for watcher in following):
+            await asyncio.sleep(0.01)
+
+
+async def saturated(url: str, readers: int, seconds: float) -> Work:
+    """One producer as fast as it goes, 32 tokens a line, and so many readers of its session."""
+    connection = await connect(url)
+    epoch = await opened(connection, "saturated")
+    following = await watchers(url, "saturated", readers)
+    stream = Stream(url, "saturated", epoch, 32)
+    await stream.begin()
+
+    async def work() -> dict[str, Any]:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            await stream.send()
+        await until_held(following, stream.seq)
+        return {
+            "tokens": stream.seq,
+            "deliveries": sum(w.events for w in following),
+            "wrong": sum(w.wrong for w in following),
+        }
+
+    return work
+
+
+async def idle(url: str, readers: int) -> Work:
+    """Readers of an idle session each, that stay."""
+
+    async def work() -> dict[str, Any]:
+        kept = [await watchers(url, f"idle-{number % 100}", 1) for number in range(readers)]
+        return {"readers": len(kept)}
+
+    return work
+
+
+async def long_message(url: str, session: str, tokens: int) -> Work:
+    """One finished message of so many tokens."""
+    connection = await connect(url)
+    epoch = await opened(connection, session)
+
+    async def work() -> dict[str, Any]:
+        for seq in range(0, tokens, 1_000):
+            batch = [f" w{seq + n}" for n in range(1_000)]
+            await connection.ask(append(session, epoch, seq, batch))
+        await connection.ask(append(session, epoch, tokens, [], end="complete"))
+        return {"tokens": tokens}
+
+    return work
+
+
+async def resume(url: str, session: str, times: int) -> Work:
+    """A reader that comes for the first time, so often, one after the other."""
+    loop = asyncio.get_running_loop()
+
+    async def once() -> tuple[float, int, int]:
+        done, events = loop.create_future(), 0
+
+        def on_line(line: bytes) -> None:
+            nonlocal events
+            events += line.startswith(b"data: ")
+            if line == b"data: {}" and not done.done():
+                done.set_result(None)
+
+        began = time.perf_counter()
+        _, lines = await loop.create_connection(lambda: Lines(on_line), *address(url))
+        assert lines.transport is not None
+        path = f"/v1/sessions/{session}/events"
+        lines.transport.write(f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+        await done
+        took = time.perf_counter() - began
+        lines.transport.close()
+        return took, events - 1, lines.bytes
+
+    async def work() -> dict[str, Any]:
+        found = [await once() for _ in range(times)]
+        walls = sorted(took for took, _, _ in found)
+        return {
+            "wall_ms": walls[len(walls) // 2] * 1e3,
+            "events": found[0][1],
+            "bytes": found[0][2],
+        }
+
+    return work
+
+
+async def sessions(url: str, first: int, count: int, in_flight: int) -> Work:
+    """So many sessions, each with one short complete message."""
+    connections = [await connect(url) for _ in range(in_flight)]
+    numbers = iter(range(first, first + count))
+
+    async def fill(connection: Connection) -> None:
+        for number in numbers:
+            body = {"id": "m", "role": "user", "text": "What is the capital of France?"}
+            await connection.ask(request("POST", f"/v1/sessions/i{number:07}/messages", body))
+
+    async def work() -> dict[str, Any]:
+        await asyncio.gather(*(fill(connection) for connection in connections))
+        return {"sessions": count}
+
+    return work
+
+
+async def growing(url: str, session: str, lengths: list[int]) -> Work:
+    """One message that grows in batches of 20; it stops at each length minus 2,000 and waits."""
+    connection = await connect(url)
+    epoch = await opened(connection, session)
+    state = {"seq": 0}
+
+    async def work() -> dict[str, Any]:
+        target = lengths.pop(0)
+        while state["seq"] < target:
+            size = min(1_000 if len(lengths) % 2 else 20, target - state["seq"])
+            await connection.ask(append(session, epoch, state["seq"], [TOKEN] * size))
+            state["seq"] += size
+        return {"tokens": state["seq"]}
+
+    return work
+
+
+async def chats(url: str, name: str, count: int, messages: int, tokens: int, ended: bool) -> Work:
+    """So many sessions of so many messages of so many tokens, ended or still streaming."""
+    connection = await connect(url)
+
+    async def fill(session: str, message: str) -> None:
+        epoch = await opened(connection, session, message)
+        for seq in range(0, tokens, 20):
+            batch = [f" w{seq + n}" for n in range(20)]
+            await connection.ask(append(session, epoch, seq, batch, message=message))
+        if ended:
+            last = append(session, epoch, tokens, [], message=message, end="complete")
+            await connection.ask(last)
+
+    async def work() -> dict[str, Any]:
+        for number in range(count):
+            for message in range(messages):
+                await fill(f"{name}-{number}", f"m{message}")
+        return {"tokens": count * messages * tokens}
+
+    return work
+
+
+KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
+    "appends": appends,
+    "paced": paced,
+    "saturated": saturated,
+    "idle": idle,
+    "long_message": long_message,
+    "resume": resume,
+    "sessions": sessions,
+    "growing": growing,
+    "chats": chats,
+}
+
+
+async def main(kind: str, parameters: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    work = await KINDS[kind](**parameters)
+    print("ready", flush=True)
+    while (await loop.run_in_executor(None, sys.stdin.readline)).strip() == "go":
+        began, cpu = time.perf_counter(), cpu_ns()
+        result = await work()
+        result |= {"wall_s": time.perf_counter() - began, "load_ns": cpu_ns() - cpu}
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], json.loads(sys.argv[2])))
