@@ -18,8 +18,9 @@ from perdure.api.bodies import (
     read_body,
 )
 from perdure.api.fields import Fields, ack_wait_ms, query
+from perdure.api.sending import send_within
 from perdure.regions.answers import Ack
-from perdure.regions.fanout import Reader
+from perdure.regions.fanout import Gathered, Reader
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Event
@@ -149,6 +150,13 @@ def encode_event(event: Event) -> bytes:
     return event.wire
 
 
+def encode_events(gathered: Gathered) -> bytes:
+    """The events that have gathered, joined once for all readers that get the same."""
+    if gathered.wire is None:
+        gathered.wire = b"".join(map(encode_event, gathered)) or _KEEP_ALIVE
+    return gathered.wire
+
+
 def cursor_of(scope: Scope) -> str | None:
     """The cursor of ``Last-Event-ID``, else of the query; ``Refusal`` ``invalid_cursor``."""
     values = query(scope["query_string"], "cursor")
@@ -196,12 +204,12 @@ async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, b
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while (gathered := await reader.next()) is not None:
-        body = b"".join(map(encode_event, gathered)) or _KEEP_ALIVE
+        body = encode_events(gathered)
         # In slices, so that a long snapshot on a slow link makes progress within the limit.
         for start in range(0, len(body), SLICE_BYTES):
-            piece = body[start : start + SLICE_BYTES]
-            async with asyncio.timeout(WRITE_S_MAX):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            piece = body if len(body) <= SLICE_BYTES else body[start : start + SLICE_BYTES]
+            message = {"type": "http.response.body", "body": piece, "more_body": True}
+            await send_within(WRITE_S_MAX, send, message)
     await send({"type": "http.response.body", "body": b""})
 
 

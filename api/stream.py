@@ -22,6 +22,7 @@ from perdure.api.hot import (
     producer_of,
 )
 from perdure.api.problems import problem
+from perdure.api.sending import send_within
 from perdure.regions.answers import Ack
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -242,8 +243,8 @@ class LongAppend:
             self._unstable.set()
         body = encode_ack(ack) + b"\n"
         # A client that reads no answers would hold its own lines up for ever.
-        async with asyncio.timeout(WRITE_S_MAX):
-            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        message = {"type": "http.response.body", "body": body, "more_body": True}
+        await send_within(WRITE_S_MAX, self._send, message)
 
 
 async def stream(

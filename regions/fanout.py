@@ -19,6 +19,13 @@ from perdure.replication.resume import Returning, resume
 from perdure.replication.session import Session
 
 
+class Gathered(list[Event]):
+    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
+    readers that are equally far get the same object."""
+
+    wire: bytes | None = None
+
+
 class Feed:
     """The events of one session for its readers here."""
 
@@ -29,7 +36,9 @@ class Feed:
         self._events: deque[Event] = deque()
         self._first = 0
         self._bytes = 0
-        self._changed: asyncio.Future[None] | None = None
+        # Readers that wait for something new; and what the last that looked was given.
+        self._waiting: list[asyncio.Future[None]] = []
+        self._given: tuple[int, int, Gathered] | None = None
 
     @property
     def end(self) -> int:
@@ -69,28 +78,32 @@ class Feed:
 
     def trim(self) -> None:
         """Let go of what every reader has taken."""
+        self._given = None
         slowest = min((reader.index for reader in self.readers), default=self.end)
         while self._events and self._first < slowest:
             self._drop()
 
-    def since(self, index: int) -> list[Event] | None:
+    def since(self, index: int) -> Gathered | None:
         """The events from an index on; None when they are no longer here."""
         if index < self._first:
             return None
-        return list(islice(self._events, index - self._first, None))
+        if self._given is None or self._given[:2] != (index, self.end):
+            events = Gathered(islice(self._events, index - self._first, None))
+            self._given = (index, self.end, events)
+        return self._given[2]
 
     def wake(self) -> None:
         """Let every waiting reader look."""
-        changed, self._changed = self._changed, None
-        if changed is not None and not changed.done():
-            changed.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def wait(self) -> None:
         """Until the next :meth:`wake`."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        # Shielded: one reader that is cancelled must not cancel the others' future.
-        await asyncio.shield(self._changed)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
 
 
 class Reader:
@@ -126,14 +139,14 @@ class Reader:
                 self.offer(events)
                 self.feed.wake()
 
-    async def next(self) -> list[Event] | None:
+    async def next(self) -> Gathered | None:
         """Events to write now; an empty list when a keep-alive is due; None when it is over."""
         waited = False
         while True:
             if self._cut:
                 return None
             if self._own:
-                events = list(self._own)
+                events = Gathered(self._own)
                 self._own.clear()
                 self._own_bytes = 0
                 return events
@@ -147,7 +160,7 @@ class Reader:
             if self.feed.closing:
                 return None
             if waited:
-                return []
+                return Gathered()
             await self.feed.wait()
             waited = True
 

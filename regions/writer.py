@@ -22,6 +22,10 @@ from perdure.replication.operations import Operation
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, seal
 from perdure.replication.session import Session
 
+# A commit that answered so many writes is followed by the next after so long, and not at once.
+BUSY_WRITES_MIN = 4
+COMMIT_EVERY_S = 0.004
+
 Admit = Callable[[Session, Pending], Sequence[Operation]]
 
 
@@ -106,6 +110,9 @@ class Writer:
         self._wake = asyncio.Event()
         self._closed = False
         self._ended = False
+        # When the last commit began, and how many writes it answered.
+        self._last_began_s = 0.0
+        self._last_waiting = 0
         self.failed: StorageError | None = None
 
     async def write(self, session: str, admit: Admit, *, exclusive: bool = True) -> bool:
@@ -190,12 +197,21 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._queue or self._arrivals or self._jumps:
+                await self._gather()
                 if self._jumps:
                     await self._carry_out(self._jumps.popleft())
                 else:
                     await self._commit(self._collect())
             if self._closed:
                 return
+
+    async def _gather(self) -> None:
+        """Under load, let more come together: a commit costs the same for one as for many, here
+        and at the peers. One client that waits for each answer is never held up."""
+        loop = asyncio.get_running_loop()
+        if self._last_waiting >= BUSY_WRITES_MIN:
+            await asyncio.sleep(max(0.0, self._last_began_s + COMMIT_EVERY_S - loop.time()))
+        self._last_began_s = loop.time()
 
     async def _carry_out(self, jump: Jump) -> None:
         """Between two batches, so that no record of these origins is under way."""
@@ -267,6 +283,7 @@ class Writer:
         batch.waiting.append((intent.done, bool(operations)))
 
     async def _commit(self, batch: Batch) -> None:
+        self._last_waiting = len(batch.waiting)
         records = [applied.record for applied in batch.applied]
         if records:
             before = self._storage.position

@@ -31,11 +31,13 @@ def cpu_ns() -> int:
 
 
 class Stream:
-    """One long ``stream`` request of a message, one line outstanding."""
+    """One long ``stream`` request of a message; ``window`` lines may be unacknowledged."""
 
-    def __init__(self, url: str, session: str, epoch: str, batch: int) -> None:
-        self._url, self._session, self._epoch, self._batch = url, session, epoch, batch
-        self._acked: asyncio.Future[None] | None = None
+    def __init__(self, url: str, session: str, epoch: str, batch: int, window: int = 1) -> None:
+        self._url, self._session, self._epoch = url, session, epoch
+        self._batch, self._window = batch, window
+        self._wake: asyncio.Future[None] | None = None
+        self._accepted = 0
         self.seq = 0
 
     async def begin(self) -> None:
@@ -55,32 +57,49 @@ class Stream:
         if b'"code"' in line:
             raise RuntimeError(line.decode())
         at = line.find(b'"accepted":')
-        if at < 0 or self._acked is None or self._acked.done():
+        if at < 0:
             return
-        if int(line[at + 11 : line.find(b",", at)]) >= self.seq:
-            self._acked.set_result(None)
+        self._accepted = int(line[at + 11 : line.find(b",", at)])
+        if self._wake is not None and not self._wake.done() and self._room() > 0:
+            self._wake.set_result(None)
+
+    def _room(self) -> int:
+        return self._window - (self.seq - self._accepted) // self._batch
 
     async def send(self) -> None:
-        tokens = [TOKEN] * self._batch
-        entry = {"token": TOKEN} if self._batch == 1 else {"tokens": tokens}
-        line = json.dumps({"seq": self.seq, **entry}).encode() + b"\n"
-        self.seq += self._batch
-        self._acked = asyncio.get_running_loop().create_future()
+        """Fill the window, and wait until there is room in it."""
+        lines = bytearray()
+        for _ in range(self._room()):
+            tokens = [TOKEN] * self._batch
+            entry = {"token": TOKEN} if self._batch == 1 else {"tokens": tokens}
+            lines += json.dumps({"seq": self.seq, **entry}).encode() + b"\n"
+            self.seq += self._batch
         assert self._lines.transport is not None
-        self._lines.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
-        await self._acked
+        self._lines.transport.write(b"%x\r\n%b\r\n" % (len(lines), bytes(lines)))
+        if self._room() <= 0:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+
+    async def finish(self) -> None:
+        """Until everything is acknowledged."""
+        while self._accepted < self.seq:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
 
 
 async def appends(
     url: str, mode: str, label: str, in_flight: int, seconds: float, batch: int
 ) -> Work:
-    """``in_flight`` producers, each with a message of its own and one append outstanding."""
+    """``post`` and ``streams``: so many producers, each with a message of its own and one append
+    outstanding. ``stream``: one producer, with so many lines outstanding."""
+    window = in_flight if mode == "stream" else 1
+    in_flight = 1 if mode == "stream" else in_flight
     connections = [await connect(url) for _ in range(in_flight)]
     names = [f"{label}-{number}" for number in range(in_flight)]
     pairs = zip(connections, names, strict=True)
     epochs = [await opened(connection, name) for connection, name in pairs]
-    streams = [Stream(url, n, e, batch) for n, e in zip(names, epochs, strict=True)]
-    if mode == "stream":
+    streams = [Stream(url, n, e, batch, window) for n, e in zip(names, epochs, strict=True)]
+    if mode != "post":
         for stream in streams:
             await stream.begin()
 
@@ -94,11 +113,12 @@ async def appends(
     async def lines(stream: Stream, until: float) -> int:
         while time.perf_counter() < until:
             await stream.send()
+        await stream.finish()
         return stream.seq
 
     async def work() -> dict[str, Any]:
         until = time.perf_counter() + seconds
-        if mode == "stream":
+        if mode != "post":
             counts = await asyncio.gather(*(lines(stream, until) for stream in streams))
         else:
             triples = zip(connections, names, epochs, strict=True)

@@ -144,7 +144,8 @@ def costs(usage: Usage, count: int, unit: str) -> dict[str, Any]:
 async def append_rows(bench: Bench) -> AsyncIterator[Row]:
     """Durable here, in the CRDT, and on both peers' disks."""
     aims = {("post", 1): 60.0, ("stream", 1): 15.0}
-    for mode, batch in (("post", 1), ("post", 20), ("stream", 1), ("stream", 20)):
+    kinds = (("post", 1), ("post", 20), ("stream", 1), ("stream", 20), ("streams", 1))
+    for mode, batch in kinds:
         for in_flight in (1, 32, 64):
             name = f"{mode}{batch}" if batch > 1 else mode
             async with bench.load(
