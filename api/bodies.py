@@ -4,12 +4,12 @@ Never ``json.loads`` on what comes from outside: it takes lone surrogates, NaN a
 length. The parser here is pydantic's, with our own limits on depth and integers.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from math import isfinite
 from typing import Any
 
+from perdure.api.patience import within
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import BODY_BYTES_MAX, BODY_READ_S_MAX, JSON_DEPTH_MAX
 from pydantic_core import from_json
@@ -54,23 +54,26 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body. Raises ``Unread``: ``too_large``, ``timeout``; and ``Disconnected``."""
     if _declared_bytes(scope) > BODY_BYTES_MAX:
         raise _too_large()
-    chunks: list[bytes] = []
-    size = 0
     try:
-        async with asyncio.timeout(BODY_READ_S_MAX):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Disconnected
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > BODY_BYTES_MAX:
-                    raise _too_large()
-                chunks.append(chunk)
-                if not message.get("more_body"):
-                    return b"".join(chunks)
+        return await within(BODY_READ_S_MAX, _read(receive))
     except TimeoutError as error:
         raise Unread("timeout", f"the body did not arrive within {BODY_READ_S_MAX} s") from error
+
+
+async def _read(receive: Receive) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > BODY_BYTES_MAX:
+            raise _too_large()
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
 
 
 def _declared_bytes(scope: Scope) -> int:

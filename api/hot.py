@@ -18,7 +18,7 @@ from perdure.api.bodies import (
     read_body,
 )
 from perdure.api.fields import Fields, ack_wait_ms, query
-from perdure.api.sending import send_within
+from perdure.api.patience import within
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Gathered, Reader
 from perdure.regions.node import Node
@@ -209,7 +209,7 @@ async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, b
         for start in range(0, len(body), SLICE_BYTES):
             piece = body if len(body) <= SLICE_BYTES else body[start : start + SLICE_BYTES]
             message = {"type": "http.response.body", "body": piece, "more_body": True}
-            await send_within(WRITE_S_MAX, send, message)
+            await within(WRITE_S_MAX, send(message))
     await send({"type": "http.response.body", "body": b""})
 
 

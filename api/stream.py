@@ -21,8 +21,8 @@ from perdure.api.hot import (
     encode_ack,
     producer_of,
 )
+from perdure.api.patience import within
 from perdure.api.problems import problem
-from perdure.api.sending import send_within
 from perdure.regions.answers import Ack
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -244,7 +244,7 @@ class LongAppend:
         body = encode_ack(ack) + b"\n"
         # A client that reads no answers would hold its own lines up for ever.
         message = {"type": "http.response.body", "body": body, "more_body": True}
-        await send_within(WRITE_S_MAX, self._send, message)
+        await within(WRITE_S_MAX, self._send(message))
 
 
 async def stream(

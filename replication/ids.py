@@ -9,6 +9,7 @@ import binascii
 import hmac
 import json
 import re
+from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from perdure.replication.limits import CLAIM_ID_CHARS_MIN, EPOCH_COUNTER_MAX, ID
 _ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{ID_CHARS_MAX}}}\Z")
 _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 _EPOCH = re.compile(r"([1-9][0-9]{0,9})-([0-9a-f]{16})\Z")
+# A producer gives the same epoch with every append.
+_NAMES_CACHED_MAX = 4_096
 # The producer of a complete message that names none. No client can be confused with it: what
 # decides is the epoch, which is a hash of the body.
 NO_PRODUCER = "~"
@@ -80,6 +83,7 @@ def check_role(text: object) -> str:
     return text
 
 
+@lru_cache(_NAMES_CACHED_MAX)
 def parse_epoch(text: str) -> Epoch:
     """The epoch of its text form; ``ValueError`` when it has none."""
     match = _EPOCH.match(text)
@@ -88,9 +92,13 @@ def parse_epoch(text: str) -> Epoch:
     return Epoch(int(match[1]), int(match[2], 16))
 
 
+# Made once: ``json.dumps`` would make one for each call.
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, characters as they are."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(value)
 
 
 def digest(size_bytes: int, *parts: str | bytes) -> bytes:
@@ -133,6 +141,7 @@ def derived_message_id(session: str, idempotency_key: str) -> str:
     return "k-" + digest(16, "key", session, idempotency_key).hex()
 
 
+@lru_cache(_NAMES_CACHED_MAX)
 def client_id(lane: LaneKey) -> int:
     """The 53-bit Yjs client id of a lane (never 0)."""
     return (hash64("yjs", lane.producer, str(lane.epoch)) >> 11) or 1
