@@ -204,6 +204,11 @@ class LongAppend:
             await self._node.progress()
             self._news.set()
 
+    async def watch_leaving(self) -> None:
+        """Set ``news`` when the region drains: a client that sends nothing must hear of it."""
+        await self._node.leaving.wait()
+        self._news.set()
+
     async def run(self, lines: Lines) -> None:
         """Append what arrives and acknowledge it, until the body ends and all is stable."""
         while True:
@@ -216,6 +221,8 @@ class LongAppend:
                 await self._append(line)
             elif lines.ended:
                 break
+            elif self._node.leaving.is_set():
+                raise Refusal("draining", "this region is shutting down", retry_after_s=1)
             else:
                 await self._news.wait()
         if self._last is not None and self._unstable.is_set() and not lines.gone:
@@ -263,7 +270,8 @@ async def stream(
     news = asyncio.Event()
     lines = Lines(receive, news)
     appending = LongAppend(node, session, message, producer, send, news)
-    tasks = [asyncio.create_task(lines.read()), asyncio.create_task(appending.watch())]
+    watches = (lines.read(), appending.watch(), appending.watch_leaving())
+    tasks = [asyncio.create_task(watch) for watch in watches]
     # The body is asked for before the answer starts: a client may wait for ``100 Continue``.
     await asyncio.sleep(0)
     last = b""

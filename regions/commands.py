@@ -17,7 +17,7 @@ from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
 
 from perdure_client import Client, Event, VendorError
-from perdure_client.errors import NotFound, OutOfStep, PerdureError
+from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError
 from perdure_client.pipes import FORMATS
 from perdure_client.reducer import SessionView, apply
 
@@ -263,23 +263,27 @@ async def _verify(options: argparse.Namespace, client: Client) -> int:
     while not answer["equal"] and loop.time() < deadline:
         await asyncio.sleep(_VERIFY_EVERY_S)
         answer = await client.verify(options.session)
-    if options.session is not None:
-        await _must_exist(options.session, client)
+    known = options.session is None or await _is_known(options.session, client)
     if options.json:
         print_json(answer)
     else:
         _print_verified(answer)
     if answer["equal"]:
-        return 0
+        return 0 if known else EXIT_DIFFERENT
     differs = "different" in answer["regions"].values()
     return EXIT_DIFFERENT if differs else EXIT_UNREACHABLE
 
 
-async def _must_exist(session: str, client: Client) -> None:
+async def _is_known(session: str, client: Client) -> bool:
+    """Whether there is anything to compare; a deleted session is known to be that."""
     try:
         await client.session(session).snapshot()
     except NotFound:
-        say(f"note: this region knows no session {session}")
+        say(f"this region knows no session {session}")
+        return False
+    except Deleted:
+        say(f"session {session} was deleted")
+    return True
 
 
 def _print_verified(answer: Mapping[str, Any]) -> None:

@@ -75,9 +75,13 @@ def read_secret(name: str, environment: Mapping[str, str] | None = None) -> byte
             raise ConfigError(f"{name}_FILE: {path} is not UTF-8; write it in hex") from error
     if value is None:
         return None
-    if len(value.encode()) < SECRET_BYTES_MIN:
+    try:
+        secret = value.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name} is not UTF-8; write it in hex") from error
+    if len(secret) < SECRET_BYTES_MIN:
         raise ConfigError(f"{name} must have at least {SECRET_BYTES_MIN} bytes")
-    return value.encode()
+    return secret
 
 
 def parse_peers(texts: list[str]) -> dict[str, str]:

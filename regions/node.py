@@ -62,6 +62,8 @@ class Node(Writing):
         self._storage = storage
         self._links: Links | None = None
         self._status: str | None = "starting"
+        # Set when the region begins to drain, for requests that would go on for ever.
+        self.leaving = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_keep_alive_ms = 0
         self._writer = Writer(
@@ -134,7 +136,11 @@ class Node(Writing):
 
     def readiness(self) -> str | None:
         """None when ready; else why not."""
-        return self._refuses() or ("catching_up" if self.repair.below else None)
+        if (reason := self._refuses()) is not None:
+            return reason
+        if self._links is not None and self._links.refused() is not None:
+            return "name_in_use"
+        return "catching_up" if self.repair.below else None
 
     def _refuses(self) -> str | None:
         """Why no client is served; None where they are."""
@@ -150,6 +156,7 @@ class Node(Writing):
     async def drain(self, timeout_s: float) -> None:
         """Take no more writes, send readers elsewhere, and flush to the peers that are up."""
         self._status = self._status or "draining"
+        self.leaving.set()
         self.fanout.drain(RECONNECT_MS_MAX)
         if self._links is not None:
             await self._links.flush(timeout_s)

@@ -145,6 +145,7 @@ async def test_what_goes_wrong_is_said_and_has_its_code(shared: Cluster) -> None
     wrong_url = await run("sessions", "--url", "localhost:1")
     assert wrong_url.code == 2 and "must be a URL like" in wrong_url.err
     noted = await run("verify", "none", *eu)
+    assert noted.code == 1
     assert "this region knows no session none" in noted.err
 
 
