@@ -38,8 +38,10 @@ class Message:
         self.id = id_
         self.slot = slot(id_)
         self.header: Header | None = None
-        self.lanes: dict[LaneKey, Lane] = {}
-        self.claims = Claims(self._is_written)
+        self.lanes = lanes = dict[LaneKey, Lane]()
+        # By the lanes and not by a method of this object: without a cycle it is freed at once when
+        # it leaves memory.
+        self.claims = Claims(lambda key: key in lanes and bool(lanes[key].entries))
         # The first lanes of the headers that were cancelled.
         self.cancels: set[LaneKey] = set()
         # The newest lsn of each origin that told of this message: when all of them are on disk
@@ -115,10 +117,6 @@ class Message:
         if lane is None:
             lane = self.lanes[key] = Lane(self.session, self.id, key)
         return lane
-
-    def _is_written(self, key: LaneKey) -> bool:
-        lane = self.lanes.get(key)
-        return lane is not None and bool(lane.entries)
 
     # What is shown
 

@@ -5,6 +5,7 @@ newest shown messages by serial; what is older is in the archive, and only its n
 are here. A message below the window that changes pulls the window down to it.
 """
 
+import weakref
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
@@ -32,26 +33,32 @@ class Shelf:
         self._loaded: dict[str, Message] = {}
         # Rows of messages in the window that are not loaded.
         self._rows: dict[str, Row] = {}
-        # The window, by serial and in the order in which this region began to show it.
+        # The window, by serial and in the order of arrival.
         self.order: list[str] = []
         self.arrival: dict[str, int] = {}
         self.older = totals.shown
-        # All that was stored as shown from this serial on is in the window.
+        # What was stored as shown from here on is in the window.
         self._floor: str | None = None
         self._arrivals = totals.arrivals
         self._settled: set[str] = set()
         self.unsettled: list[str] = []
         self._slots: dict[int, list[str]] = {}
-        self.sums = Sums(totals.contents, totals.wholes, self._loaded, self._stored_content)
+        # By a weak reference: without a cycle all of it is freed at once when it leaves memory.
+        me = weakref.ref(self)
+
+        def elsewhere(id_: str) -> int:
+            shelf = me()
+            return 0 if shelf is None else shelf._stored_content(id_)
+
+        self.sums = Sums(totals.contents, totals.wholes, self._loaded, elsewhere)
         # Deleted messages, with what they showed; those that refresh has told of are graves.
         self.tombstones: set[str] = set()
         self.graves: dict[str, int] = dict(totals.newest_graves)
         self.graves_count = totals.graves
         self.graves_sum = totals.graves_sum
         self._buried: dict[int, str] = {slot(id_): id_ for id_ in self.graves}
-        # What is to be stored, and what was found damaged.
+        # What is to be stored; and what was found damaged, as if it had never been.
         self.dirty: set[str] = set()
-        self.lost: set[str] = set()
         self._forgotten: set[str] = set()
         if archive is not None:
             self.reveal(WINDOW_ROWS)
@@ -73,17 +80,13 @@ class Shelf:
             raise KeyError(id_)
         return message
 
-    def __contains__(self, id_: str) -> bool:
-        return self.get(id_) is not None
-
     def items(self) -> list[tuple[str, Message]]:
-        """The messages that are in memory."""
+        """Those in memory."""
         return list(self._loaded.items())
 
     def add(self, id_: str) -> Message:
         """A message that is not known yet."""
-        message = self._loaded[id_] = Message(self._session, id_)
-        return message
+        return self._loaded.setdefault(id_, Message(self._session, id_))
 
     def look(self, id_: str) -> Message | None:
         """The message for a look: an old one does not stay in memory."""
@@ -138,7 +141,6 @@ class Shelf:
 
     def _lose(self, row: Row) -> None:
         """A stored message is damaged: as if this region had never heard of it. A peer has it."""
-        self.lost.add(row.id)
         self.dirty.add(row.id)
         self._forgotten.add(row.id)
         self.sums.drop_whole(row.id, row.whole)

@@ -12,7 +12,9 @@ from perdure.api.problems import STATUS
 from perdure.regions.main import EXIT_USAGE, main
 from perdure.regions.serving import EXIT_NAME_IN_USE
 from perdure.replication import limits, operations
+from perdure.replication.coding import encode
 from perdure.replication.frames import Kind
+from perdure.replication.ids import LaneKey, parse_epoch
 
 ROOT = Path(__file__).parents[1]
 # Limits that A.2 does not list: what the protocol says of them elsewhere, or that no client and no
@@ -121,7 +123,7 @@ def test_frames():
     assert listed == {kind.name.lower(): kind.value for kind in Kind}
 
 
-LANE = operations.LaneKey("p", operations.parse_epoch("1-0123456789abcdef"))
+LANE = LaneKey("p", parse_epoch("1-0123456789abcdef"))
 HEADER = operations.Header("user", None, 1, LANE, "{}", None, ())
 OPERATIONS = {
     "create": operations.Create("s", 1, "eu", "{}"),
@@ -131,6 +133,8 @@ OPERATIONS = {
     "cancel": operations.Cancel("s", "m", LANE),
     "delete": operations.Delete("s", None),
     "metadata": operations.Metadata("s", 1, "eu", "{}"),
+    "fork": operations.Fork("s", "m", LANE, 0),
+    "absorb": operations.Absorb("s", (), ()),
 }
 
 
@@ -139,7 +143,7 @@ def test_operations(kind):
     """B.2 gives each operation as many fields after the session as its bytes have."""
     listed = {name.strip("`"): fields for name, fields, *_ in rows(section("B.2"))}
     assert listed.keys() == OPERATIONS.keys()
-    name, _, *after = json.loads(operations.encode(OPERATIONS[kind]))
+    name, _, *after = json.loads(encode(OPERATIONS[kind]))
     assert name == kind
     bare = re.sub(r"\{.*?\}|\(.*?\)", "", listed[kind].partition(";")[0])
     assert len(bare.split(",")) == len(after)

@@ -339,28 +339,6 @@ async def growing(url: str, session: str, lengths: list[int]) -> Work:
     return work
 
 
-async def chats(url: str, name: str, count: int, messages: int, tokens: int, ended: bool) -> Work:
-    """So many sessions of so many messages of so many tokens, ended or still streaming."""
-    connection = await connect(url)
-
-    async def fill(session: str, message: str) -> None:
-        epoch = await opened(connection, session, message)
-        for seq in range(0, tokens, 20):
-            batch = [f" w{seq + n}" for n in range(20)]
-            await connection.ask(append(session, epoch, seq, batch, message=message))
-        if ended:
-            last = append(session, epoch, tokens, [], message=message, end="complete")
-            await connection.ask(last)
-
-    async def work() -> dict[str, Any]:
-        for number in range(count):
-            for message in range(messages):
-                await fill(f"{name}-{number}", f"m{message}")
-        return {"tokens": count * messages * tokens}
-
-    return work
-
-
 KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
     "appends": appends,
     "paced": paced,
@@ -370,7 +348,6 @@ KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
     "resume": resume,
     "sessions": sessions,
     "growing": growing,
-    "chats": chats,
 }
 
 
