@@ -34,7 +34,7 @@ IMAGE_BYTES_MAX = 1_048_576
 IMAGES_MAX = 200
 TRUNCATE_EVERY_S = 5
 # How many stored sessions are compared with their checksums each second.
-SCRUB_SESSIONS_MAX = 20
+SCRUB_SESSIONS_MAX = 4
 # So many old marks are kept for the caps of the log.
 _OLD_MARKS_MAX = 128
 _MARKS = "marks"
@@ -120,12 +120,6 @@ class Checkpoint:
         """Store everything that is dirty now. Raises ``StorageFull`` and ``StorageFailed``."""
         self.mark()
         await self._store(lambda _: True)
-
-    async def scrub(self) -> None:
-        """Compare everything that is stored with its checksums."""
-        after = await self._storage.scrub(0, SCRUB_SESSIONS_MAX)
-        while after:
-            after = await self._storage.scrub(after, SCRUB_SESSIONS_MAX)
 
     async def session(self, id_: str) -> None:
         """Store one session now. Raises as :meth:`all` does."""

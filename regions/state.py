@@ -95,10 +95,23 @@ class State:
             if operation is None:
                 continue
             try:
-                self._apply(operation, record, before)
+                try:
+                    self._apply(operation, record, before)
+                except Damaged:
+                    self._lose(operation)
+                    self._apply(operation, record, before)
             except Exception:
                 self.unapplied += 1
                 log.exception("%s/%d cannot be applied", record.origin, record.lsn)
+
+    def _lose(self, operation: Operation) -> None:
+        """What is stored of this operation's message is not what was written: a peer has it."""
+        session = self.session(operation.session)
+        self.damaged.add(session.id)
+        singles = operation.operations if isinstance(operation, Absorb) else (operation,)
+        for single in singles:
+            if not isinstance(single, Create | Metadata) and single.message is not None:
+                session.messages.lose(single.message)
 
     def _apply(self, operation: Operation, record: Record, before: int) -> None:
         session = self.session(operation.session)

@@ -257,7 +257,7 @@ class Session:
         count = self.messages.graves_count - len(belief.graves)
         total = self.messages.graves_sum - sum(map(grave_hash, belief.graves))
         for ghost in belief.ghosts:
-            total += self.messages.graves[ghost] - grave_hash(ghost)
+            total += self.messages.graves.get(ghost, 0) - grave_hash(ghost)
         for id_ in self.graves_named(belief.overrides):
             # Named by the cursor, so its deletion has not been told.
             count -= 1

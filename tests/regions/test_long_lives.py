@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,9 +17,13 @@ from perdure.regions.node import Node
 from perdure.regions.ports import StorageFull
 from perdure.regions.storage import SqliteStorage
 from perdure.replication.admission import Draft
+from perdure.replication.coding import encode
 from perdure.replication.cursor import decode
 from perdure.replication.errors import Refusal
+from perdure.replication.ids import LaneKey, parse_epoch
+from perdure.replication.lane import root_digest
 from perdure.replication.limits import EVICT_IDLE_S, REPLAY_BYTES_MAX
+from perdure.replication.operations import Items
 from perdure.replication.records import Origin, seal
 from perdure.replication.shelf import WINDOW_ROWS
 
@@ -443,3 +448,33 @@ async def test_a_damaged_head_is_made_anew_from_the_messages(regions: Regions) -
     assert node.repair.wanted == {"s"} and rows(disk, "quarantine") >= 1
     assert len(node.state) == 1
     await node.stop()
+
+
+async def test_a_body_that_is_whole_and_wrong_is_found_by_its_digest(
+    regions: Regions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody changed the text and its checksum: what the producer repeats is not held to be a
+    conflict, and the message is asked for at a peer."""
+    node, disk = regions.node(peers=["us"])
+    node.start(None)
+    epoch = (await node.open("s", OPEN)).epoch
+    await node.append("s", "m", "p", epoch, 0, ["hello"])
+    await rests(node, regions.clock)
+    with contextlib.closing(sqlite3.connect(disk.path)) as connection, connection:
+        ((body,),) = connection.execute("SELECT body FROM message").fetchall()
+        wrong = body.replace(b"hello", b"jello")
+        crc = zlib.crc32(wrong, zlib.crc32(b"s/m/"))
+        connection.execute("UPDATE message SET body = ?, body_crc = ?", (wrong, crc))
+    piece = seal(Origin("xx", 1), 1, items(epoch, 0, "hello"))
+    await node.receive([piece])
+    await passes(node, regions.clock, 1)
+    assert node.repair.wanted == {"s"} and "found damaged" in caplog.text
+    assert node.regions()["counters"]["unapplied"] == 0
+    await node.stop()
+
+
+def items(epoch: str, seq: int, *tokens: str) -> bytes:
+    """The operation that appends these to message ``m``, of whose lane nothing is held."""
+    lane = LaneKey("p", parse_epoch(epoch))
+    before = root_digest("s", "m", lane)
+    return encode(Items("s", "m", lane, seq, before, tokens))

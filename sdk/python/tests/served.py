@@ -71,6 +71,7 @@ async def served(path: Path) -> AsyncIterator[tuple[Served, Served]]:
                 peer_port=ports[name],
                 peers={other: f"http://127.0.0.1:{ports[other]}"},
                 peer_secret=b"s" * 32,
+                bootstrap=True,
             )
             region = Served(*build_node(config))
             await region.start()

@@ -123,7 +123,9 @@ async def test_the_programs_of_the_readme(regions: tuple[Served, Served], tmp_pa
     """The agent as it stands there, in a process of its own, and the reader, who sees its text."""
     eu, us = regions
     agent = tmp_path / "agent.py"
-    agent.write_text(re.sub(r"REGIONS = .*", f"REGIONS = {[eu.url, us.url]}", program("open(")))
+    agent.write_text(
+        re.sub(r"REGIONS = .*", f"REGIONS = {[eu.url, us.url]}", program("write(token)"))
+    )
     seen: list[Any] = []
     names: dict[str, Any] = {"Client": Client, "REGIONS": [us.url, eu.url]}
     names["print"] = lambda *values: seen.append(values)
