@@ -56,6 +56,7 @@ class Node(Writing):
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
         state = State(region, self.gossip, storage)
+        state.now = clock.monotonic_ms() // 1000
         super().__init__(region, state, self.gossip, clock, Headers(secret))
         # Set when the disk can no longer be trusted: the process is to end.
         self.failed = asyncio.Event()
