@@ -54,7 +54,8 @@ class SqliteStorage:
         self._vector: Vector = {}
         self._floors: Vector = {}
         self._notes: dict[str, str] = {}
-        self._sums = Sums()
+        # What the loop answers from, and what the last transaction wrote.
+        self._sums = self._sums_on_disk = Sums()
         self._watermark = 0
         self._damage = Damage()
         self._writer: Engine | None = None
@@ -117,7 +118,7 @@ class SqliteStorage:
         self._loader_engine = engine_for(self.path, None)
         self._loader = self._loader_engine.connect()
         if "sums" in meta:
-            self._sums = Sums.decode(meta["sums"])
+            self._sums = self._sums_on_disk = Sums.decode(meta["sums"])
         if "watermark" in meta:
             self._watermark, self.log_bytes, self.hlc = json.loads(meta["watermark"])
         self.position = self._watermark
@@ -218,10 +219,7 @@ class SqliteStorage:
         return await self._run(self._read_thread, read)
 
     async def jump(self, vector: Vector) -> None:
-        """What these lsns say is known here, though not from the logs.
-
-        Raises as :meth:`commit` does.
-        """
+        """What these lsns say is known here, though not from the logs. Raises as ``commit``."""
 
         def jump(connection: Connection) -> dict[Origin, int]:
             fresh: dict[Origin, int] = {}
@@ -312,9 +310,9 @@ class SqliteStorage:
         Raises as :meth:`commit` does.
         """
         damaged = self._damage.take()
-        sums = self._sums.copy()
 
         def save(connection: Connection) -> Sums:
+            sums = self._sums_on_disk.copy()
             image_tables.set_aside(connection, damaged)
             for image in images:
                 image_tables.save(connection, image, sums)
@@ -328,16 +326,19 @@ class SqliteStorage:
                 log_tables.set_held(connection, self._ids, mark.vector)
             return saved
 
+        def run() -> Sums:
+            # Here and not after the wait: whoever waits may be cancelled, and yet it is done.
+            self._sums_on_disk = self._in_transaction(save)
+            return self._sums_on_disk
+
         try:
-            self._sums = await self._write(save)
+            self._sums = await self._run(self._write_thread, run)
         except BaseException:
             self._damage.put_back(damaged)
             raise
         if mark is not None:
             self._watermark = mark.position
         self._damage.done(damaged)
-
-    # Notes
 
     def notes(self) -> dict[str, str]:
         """Small things that were to be remembered, by name."""
@@ -363,7 +364,6 @@ class SqliteStorage:
             raise StorageFailed(str(self._failed))
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
-        """Do this in one transaction on the thread that writes."""
         return await self._run(self._write_thread, lambda: self._in_transaction(work))
 
     def _in_transaction(self, work: Callable[[Connection], T]) -> T:

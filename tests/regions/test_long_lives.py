@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import threading
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -478,3 +479,25 @@ def items(epoch: str, seq: int, *tokens: str) -> bytes:
     lane = LaneKey("p", parse_epoch(epoch))
     before = root_digest("s", "m", lane)
     return encode(Items("s", "m", lane, seq, before, tokens))
+
+
+async def test_a_checkpoint_that_is_cancelled_is_carried_out_once(regions: Regions) -> None:
+    """As when a region stops in the middle of one: it is on disk all the same, and the next one
+    does not count it again."""
+    node, disk = regions.node()
+    node.start(None)
+    await send(node, "s", 1)
+    may_begin = threading.Event()
+    disk._write_thread.submit(may_begin.wait)
+    saving = asyncio.create_task(node.checkpoint.all())
+    while not node.state.saving:
+        await asyncio.sleep(0)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    may_begin.set()
+    await send(node, "s", 2)
+    buckets = node.holdings.buckets()
+    await node.stop()
+    again, _ = regions.node()
+    assert again.holdings.buckets() == buckets and len(again.state) == 1
+    assert len(again.snapshot("s")["messages"]) == 2
