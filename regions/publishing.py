@@ -12,7 +12,7 @@ from typing import Any
 from perdure.regions.console import patiently, print_json, say
 
 from perdure_client import Client, Writer
-from perdure_client.pipes import EventBytes
+from perdure_client.pipes import EventBytes, is_whole_answer
 
 _READ_BYTES = 65_536
 _CHUNKS_WAITING_MAX = 16
@@ -28,7 +28,11 @@ async def publish(options: argparse.Namespace, client: Client) -> int:
         return _published(options, writer, "complete")
     events = _events()
     # Before there is anything to say, nothing is opened: a vendor may refuse at once.
-    first = await anext(events, None)
+    try:
+        first = await anext(events, None)
+    except UnicodeDecodeError as error:
+        say(f"standard input is not UTF-8 ({error.reason})")
+        return 1
     if first is None:
         say("standard input has no event of a stream")
         return 1
@@ -79,8 +83,8 @@ def _published(options: argparse.Namespace, writer: Writer, status: str) -> int:
 def _refusal(event: Mapping[str, Any]) -> str | None:
     """What a vendor says in the place of a stream."""
     error = event.get("error")
-    if event.get("object") == "response" or not error:
-        return None
+    if not error:
+        return "it sent a whole answer, no stream" if is_whole_answer(event) else None
     return str(error.get("message") or error) if isinstance(error, Mapping) else str(error)
 
 

@@ -98,10 +98,12 @@ async def test_a_stream_that_breaks_off_ends_as_failed(tmp_path: Path) -> None:
     [
         (b'{"error": {"message": "no such model"}}', "no such model"),
         (b'{"type":"error","error":{"message":"overloaded"}}', "overloaded"),
+        (b'{"object":"chat.completion","choices":[{"message":{"content":"x"}}]}', "no stream"),
+        (b"<html>502 Bad Gateway</html>", "no event"),
         (b"", "no event"),
         (b"data: [DONE]\n\n", "no event"),
         (b"data: {oops\n\n", "no JSON"),
-        (b"data: \xff\n\n", "not UTF-8"),
+        (b"data: \xff\n\n", "not UTF-8 (invalid start byte)\n"),
     ],
 )
 async def test_what_is_no_answer_opens_no_message(tmp_path: Path, raw: bytes, says: str) -> None:
@@ -112,6 +114,17 @@ async def test_what_is_no_answer_opens_no_message(tmp_path: Path, raw: bytes, sa
         assert done.code == 1 and says in done.err and "Traceback" not in done.err, done
         found = await served.ask("GET", "/v1/sessions")
         assert found["sessions"] == []
+
+
+async def test_what_is_wrong_in_the_middle_ends_the_message_as_failed(tmp_path: Path) -> None:
+    """An event that is no JSON: what came before it is kept, and the command says what it was."""
+    served = Served(tmp_path / "data")
+    async with served.serve():
+        raw = sse(CHUNK) + b"data: {oops\n\n" + sse(CHUNK, LAST)
+        done = await published(served, raw, "--format", "openai-chat")
+        assert (done.code, done.out) == (1, "") and "no JSON: '{oops'" in done.err, done
+        message = await served.ask("GET", "/v1/sessions/s/messages/m")
+        assert (message["text"], message["status"]) == ("Hello", "failed")
 
 
 async def test_a_live_stream_is_passed_on_as_it_comes(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 from perdure_client.vendor_parts import End, Item, Parts, Whole
 
 _TOOL_USES = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
-_IGNORED = frozenset({"ping"})
+# The SDK's own (``MessageStream``) repeat what the API's events have said.
+_IGNORED = frozenset(
+    {"ping", "text", "thinking", "signature", "citation", "input_json", "compaction"}
+)
 
 
 class FromAnthropic:
@@ -49,7 +52,9 @@ class FromAnthropic:
                 self._whole.note(
                     finish_reason=delta.get("stop_reason"),
                     stop_sequence=delta.get("stop_sequence"),
-                    usage={**self._whole.fields.get("usage", {}), **usage},
+                    stop_details=delta.get("stop_details"),
+                    container=delta.get("container"),
+                    usage={**self._whole.fields.get("usage", {}), **_given(usage)},
                 )
             case "message_stop":
                 self._whole.ended = True
@@ -61,6 +66,10 @@ class FromAnthropic:
 
     def finish(self) -> list[Item]:
         """See ``Adapter``."""
+        # Of blocks that the end has cut: what was kept for their end.
+        for index in self._types:
+            if self._parts.is_open(index):
+                self._stop(index)
         self._parts.close_all()
         self._whole.write(self._parts)
         return self._parts.take()
@@ -70,9 +79,11 @@ class FromAnthropic:
         if type_ == "text":
             self._parts.open(index, "text")
             self._parts.text(index, block.get("text") or "")
+            self._citations[index] = list(block.get("citations") or [])
         elif type_ == "thinking":
             self._parts.open(index, "reasoning")
             self._parts.text(index, block.get("thinking") or "")
+            self._parts.set(index, signature=block.get("signature") or None)
         elif type_ == "redacted_thinking":
             self._parts.open(index, "reasoning")
             self._parts.set(index, redacted=block.get("data"))
@@ -83,6 +94,7 @@ class FromAnthropic:
                 id=block.get("id"),
                 name=block.get("name"),
                 server=block.get("server_name"),
+                toolset=block.get("toolset_name"),
                 kind=None if type_ == "tool_use" else type_,
             )
             self._inputs[index] = block.get("input")
@@ -90,16 +102,17 @@ class FromAnthropic:
             self._result(block)
         else:
             self._parts.open(index, "data", name=type_)
-            self._parts.set(index, block={n: v for n, v in block.items() if n != "type"})
+            self._parts.set(index, block=_without_type(block) or None)
 
     def _result(self, block: Mapping[str, Any]) -> None:
         """A tool's output: added to its call where that is the last part, else on its own."""
         call, content = block["tool_use_id"], block.get("content")
+        rest = {"output": content, "is_error": block.get("is_error") or None}
         if self._parts.reaches(call):
-            self._parts.after(output=content, is_error=block.get("is_error") or None)
+            self._parts.after(**rest)
         else:
-            self._parts.once("data", name="tool-output", call=call, output=content)
-        for found in content if isinstance(content, list) else []:
+            self._parts.once("data", name="tool-output", call=call, **rest)
+        for found in content if isinstance(content, list) else [content]:
             if isinstance(found, Mapping) and found.get("url"):
                 self._source(found)
 
@@ -124,6 +137,9 @@ class FromAnthropic:
                 self._parts.set(index, signature=delta["signature"])
             case "citations_delta":
                 self._citations.setdefault(index, []).append(delta["citation"])
+            case "compaction_delta":
+                self._parts.text(index, delta.get("content") or "")
+                self._parts.set(index, encrypted=delta.get("encrypted_content"))
             case _:
                 self.unknown += 1
 
@@ -137,3 +153,11 @@ class FromAnthropic:
         for citation in citations:
             if citation.get("url"):
                 self._source(citation)
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _without_type(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in _given(block).items() if name != "type"}

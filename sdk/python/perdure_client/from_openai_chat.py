@@ -3,10 +3,10 @@
 https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
 
-from perdure_client.vendor_parts import End, Item, Parts, Whole
+from perdure_client.vendor_parts import End, Item, Parts, VendorError, Whole
 
 # Text of these fields of a delta goes into parts of these types.
 _TEXTS = {
@@ -15,6 +15,12 @@ _TEXTS = {
     "content": "text",
     "refusal": "refusal",
 }
+
+
+class _Call(NamedTuple):
+    key: Hashable
+    id: str | None
+    named: bool
 
 
 class FromOpenAIChat:
@@ -27,7 +33,10 @@ class FromOpenAIChat:
         self._whole = Whole()
         self._blocks = 0
         self._text: tuple[str, int] | None = None
-        self._calls: set[int] = set()
+        # By index: the call that its pieces belong to now.
+        self._calls: dict[int, _Call] = {}
+        self._citations: list[Any] = []
+        self._sources: set[str] = set()
         self._others: set[int] = set()
 
     @property
@@ -53,6 +62,7 @@ class FromOpenAIChat:
 
     def finish(self) -> list[Item]:
         """See ``Adapter``."""
+        self._end_text()
         self._parts.close_all()
         if self._others:
             self._whole.note(other_choices=len(self._others))
@@ -60,22 +70,26 @@ class FromOpenAIChat:
         return self._parts.take()
 
     def _choice(self, choice: Mapping[str, Any]) -> None:
+        if "delta" not in choice and choice.keys() & {"message", "text"}:
+            raise VendorError("a choice is no piece of a chat's answer")
         delta = choice.get("delta") or {}
         for field, type_ in _TEXTS.items():
             # Some servers send the reasoning under both names.
-            doubled = field == "reasoning" and delta.get("reasoning_content")
-            text = delta.get(field)
-            if isinstance(text, str) and text and not doubled:
+            if (text := delta.get(field)) and not (
+                field == "reasoning" and delta.get("reasoning_content")
+            ):
                 self._write(type_, text)
         for call in delta.get("tool_calls") or ():
-            self._call(call)
-        for annotation in delta.get("annotations") or ():
-            self._annotation(annotation)
+            self._call(call.get("index") or 0, call.get("id"), call.get("function") or {})
+        if delta.get("function_call"):
+            # What calls were before there could be several.
+            self._call(-1, None, delta["function_call"])
+        self._citations += delta.get("annotations") or []
         if choice.get("finish_reason"):
             self._whole.note(finish_reason=choice["finish_reason"])
             self._whole.ended = True
+            self._end_text()
             self._parts.close_all()
-            self._text = None
 
     def _write(self, type_: str, text: str) -> None:
         """Text goes on in its part, or ends the one before: nobody says when it has ended."""
@@ -87,23 +101,37 @@ class FromOpenAIChat:
         self._parts.text(self._text, text)
 
     def _end_text(self) -> None:
-        if self._text is not None:
-            self._parts.close(self._text)
-            self._text = None
+        """End the text that goes on, if one does; what was cited in it follows."""
+        key, self._text = self._text, None
+        cited, self._citations = self._citations, []
+        if key is not None:
+            self._parts.set(key, citations=cited or None)
+            self._parts.close(key)
+        elif cited:
+            self._parts.once("data", name="citations", citations=cited)
+        for annotation in cited:
+            self._source(annotation.get("url_citation") or {})
 
-    def _call(self, call: Mapping[str, Any]) -> None:
+    def _source(self, cited: Mapping[str, Any]) -> None:
+        url = cited.get("url")
+        if url and url not in self._sources:
+            self._sources.add(url)
+            self._parts.once("source", url=url, title=cited.get("title"))
+
+    def _call(self, index: int, id_: str | None, function: Mapping[str, Any]) -> None:
         """Calls may be streamed side by side, by index; those after the first wait for their end,
-        which is that of the answer."""
-        index, function = call.get("index", 0), call.get("function") or {}
-        key = ("call", index)
-        if index not in self._calls:
+        which is that of the answer. Some servers give all the same index: a new id is a new call.
+        """
+        name, call = function.get("name"), self._calls.get(index)
+        if call is None or (id_ and call.id and id_ != call.id):
+            if call is not None:
+                self._parts.close(call.key)
             self._end_text()
-            self._calls.add(index)
-            self._parts.open(key, "tool-call", id=call.get("id"), name=function.get("name"))
-        self._parts.text(key, function.get("arguments") or "")
-
-    def _annotation(self, annotation: Mapping[str, Any]) -> None:
-        cited = annotation.get("url_citation") or {}
-        if cited.get("url"):
-            self._end_text()
-            self._parts.once("source", url=cited["url"], title=cited.get("title"))
+            self._blocks += 1
+            call = _Call(("call", self._blocks), id_, bool(name))
+            self._parts.open(call.key, "tool-call", id=id_, name=name)
+        elif name and not call.named:
+            call = call._replace(named=True)
+            self._parts.set(call.key, name=name)
+        self._calls[index] = call
+        self._parts.text(call.key, function.get("arguments") or "")

@@ -9,8 +9,11 @@ from typing import Any
 from perdure_client.vendor_parts import End, Item, Parts, Whole
 
 # Deltas of these events are the text of the part that they belong to.
-_TEXT = frozenset({"response.output_text.delta", "response.refusal.delta"})
-_REASONING = frozenset({"response.reasoning_summary_text.delta", "response.reasoning_text.delta"})
+_CONTENT = {
+    "response.output_text.delta": "text",
+    "response.refusal.delta": "refusal",
+    "response.reasoning_text.delta": "reasoning",
+}
 _ARGUMENTS = frozenset(
     {
         "response.function_call_arguments.delta",
@@ -19,12 +22,22 @@ _ARGUMENTS = frozenset(
         "response.code_interpreter_call_code.delta",
     }
 )
+# Content as it is at its end: the type of its part, and the field that is the text.
+_CONTENT_TYPES = {
+    "output_text": ("text", "text"),
+    "refusal": ("refusal", "refusal"),
+    "reasoning_text": ("reasoning", "text"),
+}
 # What the text of a call is, in the item as it is at its end.
 _INPUTS = ("arguments", "input", "code")
 _CALL_FIELDS = frozenset({"id", "type", "call_id", "name", "server_label", *_INPUTS})
+_CALLS = frozenset({"mcp_approval_request", "program"})
 # They say nothing that the others do not say.
-_IGNORED_ENDINGS = (".in_progress", ".searching", ".generating", ".interpreting", ".done")
-_IGNORED_EVENTS = frozenset({"response.queued", "response.reasoning_summary_part.added"})
+_IGNORED_ENDINGS = (
+    *(".in_progress", ".searching", ".generating", ".interpreting", ".compacting"),
+    *(".queued", ".added", ".done", ".completed"),
+)
+_IGNORED_EVENTS = frozenset({"response.mcp_call.failed", "response.mcp_list_tools.failed"})
 
 
 class FromOpenAIResponses:
@@ -49,10 +62,9 @@ class FromOpenAIResponses:
     def feed(self, event: Mapping[str, Any]) -> list[Item]:
         """See ``Adapter``."""
         type_ = str(event.get("type"))
-        if type_ in _TEXT:
-            key = self._content(event, "refusal" if "refusal" in type_ else "text")
-            self._text(key, event["delta"])
-        elif type_ in _REASONING:
+        if type_ in _CONTENT:
+            self._text(self._content(event, _CONTENT[type_]), event["delta"])
+        elif type_ == "response.reasoning_summary_text.delta":
             self._text(self._summary(event), event["delta"])
         elif type_ in _ARGUMENTS:
             self._text(event["output_index"], event["delta"])
@@ -61,19 +73,23 @@ class FromOpenAIResponses:
         elif type_ == "response.output_item.done":
             self._done(event["output_index"], event["item"])
         elif type_ == "response.content_part.done":
-            self._part_done(event)
+            self._content_done(event, event.get("part") or {})
         elif type_ == "response.reasoning_summary_part.done":
-            self._parts.close(self._summary(event))
+            self._summary_done(event, event.get("part") or {})
         elif type_ == "response.output_text.annotation.added":
             key = self._content(event, "text")
             self._citations.setdefault(key, []).append(event["annotation"])
         elif not self._about_the_whole(type_, event):
-            known = type_ in _IGNORED_EVENTS or type_.endswith((*_IGNORED_ENDINGS, ".added"))
-            self.unknown += not (known or type_.endswith(".completed"))
+            known = type_ in _IGNORED_EVENTS or type_.endswith(_IGNORED_ENDINGS)
+            self.unknown += not known
         return self._parts.take()
 
     def finish(self) -> list[Item]:
         """See ``Adapter``."""
+        for key, cited in self._citations.items():
+            # Of text that the end has cut.
+            if self._parts.is_open(key):
+                self._parts.set(key, citations=cited)
         self._parts.close_all()
         self._whole.write(self._parts)
         return self._parts.take()
@@ -81,7 +97,8 @@ class FromOpenAIResponses:
     def _about_the_whole(self, type_: str, event: Mapping[str, Any]) -> bool:
         response = event.get("response") or {}
         if type_ == "error":
-            self._whole.error = {n: event.get(n) for n in ("code", "message") if event.get(n)}
+            flat = {n: event.get(n) for n in ("code", "message", "param") if event.get(n)}
+            self._whole.error = event.get("error") or flat
         elif type_ == "response.failed":
             self._whole.error = response.get("error") or {"message": "the response failed"}
         elif type_ in ("response.completed", "response.incomplete"):
@@ -107,20 +124,25 @@ class FromOpenAIResponses:
 
     def _content(self, event: Mapping[str, Any], type_: str) -> Any:
         index = event["output_index"]
-        return self._begin(index, (index, "content", event.get("content_index", 0)), type_)
+        fields = {"id": event.get("item_id")} if type_ == "reasoning" else {}
+        key = (index, "content", event.get("content_index", 0))
+        return self._begin(index, key, type_, **fields)
 
     def _summary(self, event: Mapping[str, Any]) -> Any:
         index = event["output_index"]
-        number = event.get("summary_index", event.get("content_index", 0))
-        return self._begin(index, (index, "summary", number), "reasoning", id=event.get("item_id"))
+        key = (index, "summary", event.get("summary_index", 0))
+        return self._begin(index, key, "reasoning", id=event.get("item_id"))
 
     def _added(self, index: int, item: Mapping[str, Any]) -> None:
         type_ = self._types[index] = item["type"]
         if type_ in ("message", "reasoning"):
             return
-        if type_ == "mcp_list_tools":
-            server = item.get("server_label")
-            self._begin(index, index, "data", name=type_, id=item.get("id"), server=server)
+        server = item.get("server_label")
+        if not (type_.endswith("_call") or type_ in _CALLS):
+            call = item.get("call_id")
+            self._begin(
+                index, index, "data", name=type_, id=item.get("id"), server=server, call=call
+            )
             return
         self._begin(
             index,
@@ -128,42 +150,72 @@ class FromOpenAIResponses:
             "tool-call",
             id=item.get("call_id") or item.get("id"),
             name=item.get("name") or type_.removesuffix("_call"),
-            server=item.get("server_label"),
+            server=server,
             kind=None if type_ == "function_call" else type_,
         )
 
-    def _part_done(self, event: Mapping[str, Any]) -> None:
-        part = event.get("part") or {}
-        refused = part.get("type") == "refusal"
-        key = self._content(event, "refusal" if refused else "text")
+    def _content_done(self, at: Mapping[str, Any], part: Mapping[str, Any]) -> None:
+        """A piece of a message or of reasoning is over; ``part`` is all of it."""
+        kind = part.get("type", "output_text")
+        if kind not in _CONTENT_TYPES:
+            index = at["output_index"]
+            key = (index, "content", at.get("content_index", 0))
+            self._begin(index, key, "data", name=kind)
+            self._parts.set(key, content=dict(part))
+            self._parts.close(key)
+            return
+        type_, field = _CONTENT_TYPES[kind]
+        key = self._content(at, type_)
         if key not in self._streamed:
-            self._text(key, part.get("refusal" if refused else "text") or "")
-        cited = part.get("annotations") or self._citations.pop(key, [])
+            self._text(key, part.get(field) or "")
+        streamed = self._citations.pop(key, [])
+        cited = part.get("annotations") or streamed
         if cited:
             self._parts.set(key, citations=cited)
         self._parts.close(key)
         for annotation in cited:
-            url = annotation.get("url")
-            if url and url not in self._sources:
-                self._sources.add(url)
-                self._parts.once("source", url=url, title=annotation.get("title"))
+            self._source(annotation)
+
+    def _source(self, found: Mapping[str, Any]) -> None:
+        url = found.get("url")
+        if url and url not in self._sources:
+            self._sources.add(url)
+            self._parts.once("source", url=url, title=found.get("title"))
+
+    def _summary_done(self, at: Mapping[str, Any], part: Mapping[str, Any]) -> None:
+        key = self._summary(at)
+        if key not in self._streamed:
+            self._text(key, part.get("text") or "")
+        self._parts.close(key)
 
     def _done(self, index: int, item: Mapping[str, Any]) -> None:
-        type_ = item["type"]
-        if type_ == "message":
-            for key in self._opened.get(index, []):
-                self._parts.close(key)
-        elif type_ == "reasoning":
-            self._reasoned(index, item)
-        else:
+        """An item is over. What of it was not streamed, for its vendor does not, follows now."""
+        if item["type"] not in ("message", "reasoning"):
             self._called(index, item)
+            return
+        opened = self._opened.setdefault(index, [])
+        at = {"output_index": index, "item_id": item.get("id")}
+        for number, part in enumerate(item.get("summary") or ()):
+            if self._is_new(index, "summary", number):
+                self._summary_done({**at, "summary_index": number}, part)
+        for number, part in enumerate(item.get("content") or ()):
+            if self._is_new(index, "content", number):
+                self._content_done({**at, "content_index": number}, part)
+        for key in opened:
+            self._parts.close(key)
+        if item["type"] == "reasoning":
+            self._reasoned(index, item)
+
+    def _is_new(self, index: int, kind: str, number: int) -> bool:
+        key = (index, kind, number)
+        return key not in self._opened[index] or self._parts.is_open(key)
 
     def _reasoned(self, index: int, item: Mapping[str, Any]) -> None:
         """A signed or encrypted form belongs to the last of its parts, or to one without text."""
-        for key in self._opened.get(index, []):
-            self._parts.close(key)
         encrypted = item.get("encrypted_content")
-        if self._opened.get(index) and self._parts.reaches(item.get("id")):
+        if self._opened[index] and encrypted is None:
+            return
+        if self._opened[index] and self._parts.reaches(item.get("id")):
             self._parts.after(encrypted=encrypted)
             return
         key = self._begin(index, (index, "reasoning"), "reasoning", id=item.get("id"))
@@ -171,11 +223,16 @@ class FromOpenAIResponses:
         self._parts.close(key)
 
     def _called(self, index: int, item: Mapping[str, Any]) -> None:
+        """A call, with its outcome where the vendor made it; or an item of another kind."""
         if index not in self._types:
             self._added(index, item)
-        if index not in self._streamed:
-            given = next((item[name] for name in _INPUTS if item.get(name)), "")
-            self._text(index, given if isinstance(given, str) else "")
+        given = next((item[name] for name in _INPUTS if item.get(name)), "")
+        is_text = isinstance(given, str)
+        if index not in self._streamed and is_text:
+            self._text(index, given)
         rest = {name: value for name, value in item.items() if name not in _CALL_FIELDS}
-        self._parts.set(index, **rest)
+        self._parts.set(index, **rest, input=None if is_text else given)
         self._parts.close(index)
+        action = item.get("action")
+        for found in (action.get("sources") or ()) if isinstance(action, Mapping) else ():
+            self._source(found)

@@ -2,16 +2,18 @@
 
 import asyncio
 import codecs
+import contextlib
 import inspect
 import json
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from perdure_client.from_anthropic import FromAnthropic
 from perdure_client.from_openai_chat import FromOpenAIChat
 from perdure_client.from_openai_responses import FromOpenAIResponses
 from perdure_client.sse import EventParser
-from perdure_client.vendor_parts import Adapter, Item, VendorError
+from perdure_client.vendor_parts import Adapter, End, Item, VendorError
 
 Format = Literal["anthropic", "openai-chat", "openai-responses"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -58,11 +60,18 @@ def format_of(event: Mapping[str, Any]) -> Format:
 def feed(adapter: Adapter, event: Mapping[str, Any]) -> list[Item]:
     """The items of an event; ``VendorError`` when it lacks what its format says."""
     try:
+        if is_whole_answer(event):
+            raise VendorError("this is a whole answer and no stream: ask the vendor to stream it")
         return adapter.feed(event)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise VendorError(
             f"a {event.get('type', 'chunk')} event is malformed: {error!r}"
         ) from error
+
+
+def is_whole_answer(event: Mapping[str, Any]) -> bool:
+    """Whether this is what a vendor sends to somebody who did not ask for a stream."""
+    return event.get("object") in ("chat.completion", "response") or event.get("type") == "message"
 
 
 def event_of(value: Any) -> Mapping[str, Any]:
@@ -72,39 +81,96 @@ def event_of(value: Any) -> Mapping[str, Any]:
     dump = getattr(value, "model_dump", None)
     if dump is None:
         raise VendorError(f"{type(value).__name__} is no event: a mapping or a model is one")
-    event: Mapping[str, Any] = dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)
-    return event
+    event: Mapping[str, Any] = dump(
+        mode="json",
+        by_alias=True,
+        exclude_unset=True,
+        warnings=False,
+        # The SDKs' helpers repeat in each event all that came before it.
+        exclude={"snapshot"},
+    )
+    # ``chat.completions.stream()`` wraps the chunks.
+    chunk = event.get("chunk")
+    return chunk if event.get("type") == "chunk" and isinstance(chunk, Mapping) else event
+
+
+class Incoming:
+    """A stream's items, as they come; ``format`` is told from the first event unless given."""
+
+    def __init__(self, stream: Any, format: Format | None) -> None:
+        self._stream = stream
+        self._adapter: Adapter | None = None if format is None else adapter_of(format)
+
+    @property
+    def status(self) -> End:
+        """How the message ends, once there are no more items."""
+        return "complete" if self._adapter is None else self._adapter.status
+
+    async def items(self) -> AsyncGenerator[Item, None]:
+        """Every item; raises what the stream raises, and ``VendorError``. To be closed."""
+        async with contextlib.aclosing(elements(self._stream)) as incoming:
+            async for element in incoming:
+                if isinstance(element, str):
+                    yield element
+                    continue
+                event = event_of(element)
+                if self._adapter is None:
+                    self._adapter = adapter_of(format_of(event))
+                for item in feed(self._adapter, event):
+                    yield item
+        for item in self._adapter.finish() if self._adapter else ():
+            yield item
 
 
 async def elements(stream: Any) -> AsyncGenerator[Any, None]:
     """What a stream gives: of an async iterable, or of a plain one, which is read in a thread and
     so does not stop the event loop. The stream is closed at the end, however that comes."""
+    iterator: Any = None
+    over = threading.Event()
     try:
         if hasattr(stream, "__aiter__"):
-            async for element in stream:
+            iterator = aiter(stream)
+            async for element in iterator:
                 yield element
         elif isinstance(stream, Iterable):
-            iterator, over = iter(stream), object()
-            while (element := await asyncio.to_thread(next, iterator, over)) is not over:
+            iterator = iter(stream)
+            while (element := await asyncio.to_thread(_next, iterator, over)) is not over:
                 yield element
         else:
             raise TypeError(f"{type(stream).__name__} is no stream: it cannot be iterated")
     finally:
+        over.set()
+        if iterator is not stream:
+            await _close(iterator)
         await _close(stream)
 
 
-async def _close(stream: Any) -> None:
+def _next(iterator: Any, over: threading.Event) -> Any:
+    """The next element, or ``over`` after the last."""
+    try:
+        return next(iterator, over)
+    finally:
+        if over.is_set():
+            # Nobody waits for it any more; and who did could not close what this thread was in.
+            _close_now(iterator)
+
+
+def _close_now(stream: Any) -> Any:
+    """Close it; what is returned may have to be awaited."""
     for name in ("aclose", "close"):
         close = getattr(stream, name, None)
         if close is not None:
-            try:
-                closing = close()
-                if inspect.isawaitable(closing):
-                    await closing
-            except ValueError:
-                # A generator that a thread is still in: it ends with the thread.
-                return
-            return
+            # A generator that a thread is in refuses; the thread closes it.
+            with contextlib.suppress(ValueError):
+                return close()
+            return None
+    return None
+
+
+async def _close(stream: Any) -> None:
+    closing = _close_now(stream)
+    if inspect.isawaitable(closing):
+        await closing
 
 
 class EventBytes:
@@ -118,57 +184,71 @@ class EventBytes:
         self._sse: EventParser | None = None
         self._line = ""
         self._begun = False
+        self._found = False
 
-    def feed(self, chunk: bytes, *, final: bool = False) -> list[dict[str, Any]]:
-        """The events that these bytes complete. An event that the end cuts is left out."""
+    def feed(self, chunk: bytes, *, final: bool = False) -> Iterator[dict[str, Any]]:
+        """The events that these bytes complete, up to one that is refused. An event that the end
+        cuts is left out."""
         text = self._decoder.decode(chunk, final)
         if not self._begun:
-            self._line += text
-            text = self._line.lstrip()
+            text = text.lstrip()
             if not text:
-                return []
-            self._begun, self._line = True, ""
-            self._sse = None if text.startswith("{") else EventParser()
+                return
+            self._begun = True
+            self._sse = None if text.startswith("{") else EventParser(EVENT_CHARS_MAX)
         if self._sse is None:
-            return self._lines(text, final)
-        events = self._sse.feed(text.encode())
-        found = [event for e in events if (event := _parsed(e.data)) is not None]
+            yield from self._lines(text, final)
+            return
+        try:
+            whole = self._sse.feed(text.encode())
+        except ValueError as error:
+            raise VendorError(f"an event has more than {EVENT_CHARS_MAX} characters") from error
+        for event in whole:
+            yield from _parsed(event.data)
         if final:
-            try:
-                rest = self._sse.feed(b"\n\n")
-                found += [event for e in rest if (event := _parsed(e.data)) is not None]
-            except VendorError:
-                return found
-        return found
+            # The last event may lack its empty line, or be cut.
+            with contextlib.suppress(VendorError):
+                for event in self._sse.feed(b"\n\n"):
+                    yield from _parsed(event.data)
 
-    def _lines(self, text: str, final: bool) -> list[dict[str, Any]]:
-        self._line += text
-        *lines, self._line = self._line.split("\n")
+    def _lines(self, text: str, final: bool) -> Iterator[dict[str, Any]]:
+        *lines, self._line = (self._line + text).split("\n")
+        if final:
+            lines, self._line = [*lines, self._line], ""
+        for number, line in enumerate(lines):
+            try:
+                for event in _parsed(line):
+                    self._found = True
+                    yield event
+            except VendorError:
+                cut = final and number == len(lines) - 1
+                if self._found and not cut:
+                    raise
+                # The first: not an object on each line, perhaps one over many, as errors are sent.
+                if not self._found:
+                    yield from self._over_lines("\n".join([*lines[number:], self._line]), final)
+                return
         if len(self._line) > EVENT_CHARS_MAX:
             raise VendorError(f"an event has more than {EVENT_CHARS_MAX} characters")
-        try:
-            found = [event for line in lines if (event := _parsed(line)) is not None]
-        except VendorError:
-            # Not an object on each line: perhaps one over many lines, as errors are sent.
-            self._line = "\n".join([*lines, self._line])
-            if not final:
-                return []
-            found = []
-        if final and self._line.strip():
-            event = _parsed(self._line)
-            found += [] if event is None else [event]
+
+    def _over_lines(self, text: str, final: bool) -> Iterator[dict[str, Any]]:
+        if len(text) > EVENT_CHARS_MAX:
+            raise VendorError(f"an event has more than {EVENT_CHARS_MAX} characters")
+        self._line = text
+        if final:
             self._line = ""
-        return found
+            yield from _parsed(text)
 
 
-def _parsed(data: str) -> dict[str, Any] | None:
+def _parsed(data: str) -> Iterator[dict[str, Any]]:
+    """The event, if there is one."""
     data = data.strip()
     if not data or data == "[DONE]":
-        return None
+        return
     try:
         event = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VendorError(f"an event of the stream is no JSON: {data[:80]!r}") from error
     if not isinstance(event, dict):
         raise VendorError(f"an event of the stream is no object: {data[:80]!r}")
-    return event
+    yield event

@@ -16,9 +16,10 @@ class ServerEvent(NamedTuple):
 
 
 class EventParser:
-    """Feed it bytes as they come; it gives whole events."""
+    """Feed it bytes as they come; it gives whole events, of ``event_chars_max`` at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, event_chars_max: int | None = None) -> None:
+        self._event_chars_max = event_chars_max or EVENT_CHARS_MAX
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
         self._pending: list[str] = []
         self._size = 0
@@ -49,7 +50,7 @@ class EventParser:
                 events.append(event)
         self._pending.append(lines[-1])
         self._size += len(text)
-        if self._size > EVENT_CHARS_MAX:
+        if self._size > self._event_chars_max:
             raise ValueError("an event is too long")
         return events
 

@@ -6,17 +6,23 @@ held back until the live one has ended. The text of a part is always what its ow
 """
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from math import isfinite
 from typing import Any, Literal, Protocol
 
 Item = str | dict[str, Any]
 End = Literal["complete", "failed", "cancelled"]
 # Held back of blocks that are not live; a vendor that sends more of them has failed.
 HELD_BYTES_MAX = 8_388_608
-# A mark may have 256 KiB (the service's MARK_BYTES_MAX); what is larger travels as text.
+# A mark may have 256 KiB (the service's MARK_BYTES_MAX) and JSON of 64 levels, with integers of 64
+# bits; what goes beyond that travels as text.
 MARK_BYTES_MAX = 262_144
+FIELD_DEPTH_MAX = 48
 TEXT_CHARS_MAX = 65_536
+_INTEGER_MAX = 2**63 - 1
 _MARK_OVERHEAD_BYTES = 512
+# The service's own words in a part; a vendor's field of such a name gets another.
+_RESERVED = frozenset({"id", "text", "type"})
 # Longer fields are set, not given with the part.
 _SHORT_BYTES_MAX = 8_192
 
@@ -51,6 +57,7 @@ class Parts:
         self._closed: set[Hashable] = set()
         self._held_bytes = 0
         self._out: list[Item] = []
+        self._ids: dict[Hashable, str | None] = {}
         # The id of the part that a ``set`` reaches now.
         self.open_id: str | None = None
 
@@ -67,6 +74,9 @@ class Parts:
     def open(self, key: Hashable, type_: str, /, **fields: Any) -> None:
         """Begin a part. Without a live one it is live at once."""
         given = {name: value for name, value in fields.items() if value is not None}
+        if "id" in given:
+            given["id"] = str(given["id"])
+        self._ids[key] = given.get("id")
         if self._live is None:
             self._live = key
         else:
@@ -74,9 +84,11 @@ class Parts:
         self._put(key, {"part": {"type": type_, **given}})
 
     def text(self, key: Hashable, text: str) -> None:
-        """Text of a part; an empty one is nothing."""
-        if text:
-            self._put(key, text)
+        """Text of a part; an empty one is nothing. One that no token has room for becomes more."""
+        if not isinstance(text, str):
+            raise VendorError(f"text is no string, but {type(text).__name__}")
+        for start in range(0, len(text), TEXT_CHARS_MAX):
+            self._put(key, text[start : start + TEXT_CHARS_MAX])
 
     def set(self, key: Hashable, /, **fields: Any) -> None:
         """Fields of a part. One that no mark has room for becomes a part of its own, as text."""
@@ -84,20 +96,19 @@ class Parts:
         for name, value in fields.items():
             if value is None:
                 continue
-            if _json_bytes(value) + _MARK_OVERHEAD_BYTES <= MARK_BYTES_MAX:
-                self._put(key, {"set": {name: value}})
+            field = f"vendor_{name}" if name in _RESERVED else name
+            if _fits_mark(value):
+                self._put(key, {"set": {field: value}})
             else:
-                large[name] = value
+                large[field] = value
         # Last, for what follows them would be added to them.
         for name, value in large.items():
             self._put_large(key, name, value)
 
     def _put_large(self, key: Hashable, name: str, value: Any) -> None:
-        of = {"of": self.open_id} if self.open_id else {}
-        self._put(key, {"part": {"type": "data", "name": name, **of}})
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for start in range(0, len(text), TEXT_CHARS_MAX):
-            self._put(key, text[start : start + TEXT_CHARS_MAX])
+        of = self._ids.get(key)
+        self._put(key, {"part": {"type": "data", "name": name, **({"of": of} if of else {})}})
+        self.text(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
     def _put(self, key: Hashable, item: Item) -> None:
         if key == self._live:
@@ -108,7 +119,7 @@ class Parts:
         if key not in self._waiting:
             raise VendorError(f"block {key!r} was not begun")
         self._waiting[key].append(item)
-        self._held_bytes += len(json.dumps(item))
+        self._held_bytes += _json_bytes(item)
         if self._held_bytes > HELD_BYTES_MAX:
             raise VendorError(
                 f"more than {HELD_BYTES_MAX} bytes of blocks that are streamed at once"
@@ -129,6 +140,10 @@ class Parts:
                     self._held_bytes -= _json_bytes(item)
                     self._send(item)
 
+    def is_open(self, key: Hashable) -> bool:
+        """Whether this part was begun and has not ended."""
+        return key not in self._closed and (key == self._live or key in self._waiting)
+
     def close_all(self) -> None:
         """Every part has ended."""
         while self._live is not None:
@@ -141,7 +156,7 @@ class Parts:
     def once(self, type_: str, /, **fields: Any) -> None:
         """A part that is whole."""
         key = object()
-        large = {n: v for n, v in fields.items() if v and _json_bytes(v) > _SHORT_BYTES_MAX}
+        large = {n: v for n, v in fields.items() if not _is_short(v)}
         small = {n: v for n, v in fields.items() if n not in large}
         self.open(key, type_, **small)
         self.set(key, **large)
@@ -150,7 +165,7 @@ class Parts:
     def after(self, /, **fields: Any) -> None:
         """Fields of the part that :meth:`reaches` said a ``set`` reaches."""
         key = object()
-        self._live = key
+        self._live, self._ids[key] = key, self.open_id
         self.set(key, **fields)
         self.close(key)
 
@@ -183,3 +198,31 @@ class Whole:
 
 def _json_bytes(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+def _is_short(value: Any) -> bool:
+    return _fits_mark(value) and _json_bytes(value) <= _SHORT_BYTES_MAX
+
+
+def _fits_mark(value: Any) -> bool:
+    """Whether a mark may hold this value of a vendor's, by its size, its depth and its numbers."""
+    return _json_bytes(value) + _MARK_OVERHEAD_BYTES <= MARK_BYTES_MAX and all(
+        depth <= FIELD_DEPTH_MAX and _is_portable(at) for depth, at in _walk(value)
+    )
+
+
+def _walk(value: Any) -> Iterator[tuple[int, Any]]:
+    """Every value within a value, and how deep it lies."""
+    waiting = [(0, value)]
+    while waiting:
+        depth, at = waiting.pop()
+        yield depth, at
+        if depth <= FIELD_DEPTH_MAX and isinstance(at, dict | list):
+            inner = at.values() if isinstance(at, dict) else at
+            waiting += [(depth + 1, each) for each in inner]
+
+
+def _is_portable(value: Any) -> bool:
+    if isinstance(value, int):
+        return abs(value) <= _INTEGER_MAX
+    return not isinstance(value, float) or isfinite(value)

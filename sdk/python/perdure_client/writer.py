@@ -12,9 +12,9 @@ from collections import deque
 from typing import Any, Literal, get_args
 
 from perdure_client.errors import BufferLost, PerdureError, Unavailable, invalid
-from perdure_client.pipes import Format, adapter_of, elements, event_of, feed, format_of
+from perdure_client.pipes import Format, Incoming
 from perdure_client.regions import Regions, encoded
-from perdure_client.vendor_parts import Adapter
+from perdure_client.vendor_parts import End
 
 APPEND_ITEMS_MAX = 1_024
 APPEND_BYTES_MAX = 1_048_576
@@ -26,7 +26,6 @@ TOKEN_BYTES_MAX = 1_048_576
 MARK_BYTES_MAX = 262_144
 Item = str | dict[str, Any]
 OnFull = Literal["block", "release"]
-End = Literal["complete", "failed", "cancelled"]
 
 
 def _size(item: Item) -> int:
@@ -132,30 +131,34 @@ class Writer:
         or claimed by another): so a model that nobody listens to any more stops. What the stream
         raises ends the message as ``failed`` and is raised; ``VendorError`` for what is no event.
         """
-        adapter: Adapter | None = None if format is None else adapter_of(format)
-        async with contextlib.aclosing(elements(stream)) as incoming:
-            try:
-                async for element in incoming:
-                    if isinstance(element, str):
-                        await self.write(element)
-                        continue
-                    event = event_of(element)
-                    adapter = adapter or adapter_of(format_of(event))
-                    await self._write_all(feed(adapter, event))
-                if adapter is not None:
-                    await self._write_all(adapter.finish())
-            except PerdureError:
-                raise
-            except Exception:
-                await self.end("failed")
-                raise
-        status: End = "complete" if adapter is None else adapter.status
-        await self.end(status)
-        return status
+        incoming = Incoming(stream, format)
+        writing = asyncio.create_task(self._write_all(incoming))
+        try:
+            # The regions may refuse while the model says nothing.
+            await asyncio.wait((writing, self._task), return_when=asyncio.FIRST_COMPLETED)
+            if self._ended is not None:
+                await asyncio.wait((writing,))
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+        if writing.cancelled():
+            self._check()
+            raise RuntimeError("the writer is closed")
+        return writing.result()
 
-    async def _write_all(self, items: list[Item]) -> None:
-        for item in items:
-            await (self.write(item) if isinstance(item, str) else self.mark(item))
+    async def _write_all(self, incoming: Incoming) -> End:
+        try:
+            async with contextlib.aclosing(incoming.items()) as items:
+                async for item in items:
+                    await (self.write(item) if isinstance(item, str) else self.mark(item))
+        except Exception:
+            if self._error is None:
+                # What went wrong first is what the caller must hear.
+                with contextlib.suppress(Exception):
+                    await self.end("failed")
+            raise
+        await self.end(incoming.status)
+        return incoming.status
 
     async def _add(self, item: Item) -> None:
         self._check_open()

@@ -11,7 +11,7 @@ import anthropic
 import openai
 import pytest
 
-from perdure_client import Cancelled, VendorError
+from perdure_client import Cancelled, Deleted, Invalid, VendorError
 from perdure_client.pipes import adapter_of, feed
 
 from .conftest import World
@@ -32,7 +32,35 @@ RESPONSES = [
     done(0, "message", id="m", role="assistant", content=[], status="completed"),
     COMPLETED,
 ]
-STREAMS = {"/chat": CHAT, "/messages": MESSAGES, "/responses": RESPONSES}
+# What the SDKs' helpers need to put an answer together.
+MESSAGE = {
+    "id": "msg",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [],
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+HELPED = [
+    {"type": "message_start", "message": MESSAGE},
+    *block(0, "text", *({"type": "text_delta", "text": t} for t in ("Hello", " there")), text=""),
+    {
+        "type": "message_delta",
+        "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+        "usage": {"output_tokens": 2},
+    },
+    {"type": "message_stop"},
+]
+CHUNKS = [{**event, "id": "c", "created": 1} for event in CHAT]
+STREAMS = {
+    "/helped": HELPED,
+    "/chunks": CHUNKS,
+    "/chat": CHAT,
+    "/messages": MESSAGES,
+    "/responses": RESPONSES,
+}
 
 
 class Vendor(http.server.BaseHTTPRequestHandler):
@@ -50,7 +78,7 @@ class Vendor(http.server.BaseHTTPRequestHandler):
         for event in events:
             name = f"event: {event['type']}\n" if "type" in event else ""
             self.wfile.write(f"{name}data: {json.dumps(event)}\n\n".encode())
-        if "chat" in rest:
+        if "chat/completions" in rest:
             self.wfile.write(b"data: [DONE]\n\n")
 
     def log_message(self, *_: Any) -> None:
@@ -126,6 +154,35 @@ async def test_streams_of_the_sdks(
     assert "".join(part["text"] for part in found["parts"]) == text
 
 
+async def test_the_helpers_of_the_sdks(world: World, vendor: str) -> None:
+    """``stream()`` gives the vendor's events among its own, and each text once."""
+    ask: Any = {"model": "m", "messages": ASK}
+    async with world.client() as ours, anthropic.AsyncAnthropic(api_key="k") as claude:
+        there = claude.with_options(base_url=f"{vendor}/helped")
+        async with there.messages.stream(**ask, max_tokens=9) as stream:
+            writer = await ours.session("s").open(id="a")
+            assert await writer.pipe(stream) == "complete"
+            await writer.aclose()
+        with (
+            anthropic.Anthropic(api_key="k", base_url=f"{vendor}/helped") as client,
+            client.messages.stream(**ask, max_tokens=9) as sync_stream,
+        ):
+            writer = await ours.session("s").open(id="b")
+            assert await writer.pipe(sync_stream) == "complete"
+            await writer.aclose()
+        async with (
+            openai.AsyncOpenAI(api_key="k", base_url=f"{vendor}/chunks") as gpt,
+            gpt.chat.completions.stream(**ask) as chat_stream,
+        ):
+            writer = await ours.session("s").open(id="c")
+            assert await writer.pipe(chat_stream) == "complete"
+            await writer.aclose()
+    for name in ("a", "b", "c"):
+        found = world.eu.node.message("s", name)
+        assert [part["type"] for part in found["parts"]] == ["text", "data"]
+        assert found["text"] == "Hello there"
+
+
 async def test_plain_iterators(world: World) -> None:
     """Of events or of tokens, async or not."""
 
@@ -164,7 +221,11 @@ async def test_an_answer_that_breaks_off_ends_as_failed(world: World) -> None:
         with pytest.raises(VendorError, match="no event"):
             await writer.pipe([1])
         await writer.aclose()
-    for name in ("cut", "raises", "wrong"):
+        writer = await client.session("s").open(id="half")
+        with pytest.raises(Invalid, match="UTF-8"):
+            await writer.pipe(["Hello ", "half of an emoji: \ud83d"])
+        await writer.aclose()
+    for name in ("cut", "raises", "wrong", "half"):
         assert world.eu.node.message("s", name)["status"] == "failed"
     assert world.eu.node.message("s", "raises")["text"] == "Hello "
 
@@ -211,4 +272,74 @@ async def test_a_plain_iterator_does_not_stop_the_loop(world: World) -> None:
         may_go_on.set()
         assert await piping == "complete"
         assert world.eu.node.message("s", "m")["text"] == "ab"
+        await writer.aclose()
+
+
+class Silent:
+    """A model that says nothing after its first word, until it is closed."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        yield "a"
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+async def test_what_stops_the_writer_stops_a_silent_model(world: World) -> None:
+    """The stream is closed when the regions refuse, the writer is closed or the task is cancelled,
+    also while the model says nothing."""
+    async with world.client() as client:
+
+        async def begun(name: str, stream: Any) -> tuple[Any, asyncio.Task[str]]:
+            writer = await client.session(name).open(id="m")
+            piping = asyncio.create_task(writer.pipe(stream))
+            while not world.eu.node.message(name, "m")["length"]:
+                await asyncio.sleep(0)
+            return writer, piping
+
+        streams = [Silent(), Silent(), Silent()]
+        writer, piping = await begun("deleted", streams[0])
+        await world.eu.node.delete("deleted")
+        with pytest.raises(Deleted):
+            await piping
+        await writer.aclose()
+        writer, piping = await begun("closed", streams[1])
+        await writer.aclose()
+        with pytest.raises(RuntimeError, match="closed"):
+            await piping
+        writer, piping = await begun("task", streams[2])
+        piping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await piping
+        assert world.eu.node.message("task", "m")["status"] == "streaming"
+        await writer.aclose()
+    assert [stream.closed for stream in streams] == [1, 1, 1]
+
+
+async def test_a_generator_that_a_thread_is_in_is_closed_by_the_thread(world: World) -> None:
+    """Nobody else can close it; it must not hold the vendor's connection for ever."""
+    inside, may_go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow() -> Iterator[str]:
+        try:
+            inside.set()
+            assert may_go_on.wait(10)
+            yield "a"
+        finally:
+            closed.set()
+
+    async with world.client() as client:
+        writer = await client.session("s").open(id="m")
+        piping = asyncio.create_task(writer.pipe(slow()))
+        assert await asyncio.to_thread(inside.wait, 10)
+        piping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await piping
+        assert not closed.is_set()
+        may_go_on.set()
+        assert await asyncio.to_thread(closed.wait, 10)
         await writer.aclose()
