@@ -14,8 +14,8 @@ from aiohttp import web
 from perdure.regions.links import Digests
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.regions.transport_accepting import Acceptor
-from perdure.regions.transport_dialing import DialedLink, Socket
-from perdure.regions.transport_wire import HANDSHAKE_S_MAX, PATH, Host, Surroundings
+from perdure.regions.transport_dialing import DialedLink, Socket, dialing
+from perdure.regions.transport_wire import HANDSHAKE_S_MAX, PATH, Dial, Host, Surroundings
 from perdure.replication.gossip import Gossip
 
 _FLUSH_EVERY_S = 0.02
@@ -65,8 +65,11 @@ class PeerLinks:
         self.port = self._runner.addresses[0][1]
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=HANDSHAKE_S_MAX)
         self._session = aiohttp.ClientSession(timeout=timeout, ws_response_class=Socket)
+        self._dial_all(dialing(self._session))
+
+    def _dial_all(self, dial: Dial) -> None:
         self._tasks = [
-            asyncio.create_task(link.run(self._session), name=f"perdure-link-{link.name}")
+            asyncio.create_task(link.run(dial), name=f"perdure-link-{link.name}")
             for link in self._dialed.values()
         ]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from perdure.regions.transport_wire import (
     HEARTBEAT_S,
     IDLE_S_MAX,
     MESSAGE_BYTES_LIMIT,
+    Abortable,
+    PeerSocket,
     Surroundings,
     frame_of,
     log,
@@ -46,7 +49,6 @@ from perdure.replication.records import Record
 
 # Each may cost a message of the greatest size before it is known who sent it.
 HANDSHAKES_MAX = 16
-Socket = web.WebSocketResponse
 
 
 @dataclass
@@ -54,8 +56,8 @@ class AcceptedLink:
     """A link that a peer has opened."""
 
     identity: Identity
-    socket: Socket
-    transport: asyncio.Transport | None
+    socket: PeerSocket
+    transport: Abortable | None
     channel: Channel
     heard_ms: int
     # The answer that is under way to a question for sessions.
@@ -84,19 +86,37 @@ class Acceptor:
         await asyncio.gather(*(take_leave(link.socket, link.transport) for link in links))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One link, from its handshake to its end."""
+        """One link over a WebSocket of aiohttp's, from its handshake to its end."""
         name = request.remote or "unknown"
-        if self._closing or self._handshakes.locked():
-            busy = LinkRefused("busy", "this region closes, or too many handshakes are under way")
-            self._around.refused("links_refused", busy, name)
-            return web.Response(status=503)
         socket = web.WebSocketResponse(
             max_msg_size=MESSAGE_BYTES_LIMIT, compress=False, timeout=CLOSE_S_MAX
         )
+
+        async def prepare() -> None:
+            await socket.prepare(request)
+
+        if not await self.serve(socket, request.transport, name, prepare):
+            return web.Response(status=503)
+        return socket
+
+    async def serve(
+        self,
+        socket: PeerSocket,
+        transport: Abortable | None,
+        name: str,
+        prepare: Callable[[], Awaitable[None]],
+    ) -> bool:
+        """One link, once ``prepare`` has opened its socket; False when there is no room for it."""
+        if self._closing or self._handshakes.locked():
+            busy = LinkRefused("busy", "this region closes, or too many handshakes are under way")
+            self._around.refused("links_refused", busy, name)
+            return False
+        prepared = False
         try:
             async with self._handshakes:
-                await socket.prepare(request)
-                link = await self._welcome_in_time(request.transport, socket)
+                await prepare()
+                prepared = True
+                link = await self._welcome_in_time(transport, socket)
             name = link.name
             await self._serve(link)
         except web.HTTPException:
@@ -111,17 +131,17 @@ class Acceptor:
         except Exception as error:
             self._around.broken(error, name)
         finally:
-            if socket.prepared:
-                await take_leave(socket, request.transport)
-        return socket
+            if prepared:
+                await take_leave(socket, transport)
+        return True
 
     async def _welcome_in_time(
-        self, transport: asyncio.Transport | None, socket: Socket
+        self, transport: Abortable | None, socket: PeerSocket
     ) -> AcceptedLink:
         async with asyncio.timeout(HANDSHAKE_S_MAX):
             return await self._welcome(transport, socket)
 
-    async def _welcome(self, transport: asyncio.Transport | None, socket: Socket) -> AcceptedLink:
+    async def _welcome(self, transport: Abortable | None, socket: PeerSocket) -> AcceptedLink:
         me = self._around.identity()
         channel = Channel("a", self._around.secret)
         await socket.send_bytes(channel.encode(Kind.CHALLENGE, challenge(me)))

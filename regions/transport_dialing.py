@@ -15,6 +15,8 @@ from perdure.regions.transport_wire import (
     IDLE_S_MAX,
     MESSAGE_BYTES_LIMIT,
     PATH,
+    Dial,
+    PeerSocket,
     Surroundings,
     frame_of,
     log,
@@ -55,6 +57,22 @@ class Socket(aiohttp.ClientWebSocketResponse):
         self.transport = None if connection is None else connection.transport
 
 
+def dialing(session: aiohttp.ClientSession) -> Dial:
+    """Dials with aiohttp; the session makes each WebSocket a :class:`Socket`."""
+
+    async def dial(url: str) -> Socket:
+        socket = await session.ws_connect(
+            url,
+            max_msg_size=MESSAGE_BYTES_LIMIT,
+            compress=0,
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
+        )
+        assert isinstance(socket, Socket), "the session makes these"
+        return socket
+
+    return dial
+
+
 class Backoff:
     """How long to wait before a link is dialled again: full jitter under a bound that doubles."""
 
@@ -91,21 +109,21 @@ class DialedLink:
         self._pulls: dict[int, asyncio.Queue[bytes | None]] = {}
         self._asked = 0
 
-    async def run(self, session: aiohttp.ClientSession) -> None:
+    async def run(self, dial: Dial) -> None:
         """Keep a link open; back off with full jitter while that fails."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         while True:
             began = loop.time()
-            await self._try(session)
+            await self._try(dial)
             self.tried = True
             share = self._around.entropy.uniform()
             await asyncio.sleep(backoff.after(share, lived_s=loop.time() - began))
 
-    async def _try(self, session: aiohttp.ClientSession) -> None:
+    async def _try(self, dial: Dial) -> None:
         name_in_use = None
         try:
-            await self._dial(session)
+            await self._dial(dial)
         except FrameError as error:
             self._around.refused("frames_refused", error, self.name)
         except LinkRefused as refused:
@@ -132,17 +150,11 @@ class DialedLink:
         # A peer that is away refuses nobody: only the last attempt counts.
         self.refused = name_in_use
 
-    async def _dial(self, session: aiohttp.ClientSession) -> None:
+    async def _dial(self, dial: Dial) -> None:
         # The session's own limit ends when the connection is made: a peer, or a proxy before it,
         # that then says nothing would be waited for for ever.
         async with asyncio.timeout(HANDSHAKE_S_MAX):
-            socket = await session.ws_connect(
-                self._url,
-                max_msg_size=MESSAGE_BYTES_LIMIT,
-                compress=0,
-                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
-            )
-        assert isinstance(socket, Socket), "the session makes these"
+            socket = await dial(self._url)
         try:
             channel = Channel("d", self._around.secret)
             async with asyncio.timeout(HANDSHAKE_S_MAX):
@@ -158,7 +170,7 @@ class DialedLink:
         finally:
             await take_leave(socket, socket.transport)
 
-    async def _introduce(self, socket: Socket, channel: Channel) -> tuple[Identity, Vector]:
+    async def _introduce(self, socket: PeerSocket, channel: Channel) -> tuple[Identity, Vector]:
         me = self._around.identity()
         opening = expect(frame_of(channel, await socket.receive()), Kind.CHALLENGE)
         them, hello = answer(me, opening, self.name, self._gossip.vector)
@@ -167,7 +179,7 @@ class DialedLink:
         welcome = expect(frame_of(channel, await socket.receive()), Kind.WELCOME)
         return them, vector_from_json(decode_json(welcome).get("vector"))
 
-    async def _push(self, socket: Socket, channel: Channel) -> None:
+    async def _push(self, socket: PeerSocket, channel: Channel) -> None:
         """Send what has gathered since the last send; the whole vector every second."""
         loop = asyncio.get_running_loop()
         next_heartbeat = loop.time()
@@ -219,7 +231,7 @@ class DialedLink:
             assert isinstance(step, ReadLog), "a batch is never empty"
             self._gossip.unreadable(self.name, step)
 
-    async def _listen(self, socket: Socket, channel: Channel) -> None:
+    async def _listen(self, socket: PeerSocket, channel: Channel) -> None:
         while True:
             async with asyncio.timeout(IDLE_S_MAX):
                 frame = frame_of(channel, await socket.receive())

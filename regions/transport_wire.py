@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -126,13 +126,46 @@ def frame_of(channel: Channel, message: WSMessage) -> Frame:
 
 
 class Closable(Protocol):
-    """Either side's WebSocket."""
+    """What one can take leave of."""
 
     async def close(self) -> bool:
         """Say goodbye, and wait for the answer."""
 
 
-async def take_leave(socket: Closable, transport: asyncio.Transport | None) -> None:
+class Abortable(Protocol):
+    """The connection beneath a WebSocket."""
+
+    def abort(self) -> None:
+        """Let go of it at once, with all that waits."""
+
+
+class PeerSocket(Closable, Protocol):
+    """Either side's WebSocket, as a link uses it: aiohttp's, or that of a simulated network."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send one binary message; waits while the peer does not read."""
+
+    async def receive(self) -> WSMessage:
+        """The next message; one that says so when there are no more."""
+
+
+class DialedSocket(PeerSocket, Protocol):
+    """A WebSocket that this region has dialled."""
+
+    @property
+    def transport(self) -> Abortable | None:
+        """The connection beneath it."""
+
+
+# Connects to the URL of a peer; raises ``OSError`` or ``aiohttp.ClientError``.
+Dial = Callable[[str], Awaitable[DialedSocket]]
+
+
+async def take_leave(socket: Closable, transport: Abortable | None) -> None:
     """Say goodbye within ``CLOSE_S_MAX``, then let go of the connection at once.
 
     A closed transport would keep what the peer has not taken for as long as that does not take it:
