@@ -47,13 +47,14 @@ class Feed:
 
     def publish(self) -> None:
         """Tell the readers what has changed since the last time, change by change."""
-        held = [reader for reader in self.readers if reader.returning is not None]
         for change in self.session.refresh():
             drafts = list(change_drafts(self.session, change))
             for draft in drafts:
                 self._add(finish(self.session, draft))
-            for reader in held:
-                reader.offer(reader.returning.on_change(change, drafts) if reader.returning else [])
+            # One whose hold ended at an earlier change shares the log by now.
+            for reader in self.readers:
+                if reader.returning is not None:
+                    reader.offer(reader.returning.on_change(change, drafts))
         if self.session.deleted:
             self.closing = True
         self.wake()

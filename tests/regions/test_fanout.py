@@ -1,6 +1,7 @@
 """Readers of one region: one shared log of events, bounded, and nobody feels a slow one."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -97,6 +98,31 @@ async def held(node: Node, regions: Regions) -> Reader:
     assert "stale" in [event.name for event in await drain(reader)]
     assert reader.returning is not None
     return reader
+
+
+async def test_a_reader_whose_hold_ends_misses_nothing_of_the_same_batch(
+    node: Node, regions: Regions
+) -> None:
+    """What was committed together is told change by change: who joins the others at one of them
+    gets the rest as they do."""
+    ahead, disk = regions.node("us")
+    ahead.start(None)
+    await ahead.send("s", Draft("user", id="held", text="x"))
+    cursor = ahead.snapshot("s")["cursor"]
+    for id_ in ("a", "b", "c"):
+        await ahead.send("s", Draft("user", id=id_, text=id_))
+    records = [record for batch in disk.commits for record in batch]
+    await ahead.stop()
+    reader = node.subscribe("s", cursor)
+    await drain(reader)
+    await node.receive(records)
+    events = await drain(reader)
+    more = asyncio.create_task(drain(reader))
+    await asyncio.sleep(0)
+    node.fanout.keep_alive()
+    events = [event for event in [*events, *await more] if event.name == "message"]
+    assert [json.loads(event.data)["id"] for event in events] == ["a", "b", "c"]
+    reader.close()
 
 
 async def test_a_reader_with_events_of_its_own_is_bounded_too(node: Node, regions: Regions) -> None:
