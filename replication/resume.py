@@ -73,8 +73,8 @@ def find_missing(session: Session, position: Position) -> Missing | None:
     named = {id_ for entry in position.entries for id_ in session.messages.by_slot(entry.slot)}
     buried = set(session.graves_named({entry.slot for entry in position.entries}))
     graves = [id_ for id_ in session.messages.graves if id_ not in buried]
-    for order in (session.messages.newest(), reversed(session.messages.arrival)):
-        newest = _Newest(session, (id_ for id_ in order if id_ not in named))
+    for order in (session.messages.newest, session.messages.latest):
+        newest = _Newest(session, (id_ for id_ in order() if id_ not in named))
         for ghosts, unknown in _late_deletions(session, graves):
             found = _match(session, position, newest, named, buried, ghosts, unknown)
             if found is not None:

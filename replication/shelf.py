@@ -167,8 +167,7 @@ class Shelf:
         """The deleted message of a slot."""
         found = self._buried.get(number)
         if found is None and self._archive is not None:
-            rows = (row.id for row in self._archive.rows(number) if row.is_buried)
-            found = next(rows, None)
+            return next((r.id for r in self._archive.rows(number) if r.is_buried), None)
         return found
 
     def by_slot(self, number: int) -> list[str]:
@@ -176,13 +175,9 @@ class Shelf:
         here = self._slots.get(number, [])
         if self._archive is None or not self.older:
             return list(here)
-        gone = self.tombstones | self._forgotten
-        older = [
-            row.id
-            for row in self._archive.rows(number)
-            if row.is_shown and row.id not in here and row.id not in gone
-        ]
-        return [*here, *older]
+        gone = self.tombstones | self._forgotten | set(here)
+        rows = self._archive.rows(number)
+        return [*here, *(row.id for row in rows if row.is_shown and row.id not in gone)]
 
     def slots_here(self, number: int) -> list[str]:
         """The messages of a slot that are in the window."""
@@ -242,6 +237,10 @@ class Shelf:
                 yield id_of(serial)
             if not self.reveal(REVEAL_ROWS):
                 return
+
+    def latest(self) -> Iterator[str]:
+        """The messages at hand, the last shown first. (The list: older ones may come to hand.)"""
+        return reversed(list(self.arrival))
 
     def page(self, before: str | None, limit: int) -> tuple[list[str], bool]:
         """The newest ``limit`` shown messages before a serial, oldest first; are there older?"""

@@ -452,3 +452,22 @@ def test_foreign_cursors_get_a_snapshot() -> None:
     reader = Reader(view=SessionView("s", cursor=other))
     reader.connect(pair.eu, 0)
     assert names(reader) == ["snapshot", "ready"]
+
+
+def test_a_reader_that_holds_more_waits_also_where_little_is_at_hand() -> None:
+    """To look for what the reader lacks fetches older messages, while that is under way."""
+    with small_windows(0):
+        pair = Pair()
+        for replica, ids in ((pair.eu, "abc"), (pair.us, "x")):
+            for id_ in ids:
+                draft = Draft("user", id=id_, text=id_)
+                admitted = admission.admit_message(replica.session, draft, replica.site())
+                replica.accept(list(admitted.operations))
+                replica.session.settle(id_)
+        reader = reader_at(pair.us)
+        pair.eu.sleep()
+        reader.connect(pair.eu, 0)
+        assert names(reader) == ["stale"]
+        pair.sync()
+        reader.receive()
+        assert {message.id for message in reader.view.messages} == set("abcmx")
