@@ -7,36 +7,43 @@ peers out of reach, waits until somebody says that it is the first.
 
 import logging
 
-from perdure.regions.ports import Storage
+from perdure.regions.ports import Clock, Storage
 from perdure.regions.repair import Repair
 from perdure.replication.gossip import Gossip
 from perdure.replication.records import Vector
 
 log = logging.getLogger("perdure")
 
-_NOTE = "catching_up"
+_NOTE = "caught_up"
 
 
 class CatchUp:
     """Whether the region may be ready. ``bootstrap``: the operator says that it is the first."""
 
     def __init__(
-        self, gossip: Gossip, repair: Repair, storage: Storage, *, bootstrap: bool
+        self,
+        gossip: Gossip,
+        repair: Repair,
+        storage: Storage,
+        clock: Clock,
+        *,
+        bootstrap: bool,
     ) -> None:
         self.is_under_way = False
         self._gossip = gossip
         self._repair = repair
         self._storage = storage
+        self._clock = clock
         self._bootstrap = bootstrap
         # What each peer had when it was first met.
         self._targets: dict[str, Vector] = {}
         self._noted = False
 
     def recovered(self) -> None:
-        """The storage has been replayed."""
+        """The storage has been replayed. That it is whole is noted once it is, and not that it is
+        not: a region that dies on the way must go on with it at its next start."""
         self._noted = _NOTE in self._storage.notes()
-        empty = not self._storage.vector() and not self._storage.count()
-        waits = (empty or self._noted) and bool(self._gossip.peers)
+        waits = not self._noted and bool(self._gossip.peers)
         self.is_under_way = waits and not self._bootstrap
 
     def linked(self, name: str) -> None:
@@ -51,21 +58,23 @@ class CatchUp:
             log.info("caught up with %s", ", ".join(sorted(self._targets)))
 
     def _is_caught_up(self) -> bool:
-        peers = self._gossip.peers
-        connected = [name for name in self._targets if peers[name].connected]
+        peers, now_ms = self._gossip.peers, self._clock.monotonic_ms()
+        # One whose link has just broken is waited for, until it is down.
+        near = [name for name in self._targets if peers[name].state(now_ms) != "down"]
         untried = self._repair.links.untried() if self._repair.links is not None else peers.keys()
-        if not connected or untried:
+        if not near or untried or not any(peers[name].connected for name in near):
             return False
         return all(
-            name not in self._repair.below and self._has(self._targets[name]) for name in connected
+            name not in self._repair.below and self._has(self._targets[name]) for name in near
         )
 
     def _has(self, target: Vector) -> bool:
         return all(self._gossip.vector.get(origin, 0) >= lsn for origin, lsn in target.items())
 
     async def step(self) -> None:
-        """A second has passed: remember on disk whether a start must go on to catch up."""
+        """A second has passed: note on disk that a start need not catch up. Raises ``StorageFull``
+        and ``StorageFailed``."""
         self.look()
-        if self.is_under_way != self._noted:
-            await self._storage.note(_NOTE, "yes" if self.is_under_way else "")
-            self._noted = self.is_under_way
+        if not self.is_under_way and not self._noted:
+            await self._storage.note(_NOTE, "yes")
+            self._noted = True

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from perdure.regions.ports import Clock, Mark, Storage, StorageFull
+from perdure.regions.ports import Clock, Mark, Storage, StorageError, StorageFull
 from perdure.regions.state import State
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import (
@@ -29,12 +29,16 @@ log = logging.getLogger("perdure")
 
 # A session is stored when nothing has been written to it for so long.
 QUIET_S = 2
+# And one that is written to without a pause, after so long.
+DIRTY_S_MAX = 30
 # What one transaction stores: commits wait for it.
 IMAGE_BYTES_MAX = 1_048_576
 IMAGES_MAX = 200
 TRUNCATE_EVERY_S = 5
 # How many stored sessions are compared with their checksums each second.
 SCRUB_SESSIONS_MAX = 4
+# So many marks wait for what they stand for to be stored.
+MARKS_MAX = 512
 # So many old marks are kept for the caps of the log.
 _OLD_MARKS_MAX = 128
 _MARKS = "marks"
@@ -90,11 +94,14 @@ class Checkpoint:
 
     def mark(self) -> None:
         """Everything that is logged by now has been applied."""
-        position = self._storage.position
+        position = self._state.position
         if self._marks and self._marks[-1].position == position:
             return
         vector = {**self._gossip.vector, ABSORBED: self._absorbed()}
-        wall_ms, log_bytes = self._clock.wall_ms(), self._storage.log_bytes
+        wall_ms, log_bytes = self._clock.wall_ms(), self._state.log_bytes
+        if len(self._marks) >= MARKS_MAX:
+            # Nothing can be stored, for long: fewer will do.
+            self._marks = deque(list(self._marks)[::2])
         self._marks.append(Mark(position, vector, wall_ms, log_bytes, self._state.clock.last))
 
     def unreadable(self, origin: Origin, lsn: int) -> None:
@@ -127,7 +134,7 @@ class Checkpoint:
             await self._store(lambda other: other == id_)
 
     def _is_due(self, id_: str) -> bool:
-        if self._state.idle_for(id_) >= QUIET_S:
+        if self._state.is_quiet(id_, QUIET_S) or self._state.dirty_for(id_) >= DIRTY_S_MAX:
             return True
         behind = self._marks[-1].log_bytes - self._bytes_before(self._state.dirty[id_])
         return behind > REPLAY_BYTES_MAX
@@ -158,10 +165,24 @@ class Checkpoint:
             id_ = waiting.pop()
             # It may have been deleted or stored meanwhile.
             if id_ in self._state.dirty and id_ in self._state.sessions:
-                for image in self._state.images([id_]):
+                for image in self._images(id_, images):
                     images.append(image)
                     size += len(image.head) + sum(len(body or b"") for _, body in image.messages)
         return images
+
+    def _images(self, id_: str, others: list[Image]) -> list[Image]:
+        """The image of one session, if it can be made; else it stays dirty, and so the watermark
+        where it is."""
+        try:
+            return self._state.images([id_])
+        except StorageError:
+            self._state.unsaved(others)
+            raise
+        except Exception:
+            self.failures += 1
+            log.exception("session %s cannot be stored", id_)
+            self._state.put_back(id_)
+            return []
 
     async def _save(self, images: list[Image], mark: Mark | None = None) -> None:
         try:

@@ -1,6 +1,7 @@
 """What a storage has found damaged: counted once, and to be put into quarantine."""
 
-# (what is damaged: a record, a head, a row, a body, or that something is missing; row; name).
+# (what is damaged: a record, a head, a row, a body, the sums; that a session has lost its name, or
+# that something is missing; row; name).
 Found = tuple[str, int, str]
 
 
@@ -20,9 +21,11 @@ class Damage:
             return
         if (what, number) not in self._known:
             self._known.add((what, number))
-            self._waiting.append((what, number, name))
+            # A damaged name may be no text.
+            printable = name.encode("utf-8", "backslashreplace").decode()
+            self._waiting.append((what, number, printable))
             self.count += 1
-            if what != "record":
+            if what not in ("record", "lost", "sums"):
                 self._sessions.add(name.partition("/")[0])
 
     def take_sessions(self) -> set[str]:

@@ -6,10 +6,12 @@ What is damaged is counted, put into quarantine, and left out: nobody is shown i
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from perdure.regions.log_tables import meta, put_meta, sealed, unsealed
 from perdure.regions.ports import Stored
 from perdure.replication.errors import Damaged
-from perdure.replication.ids import bucket, slot
+from perdure.replication.ids import bucket, is_id, slot
 from perdure.replication.rows import FIRST_SHOWN, Image, Row, decode_row, encode_row
 from perdure.replication.totals import recount
 from sqlalchemy import Connection
@@ -17,9 +19,13 @@ from sqlalchemy import Connection
 BUCKETS = 4_096
 _TERM_BYTES = 8
 _TERM_MASK = 2**64 - 1
-_ROW_COLUMNS = "number, id, serial, facts, facts_crc"
+_SUMS = "sums"
+_ROW_COLUMNS = "number, slot, id, serial, facts, facts_crc"
 
 Quarantine = Callable[[str, int, str], None]
+Query = Callable[[Connection], Any]
+# Carries out a query; raises ``StorageFailed`` when the disk cannot be read.
+Look = Callable[[Query], Any]
 
 
 def term_of(digest: bytes) -> int:
@@ -28,33 +34,36 @@ def term_of(digest: bytes) -> int:
 
 
 def _crc(session: str, id_: str, *parts: bytes) -> int:
-    crc = zlib.crc32(f"{session}/{id_}/".encode())
+    crc = zlib.crc32(_bytes(f"{session}/{id_}/"))
     for part in parts:
         crc = zlib.crc32(part, crc)
     return crc
 
 
+def _bytes(text: str) -> bytes:
+    """A text as it is stored, also when it is no text any more."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 class StoredMessages:
     """The stored messages of one session, read at once."""
 
-    def __init__(
-        self, connection: Connection, session: str, number: int, quarantine: Quarantine
-    ) -> None:
-        self._connection = connection
+    def __init__(self, look: Look, session: str, number: int, quarantine: Quarantine) -> None:
+        self._look = look
         self._session = session
         self._number = number
         self._quarantine = quarantine
 
     def _select(self, where: str, *values: object) -> list[Row]:
-        found = self._connection.exec_driver_sql(
-            f"SELECT {_ROW_COLUMNS} FROM message WHERE session = ? AND {where}",
-            (self._number, *values),
-        ).all()
+        select = f"SELECT {_ROW_COLUMNS} FROM message WHERE session = ? AND {where}"
+        found = self._look(lambda c: c.exec_driver_sql(select, (self._number, *values)).all())
         return [row for columns in found if (row := self._row(*columns)) is not None]
 
-    def _row(self, number: int, id_: str, serial: str, facts: bytes, crc: int) -> Row | None:
+    def _row(
+        self, number: int, place: int, id_: str, serial: str, facts: bytes, crc: int
+    ) -> Row | None:
         try:
-            if _crc(self._session, id_, serial.encode(), facts) != crc:
+            if _crc(self._session, id_, _bytes(serial), facts) != crc or slot(id_) != place:
                 raise Damaged("not the row that was written")
             return decode_row(id_, serial, facts)
         except (Damaged, TypeError, AttributeError):
@@ -82,11 +91,12 @@ class StoredMessages:
 
     def body(self, id_: str) -> bytes | None:
         """The body of a message; None where it is damaged."""
-        found = self._connection.exec_driver_sql(
+        select = (
             "SELECT number, CAST(body AS BLOB), body_crc FROM message"
-            " WHERE session = ? AND slot = ? AND id = ?",
-            (self._number, slot(id_), id_),
-        ).one_or_none()
+            " WHERE session = ? AND slot = ? AND id = ?"
+        )
+        values = (self._number, slot(id_), id_)
+        found = self._look(lambda c: c.exec_driver_sql(select, values).one_or_none())
         if found is None:
             return None
         number, body, crc = found
@@ -101,17 +111,17 @@ class StoredMessages:
         self._quarantine("missing", self._number, self._session)
 
 
-def load(connection: Connection, id_: str, quarantine: Quarantine) -> Stored | None:
+def load(look: Look, id_: str, quarantine: Quarantine) -> Stored | None:
     """A session that has been stored."""
-    found = connection.exec_driver_sql(
+    select = (
         "SELECT number, CAST(digest AS BLOB), present, CAST(summary AS BLOB),"
-        " CAST(head AS BLOB), crc FROM session WHERE id = ?",
-        (id_,),
-    ).one_or_none()
+        " CAST(head AS BLOB), crc FROM session WHERE id = ?"
+    )
+    found = look(lambda connection: connection.exec_driver_sql(select, (id_,)).one_or_none())
     if found is None:
         return None
     number, digest, present, summary, head, crc = found
-    archive = StoredMessages(connection, id_, number, quarantine)
+    archive = StoredMessages(look, id_, number, quarantine)
     if _crc(id_, "", digest, summary, head) != crc:
         quarantine("head", number, id_)
         head = None
@@ -124,7 +134,7 @@ def page(connection: Connection, after: str | None, limit: int) -> list[tuple[st
         "SELECT id, summary FROM session WHERE present AND id > ? ORDER BY id LIMIT ?",
         (after or "", limit),
     )
-    return [(id_, summary) for id_, summary in rows]
+    return [(id_, summary) for id_, summary in rows if is_id(id_)]
 
 
 def in_buckets(connection: Connection, numbers: Sequence[int]) -> dict[str, bytes]:
@@ -134,7 +144,7 @@ def in_buckets(connection: Connection, numbers: Sequence[int]) -> dict[str, byte
         rows = connection.exec_driver_sql(
             "SELECT id, digest FROM session WHERE bucket = ?", (number,)
         )
-        found.update((id_, digest) for id_, digest in rows)
+        found.update((id_, digest) for id_, digest in rows if is_id(id_))
     return found
 
 
@@ -156,9 +166,12 @@ class Sums:
         self.sums[number] = (self.sums[number] + now[0] - before[0]) & _TERM_MASK
         self.count += now[1] - before[1]
 
-    def encode(self) -> bytes:
-        """As stored."""
-        return json.dumps([self.count, self.sums]).encode()
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sums) and (self.count, self.sums) == (other.count, other.sums)
+
+    def put(self, connection: Connection) -> None:
+        """Store them."""
+        put_meta(connection, _SUMS, sealed(json.dumps([self.count, self.sums])))
 
     @classmethod
     def count_all(cls, connection: Connection) -> "Sums":
@@ -166,13 +179,18 @@ class Sums:
         sums = cls()
         rows = connection.exec_driver_sql("SELECT id, CAST(digest AS BLOB), present FROM session")
         for id_, digest, present in rows:
-            sums.replace(id_, (0, False), (term_of(digest), bool(present)))
+            if is_id(id_):
+                sums.replace(id_, (0, False), (term_of(digest), bool(present)))
         return sums
 
     @classmethod
-    def decode(cls, data: bytes) -> "Sums":
-        """As it was stored."""
-        count, sums = json.loads(data)
+    def stored(cls, connection: Connection) -> "Sums | None":
+        """As they were stored; None when they are damaged."""
+        data = meta(connection).get(_SUMS)
+        text = None if data is None else unsealed(data)
+        if text is None:
+            return None if data is not None else cls()
+        count, sums = json.loads(text)
         return cls(count, sums)
 
 
@@ -241,9 +259,10 @@ def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -
     """Move what was found damaged into quarantine, where somebody can look at it. A head and a
     record stay in their place until they are written anew."""
     for what, number, name in damaged:
-        if what == "missing":
+        if what in ("missing", "sums"):
             continue
         table, key, crc, body = {
+            "lost": ("session", "number", "crc", "head"),
             "record": ("log", "position", "crc", "body"),
             "head": ("session", "number", "crc", "head"),
             "row": ("message", "number", "facts_crc", "facts"),
@@ -254,8 +273,20 @@ def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -
             f" SELECT ?, ?, {crc}, {body} FROM {table} WHERE {key} = ?",
             (what, name, number),
         )
-        if table == "message":
+        if what == "lost":
+            # Nobody knows whose it was; what it was, the peers have.
+            connection.exec_driver_sql("DELETE FROM message WHERE session = ?", (number,))
+            connection.exec_driver_sql("DELETE FROM session WHERE number = ?", (number,))
+        elif table == "message":
             connection.exec_driver_sql("DELETE FROM message WHERE number = ?", (number,))
+    for what, number, _ in damaged:
+        if what == "head":
+            # Without a message it may be of a session that never was: its name is damaged.
+            connection.exec_driver_sql(
+                "DELETE FROM session WHERE number = ?"
+                " AND NOT EXISTS (SELECT 1 FROM message WHERE session = ?)",
+                (number, number),
+            )
 
 
 def scrub(
@@ -269,8 +300,16 @@ def scrub(
     ).all()
     damaged: list[tuple[str, int, str]] = []
     for number, id_ in rows:
-        damaged += _scrub_session(connection, number, id_)
-    return (rows[-1][0] if len(rows) == sessions else 0), damaged
+        if is_id(id_):
+            damaged += _scrub_session(connection, number, id_)
+        else:
+            damaged.append(("lost", number, id_))
+    if len(rows) == sessions:
+        return rows[-1][0], damaged
+    if Sums.stored(connection) != Sums.count_all(connection):
+        # A session is gone, or has another name: by the sums nobody would ever miss it.
+        damaged.append(("sums", 0, ""))
+    return 0, damaged
 
 
 def _scrub_session(connection: Connection, number: int, id_: str) -> list[tuple[str, int, str]]:
@@ -279,17 +318,22 @@ def _scrub_session(connection: Connection, number: int, id_: str) -> list[tuple[
     def note(what: str, row: int, name: str) -> None:
         damaged.append((what, row, name))
 
-    stored = load(connection, id_, note)
+    def look(query: Query) -> Any:
+        return query(connection)
+
+    stored = load(look, id_, note)
     if stored is None or stored.head is None:
         return damaged
+    head = json.loads(stored.head)
+    if stored.present != (head["created"] is not None and not head["deleted"]):
+        note("head", number, id_)
     bodies = connection.exec_driver_sql(
         "SELECT number, id, CAST(body AS BLOB), body_crc FROM message WHERE session = ?", (number,)
     )
     for row, message, body, crc in bodies:
         if _crc(id_, message, body) != crc:
             note("body", row, f"{id_}/{message}")
-    head = json.loads(stored.head)
-    found = recount(StoredMessages(connection, id_, number, note))
+    found = recount(StoredMessages(look, id_, number, note))
     if not head["deleted"] and head["totals"][:5] != list(found[:5]):
         note("missing", number, id_)
     return damaged

@@ -1,5 +1,6 @@
 """The origin logs in SQLite, and the few facts that belong to the database as a whole."""
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from perdure.replication.records import Origin, Record, Vector, intact
@@ -118,6 +119,17 @@ def meta(connection: Connection) -> dict[str, bytes]:
     """What is remembered of the database as a whole."""
     rows = connection.exec_driver_sql("SELECT key, value FROM meta")
     return {key: bytes(value) for key, value in rows}
+
+
+def sealed(text: str) -> bytes:
+    """A text with its checksum before it."""
+    return f"{zlib.crc32(text.encode()):08x} {text}".encode()
+
+
+def unsealed(data: bytes) -> str | None:
+    """The text; None when it is damaged."""
+    crc, _, text = data.decode(errors="replace").partition(" ")
+    return text if crc == f"{zlib.crc32(text.encode()):08x}" else None
 
 
 def put_meta(connection: Connection, key: str, value: bytes) -> None:

@@ -34,6 +34,8 @@ log = logging.getLogger("perdure")
 
 TICK_MS = 1_000
 RECONNECT_MS_MAX = 1_000
+# How often in a second a damaged session that is being written to is stored, to be built anew.
+MEND_SAVES_MAX = 20
 _INCARNATION_BITS = 64
 
 
@@ -89,7 +91,7 @@ class Node(Writing):
         self.repair = Repair(
             self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump
         )
-        self.catch_up = CatchUp(self.gossip, self.repair, storage, bootstrap=bootstrap)
+        self.catch_up = CatchUp(self.gossip, self.repair, storage, clock, bootstrap=bootstrap)
 
     # Life
 
@@ -100,13 +102,13 @@ class Node(Writing):
         """
         self._storage.open()
         self.state.clock.see(self._storage.hlc)
-        before = self._storage.position
+        self.state.reached(self._storage)
         for record in self._storage.replay():
-            self.state.apply([Applied(self.state.decode(record), record)], before)
-            before = self._storage.position
+            self.state.apply([Applied(self.state.decode(record), record)], self._storage.position)
             for session in self.state.take_touched():
                 for _ in session.refresh():
                     pass
+        self.state.reached(self._storage)
         self._writer.absorbed = self._storage.absorbed()
         self.gossip.recovered(self._storage.vector(), self._storage.floors())
         self.state.settle()
@@ -141,7 +143,7 @@ class Node(Writing):
             return reason
         if self._links is not None and self._links.refused() is not None:
             return "name_in_use"
-        return "catching_up" if self.repair.below else None
+        return "catching_up" if self.repair.is_below_anybody() else None
 
     def _refuses(self) -> str | None:
         """Why no client is served; None where they are."""
@@ -191,22 +193,28 @@ class Node(Writing):
         if isinstance(self._writer.failed, StorageFailed):
             raise self._writer.failed
         await self.checkpoint.step(self._clock.monotonic_ms() // 1000)
-        await self._mend_damaged()
-        await self.catch_up.step()
+        with contextlib.suppress(StorageFull):
+            await self._mend_damaged()
+        with contextlib.suppress(StorageFull):
+            await self.catch_up.step()
 
     async def _mend_damaged(self) -> None:
         """Sessions of which something stored is damaged are fetched from a peer."""
         self.state.damaged |= self._storage.take_damaged()
-        for id_ in list(self.state.damaged):
-            log.error("session %s was found damaged; a peer is asked for it", id_)
-            self.fanout.send_away(id_)
-            try:
+        for id_ in sorted(self.state.damaged):
+            self.state.retain(id_)
+            # What is written to it meanwhile must be stored as well before it is built anew; where
+            # that goes on and on, the next second tries again.
+            for _ in range(MEND_SAVES_MAX):
+                if self.state.is_stored(id_):
+                    break
                 await self.checkpoint.session(id_)
-            except StorageFull:
-                return
-            self.state.rebuild(id_)
-            self.state.damaged.discard(id_)
-            self.repair.want(id_)
+            if self.state.is_stored(id_):
+                log.error("session %s was found damaged; the peers are asked for it", id_)
+                self.fanout.send_away(id_)
+                self.state.rebuild(id_)
+                self.state.damaged.discard(id_)
+                self.repair.want(id_)
 
     def tick(self) -> None:
         """What time brings: holds that end, keep-alives."""

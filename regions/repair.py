@@ -52,9 +52,12 @@ class Repair:
         self._jump = jump
         # When a round with a peer is due, in ms; and with which peers this region is below.
         self._due_ms: dict[str, int] = {}
+        # After a round that was interrupted, the next with that peer is not before.
+        self._again_ms: dict[str, int] = {}
         self.below: set[str] = set()
-        # Sessions that are to be fetched, whatever the digests say.
-        self.wanted: set[str] = set()
+        # Sessions that are to be fetched, whatever the digests say: from which peers still, for
+        # what one of them lacks another may have.
+        self.wanted: dict[str, set[str]] = {}
         self._wake = asyncio.Event()
         self._pause = asyncio.sleep
 
@@ -70,9 +73,14 @@ class Repair:
             self.below.add(name)
             self._wake.set()
 
+    def is_below_anybody(self) -> bool:
+        """Whether a peer that is not down has what this region must take from its sessions."""
+        now_ms = self._clock.monotonic_ms()
+        return any(self._gossip.peers[name].state(now_ms) != "down" for name in self.below)
+
     def want(self, session: str) -> None:
         """Something of this session is damaged here."""
-        self.wanted.add(session)
+        self.wanted[session] = set(self._gossip.peers)
         self._wake.set()
 
     def tick(self) -> None:
@@ -92,15 +100,15 @@ class Repair:
     async def _visit(self, name: str) -> None:
         now_ms = self._clock.monotonic_ms()
         due = self._due_ms.get(name)
-        if not self._gossip.peers[name].connected:
+        if not self._gossip.peers[name].connected or now_ms < self._again_ms.get(name, 0):
             return
-        if name in self.below or self.wanted or (due is not None and due <= now_ms):
+        if name in self.below or self._wanted_of(name) or (due is not None and due <= now_ms):
             self._due_ms[name] = now_ms + REPAIR_EVERY_S * 1000
             try:
                 await self.round(name)
             except (PeerUnreachable, StorageError) as error:
                 log.info("the comparison with %s was interrupted: %r", name, error)
-                self._due_ms[name] = now_ms + SETTLE_S * 1000
+                self._due_ms[name] = self._again_ms[name] = now_ms + SETTLE_S * 1000
 
     async def round(self, name: str) -> int:
         """Absorb what the peer knows otherwise; how many sessions that were.
@@ -112,10 +120,11 @@ class Repair:
         below = name in self.below
         # Everything up to here is in what the peer tells from now on.
         reached = dict(self._gossip.peers[name].vector)
-        wanted, self.wanted = self.wanted, set()
         self.under_way = name
         try:
-            repaired = await self._pull_all(name, sorted(wanted))
+            wanted = self._wanted_of(name)
+            repaired = await self._pull_all(name, wanted)
+            self._told(name, wanted)
             different = await self._buckets_that_differ(name)
             for start in range(0, len(different), BUCKETS_ASKED_MAX):
                 numbers = different[start : start + BUCKETS_ASKED_MAX]
@@ -129,13 +138,19 @@ class Repair:
                 self.counters["jumps"] += 1
                 await self._jump(reached)
                 self.below.discard(name)
-        except BaseException:
-            self.wanted |= wanted
-            raise
         finally:
             self.under_way = None
         self.counters["repair_rounds"] += 1
         return repaired
+
+    def _wanted_of(self, name: str) -> list[str]:
+        return sorted(id_ for id_, peers in self.wanted.items() if name in peers)
+
+    def _told(self, name: str, ids: list[str]) -> None:
+        for id_ in ids:
+            self.wanted[id_].discard(name)
+            if not self.wanted[id_]:
+                del self.wanted[id_]
 
     async def _buckets_that_differ(self, name: str) -> list[int]:
         assert self.links is not None

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from perdure.regions.ports import Storage, Stored
+from perdure.regions.ports import Storage, StorageError, Stored
 from perdure.regions.writer import Applied
 from perdure.replication.coding import decode
 from perdure.replication.cursor import encode
@@ -37,6 +37,8 @@ log = logging.getLogger("perdure")
 
 # Sessions in memory, beyond which the longest unused leave before their time.
 SESSIONS_HOT_MAX = 10_000
+# Messages of one session in memory, beyond which those at rest leave when they have been stored.
+MESSAGES_HOT_MAX = 64
 # Waiting places, beyond which those of sessions that are not in memory are dropped.
 _OVER_ITEMS_MIN = 4_096
 
@@ -51,6 +53,10 @@ class State:
         self.unapplied = 0
         self.loads = 0
         self.evictions = 0
+        # Where the log has been applied to, and its bytes: the storage is ahead of that between the
+        # end of a commit and its applying.
+        self.position = 0
+        self.log_bytes = 0
         # Sessions of which something stored was found damaged: a peer has it.
         self.damaged: set[str] = set()
         self._region = region
@@ -63,6 +69,9 @@ class State:
         self.saving: dict[str, int] = {}
         # When each was last used, the longest ago first.
         self._used: OrderedDict[str, int] = OrderedDict()
+        # When each that is dirty was last written to, and since when it has been dirty.
+        self._written: dict[str, int] = {}
+        self._since: dict[str, int] = {}
         # The second that it is; what was used in it is in use.
         self.now = 0
         self._pinned: dict[str, int] = {}
@@ -87,10 +96,15 @@ class State:
             self.undecodable += 1
             return None
 
-    def apply(self, applied: Iterable[Applied], before: int) -> None:
-        """Apply operations that are on disk, after position ``before``. One that cannot be applied
-        is counted and left out, as it would be at every start: it must not take the region with
-        it."""
+    def apply(self, applied: Sequence[Applied], position: int) -> None:
+        """Apply operations that are on disk, the last of them at this position. One that cannot be
+        applied is counted and left out, as it would be at every start: it must not take the region
+        with it.
+
+        Raises ``StorageError`` when what is stored cannot be read: then nobody is told that it was
+        done, and the next start applies it.
+        """
+        before = self.position
         for operation, record in applied:
             if operation is None:
                 continue
@@ -100,9 +114,13 @@ class State:
                 except Damaged:
                     self._lose(operation)
                     self._apply(operation, record, before)
+            except StorageError:
+                raise
             except Exception:
                 self.unapplied += 1
                 log.exception("%s/%d cannot be applied", record.origin, record.lsn)
+        self.position = position
+        self.log_bytes += sum(len(record.body) for _, record in applied)
 
     def _lose(self, operation: Operation) -> None:
         """What is stored of this operation's message is not what was written: a peer has it."""
@@ -115,7 +133,8 @@ class State:
 
     def _apply(self, operation: Operation, record: Record, before: int) -> None:
         session = self.session(operation.session)
-        self.dirty.setdefault(session.id, before)
+        self._soil(session.id, before)
+        self._written[session.id] = self.now
         own = record.origin.region == self._region
         place = None if isinstance(operation, Absorb) else Place(record.origin, record.lsn)
         session.apply(operation, place, own=own)
@@ -123,6 +142,11 @@ class State:
         singles = operation.operations if isinstance(operation, Absorb) else (operation,)
         for single in singles:
             self._notice(single, touched)
+
+    def _soil(self, id_: str, position: int) -> None:
+        """What is logged of the session after a position is not stored."""
+        self.dirty.setdefault(id_, position)
+        self._since.setdefault(id_, self.now)
 
     def _notice(self, operation: Single, touched: set[str]) -> None:
         match operation:
@@ -141,6 +165,10 @@ class State:
         self._news += [(session, id_) for session, ids in touched.items() for id_ in ids]
         return [self.sessions[id_] for id_ in touched]
 
+    def reached(self, storage: Storage) -> None:
+        """Everything that the storage has logged, or keeps in images, has been applied."""
+        self.position, self.log_bytes = storage.position, storage.log_bytes
+
     # Settling
 
     def _settle_or_wait(self, session: Session, id_: str) -> None:
@@ -153,7 +181,7 @@ class State:
                 return
         session.settle(id_)
         if session.messages.dirty:
-            self.dirty.setdefault(session.id, self._storage.position)
+            self._soil(session.id, self.position)
 
     def settle(self) -> None:
         """Settle the messages that are over and have come to be on disk in every region. Touched
@@ -212,7 +240,7 @@ class State:
         self._stored[id_] = stored
         self._used[id_] = self.now
         if session.is_dirty:
-            self.dirty.setdefault(id_, self._storage.position)
+            self._soil(id_, self.position)
             self.damaged.add(id_)
         for serial in list(session.messages.unsettled):
             self._settle_or_wait(session, id_of(serial))
@@ -226,6 +254,10 @@ class State:
         stored = self._storage.session(id_)
         if stored is not None:
             self._load(id_, stored, recounting=True)
+
+    def is_stored(self, id_: str) -> bool:
+        """Whether nothing is known of the session that is not stored."""
+        return id_ not in self.dirty and id_ not in self.saving and id_ not in self._touched
 
     def pin(self, id_: str) -> None:
         """Somebody holds on to the session: it stays in memory."""
@@ -249,6 +281,8 @@ class State:
         del self.sessions[id_]
         del self._used[id_]
         self._stored.pop(id_, None)
+        self._written.pop(id_, None)
+        self._since.pop(id_, None)
 
     def evict(self, idle_s: int) -> None:
         """Let what has not been used for so long leave memory. Of what stays because somebody reads
@@ -257,7 +291,7 @@ class State:
             hot = len(self.sessions) > SESSIONS_HOT_MAX
             if self._used[id_] > self.now - idle_s and not hot:
                 return
-            if id_ in self.dirty or id_ in self.saving or id_ in self._touched:
+            if not self.is_stored(id_):
                 continue
             if id_ not in self._pinned:
                 self._drop(id_)
@@ -274,9 +308,13 @@ class State:
             if over and id_ not in session.messages.dirty:
                 session.messages.unload(id_)
 
-    def idle_for(self, id_: str) -> int:
-        """How long a session has not been used."""
-        return self.now - self._used[id_]
+    def is_quiet(self, id_: str, seconds: int) -> bool:
+        """Whether nothing was written to a session for so long, however often it was read."""
+        return self._written.get(id_, self.now - seconds) <= self.now - seconds
+
+    def dirty_for(self, id_: str) -> int:
+        """How many seconds a session has not been stored as it is."""
+        return self.now - self._since.get(id_, self.now)
 
     # Storing
 
@@ -296,7 +334,15 @@ class State:
             stored = self._storage.session(image.session)
             assert stored is not None
             self._stored[image.session] = stored
-            self.sessions[image.session].messages.stored(stored.archive)
+            session = self.sessions[image.session]
+            session.messages.stored(stored.archive)
+            if len(session.messages.items()) > MESSAGES_HOT_MAX:
+                self._unload(session)
+            self._since.pop(image.session, None)
+            if image.session in self.dirty:
+                self._since[image.session] = self.now
+            else:
+                self._written.pop(image.session, None)
 
     def unsaved(self, images: Sequence[Image]) -> None:
         """They could not be."""
@@ -305,6 +351,17 @@ class State:
         # The longest dirty come first again.
         self.dirty = {**self.saving, **self.dirty}
         self.saving.clear()
+
+    def put_back(self, id_: str) -> None:
+        """This one could not be made into an image: it is as dirty as before."""
+        self.dirty = {id_: self.saving.pop(id_), **self.dirty}
+
+    def retain(self, id_: str) -> None:
+        """Something that is stored of this session is damaged: what is intact in memory is to be
+        stored again."""
+        session = self.sessions.get(id_)
+        if session is not None and session.retain():
+            self._soil(id_, self.position)
 
     # All sessions
 

@@ -89,15 +89,11 @@ class SqliteStorage:
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self.path.chmod(0o600)
             self._file = identity(self.path)
-        except OSError as error:
-            self.close()
-            raise StorageFailed(f"cannot use {self.directory}: {error.strerror}") from error
-        try:
             self._connect()
             sync_directory(self.directory)
         except OSError as error:
             self.close()
-            raise StorageFailed(f"cannot sync {self.directory}: {error.strerror}") from error
+            raise StorageFailed(f"cannot use {self.directory}: {error.strerror}") from error
         except DBAPIError as error:
             self.close()
             raise StorageFailed(f"cannot open {self.path}: {error.orig}") from error
@@ -114,13 +110,16 @@ class SqliteStorage:
                 self._floors[origin] = floor
                 self._vector[origin] = max(floor, held)
             meta = log_tables.meta(connection)
+            if (sums := Sums.stored(connection)) is None:
+                self._damage.note("sums", 0, "")
+            self._sums = self._sums_on_disk = sums or Sums.count_all(connection)
         self._reader = engine_for(self.path, "DEFERRED")
         self._loader_engine = engine_for(self.path, None)
         self._loader = self._loader_engine.connect()
-        if "sums" in meta:
-            self._sums = self._sums_on_disk = Sums.decode(meta["sums"])
         if "watermark" in meta:
-            self._watermark, self.log_bytes, self.hlc = json.loads(meta["watermark"])
+            text = log_tables.unsealed(meta["watermark"])
+            # Where it is damaged, all that is left of the log is replayed.
+            self._watermark, self.log_bytes, self.hlc = json.loads(text or "[0, 0, 0]")
         self.position = self._watermark
         self._notes = {
             key.removeprefix(_NOTE): value.decode()
@@ -208,15 +207,9 @@ class SqliteStorage:
         if after_lsn < self._floors.get(origin, 0):
             return []
 
-        def read() -> list[Record]:
-            assert self._reader is not None
-            try:
-                with self._reader.connect() as connection:
-                    return log_tables.read(connection, origin, id_, after_lsn, bytes_max)
-            except DBAPIError as error:
-                raise StorageFailed(str(error.orig)) from error
-
-        return await self._run(self._read_thread, read)
+        return await self._read(
+            lambda connection: log_tables.read(connection, origin, id_, after_lsn, bytes_max)
+        )
 
     async def jump(self, vector: Vector) -> None:
         """What these lsns say is known here, though not from the logs. Raises as ``commit``."""
@@ -259,7 +252,7 @@ class SqliteStorage:
 
     def session(self, id_: str) -> Stored | None:
         """A session that has been stored."""
-        return self._look(lambda loader: image_tables.load(loader, id_, self._damage.note))
+        return image_tables.load(self._look, id_, self._damage.note)
 
     def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
         """Ids and summaries of stored sessions that exist, by id."""
@@ -293,13 +286,9 @@ class SqliteStorage:
     async def scrub(self, after: int, sessions: int) -> int:
         """Compare some stored sessions with their checksums; the last number that was looked at, 0
         at the end. What is found is told by :meth:`take_damaged`."""
-
-        def look() -> tuple[int, list[tuple[str, int, str]]]:
-            assert self._reader is not None
-            with self._reader.connect() as connection:
-                return image_tables.scrub(connection, after, sessions)
-
-        last, found = await self._run(self._read_thread, look)
+        last, found = await self._read(
+            lambda connection: image_tables.scrub(connection, after, sessions)
+        )
         for damage in found:
             self._damage.note(*damage)
         return last
@@ -316,13 +305,13 @@ class SqliteStorage:
             image_tables.set_aside(connection, damaged)
             for image in images:
                 image_tables.save(connection, image, sums)
-            spoilt = any(what == "head" for what, *_ in damaged)
+            spoilt = any(what in ("head", "lost", "sums") for what, *_ in damaged)
             saved = Sums.count_all(connection) if spoilt else sums
             if images or spoilt:
-                log_tables.put_meta(connection, "sums", saved.encode())
+                saved.put(connection)
             if mark is not None:
                 text = json.dumps([mark.position, mark.log_bytes, mark.hlc])
-                log_tables.put_meta(connection, "watermark", text.encode())
+                log_tables.put_meta(connection, "watermark", log_tables.sealed(text))
                 log_tables.set_held(connection, self._ids, mark.vector)
             return saved
 
@@ -362,6 +351,17 @@ class SqliteStorage:
             self._failed = FileNotFoundError(errno.ENOENT, "the database file is gone")
         if self._failed is not None:
             raise StorageFailed(str(self._failed))
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            assert self._reader is not None
+            try:
+                with self._reader.connect() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                raise StorageFailed(str(error.orig)) from error
+
+        return await self._run(self._read_thread, read)
 
     async def _write(self, work: Callable[[Connection], T]) -> T:
         return await self._run(self._write_thread, lambda: self._in_transaction(work))

@@ -88,6 +88,8 @@ def engine_for(path: Path, begin: str | None) -> Engine:
         # Else the driver commits before each change of the schema, and a crash in the middle
         # of making it would leave a half that nothing can open.
         connection.isolation_level = None
+        # A damaged text must get as far as its checksum.
+        connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB_MAX}")

@@ -232,7 +232,7 @@ class Acceptor:
             self._around.counters["records_received"] += len(fresh)
         vector = self._gossip.vector
         if not beyond:
-            touched = {record.origin for record in records}
+            touched = dict.fromkeys(record.origin for record in records)
             vector = {origin: vector[origin] for origin in touched if origin in vector}
         payload = vector_payload(vector, full=beyond, gap=beyond)
         await self._send(link, Kind.VECTOR, payload)

@@ -8,7 +8,7 @@ to undo. Records from peers take the same way.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ class Writer:
         gossip: Gossip,
         clock: Clock,
         find: Callable[[str], Session],
-        apply: Callable[[Iterable[Applied], int], None],
+        apply: Callable[[Sequence[Applied], int], None],
         told: Callable[[], None],
         decode: Callable[[Record], Operation | None],
     ) -> None:
@@ -286,7 +286,6 @@ class Writer:
         self._last_waiting = len(batch.waiting)
         records = [applied.record for applied in batch.applied]
         if records:
-            before = self._storage.position
             try:
                 await self._store(lambda: self._storage.commit(records))
             except StorageError as error:
@@ -295,7 +294,7 @@ class Writer:
             self.absorbed += batch.absorbed
             logged = [r for r in records if r.origin != ABSORBED] if batch.absorbed else records
             self._gossip.stored(logged, self._clock.monotonic_ms())
-            self._apply(batch.applied, before)
+            self._apply(batch.applied, self._storage.position)
         for done, changed in batch.waiting:
             if not done.done():
                 done.set_result(changed)

@@ -40,6 +40,10 @@ class Piece:
     before: bytes
     entries: tuple[Entry, ...]
 
+    def digest(self) -> bytes:
+        """A name for the place and the entries."""
+        return digest(DIGEST_BYTES, str(self.seq), self.before, *map(entry_bytes, self.entries))
+
 
 class Admitted(NamedTuple):
     """What a lane would take: ``fresh`` from ``seq`` on, after ``duplicates`` items."""

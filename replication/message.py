@@ -288,13 +288,17 @@ class Message:
 
     def whole(self) -> bytes:
         """A digest of everything that regions must agree on, shown or not: equal digests mean that
-        no operation is known to one region alone (but for pieces that wait for others)."""
+        no operation is known to one region alone (but for the branch that lost of a lane with two
+        contents)."""
         parts = [f"{h.identity.hex()} {stamps}" for h, stamps in self.headers()]
         parts += [str(claim.lane) for claim in self.claims.all()]
         parts += [f"cancel {lane}" for lane in self.cancels]
         for key, lane in self.lanes.items():
             if count := len(lane.entries):
                 parts.append(f"{key} {count} {lane.digest_at(count).hex()} {lane.forked_at}")
+            # Of a lane with two contents, what waits may stand on the branch that lost.
+            if not lane.forked:
+                parts += [f"{key} waits {piece.digest().hex()}" for piece in lane.pieces_parked]
         return digest(DIGEST_BYTES, self.id, *sorted(parts))
 
     def _content(self) -> list[str | bytes]:

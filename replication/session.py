@@ -7,7 +7,7 @@ changed, so that a cursor made between two changes says exactly what was told so
 
 import json
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from perdure.replication.belief import Belief, Change, Told
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
@@ -37,18 +37,10 @@ from perdure.replication.operations import (
     Single,
 )
 from perdure.replication.records import Vector
+from perdure.replication.registers import Registers
 from perdure.replication.rows import BEFORE_SHOWN, Archive, Image, Row
 from perdure.replication.shelf import Shelf
 from perdure.replication.totals import Totals, id_of, recount
-
-
-class _Value(NamedTuple):
-    """One metadata value with its stamp; the text breaks a tie that only a broken region makes."""
-
-    hlc: int
-    region: str
-    text: str
-
 
 _KNOWS_ALL = Belief()
 
@@ -69,7 +61,7 @@ class Session:
         self.id = id_
         self.created: int | None = None
         self.deleted = False
-        self._metadata: dict[str, _Value] = {}
+        self._metadata = Registers()
         self._touched: dict[str, None] = {}
         self._tag = session_tag(id_)
         totals = Totals() if head is None else self._restore(head)
@@ -89,8 +81,7 @@ class Session:
         try:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
-            for key, value in fields["metadata"].items():
-                self._metadata[key] = _Value(*value)
+            self._metadata.restore(fields["metadata"])
             shown, contents, wholes, graves, graves_sum, newest, arrivals = fields["totals"]
             buried = tuple((id_, content) for id_, content in newest)
             return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals)
@@ -123,8 +114,10 @@ class Session:
         for told in op.operations:
             self.apply(told, None)
         for origins in op.origins:
-            message = self.messages.loaded(origins.message)
+            # It may have been stored since it was told.
+            message = self.messages.get(origins.message)
             if message is not None:
+                self.messages.touch(origins.message)
                 opened = origins.opened_at
                 message.stands(origins.reach, None if opened is None else Place(*opened))
 
@@ -155,12 +148,8 @@ class Session:
         self._touched[op.message] = None
 
     def _merge_metadata(self, hlc: int, region: str, values: str) -> None:
-        for key, value in json.loads(values).items():
-            stamped = _Value(hlc, region, canonical(value))
-            known = self._metadata.get(key)
-            if known is None or stamped > known:
-                self._metadata[key] = stamped
-                self._touched[""] = None
+        if self._metadata.merge(hlc, region, values):
+            self._touched[""] = None
 
     def _delete(self, message: str | None) -> None:
         if message is None:
@@ -289,9 +278,10 @@ class Session:
         """What is to be stored now; from here on it counts as stored. See :meth:`unsaved`."""
         shelf = self.messages
         whole = self.whole()
-        rows = [(shelf.row(id_), shelf.loaded(id_)) for id_ in shelf.dirty if shelf.has_row(id_)]
+        dirty = sorted(shelf.dirty)
+        dropped = [id_ for id_ in dirty if not shelf.has_row(id_)]
+        rows = [(shelf.row(id_), shelf.loaded(id_)) for id_ in dirty if shelf.has_row(id_)]
         messages = [(row, self._body(row, message, stable)) for row, message in rows]
-        dropped = [id_ for id_ in shelf.dirty if not shelf.has_row(id_)]
         summary = canonical(self.summary(encode(self.position()))).encode()
         parts = (summary, self._head(), messages, dropped, self._wiped)
         image = Image(self.id, whole, self.exists, *parts)
@@ -309,10 +299,16 @@ class Session:
         head = {
             "created": self.created,
             "deleted": self.deleted,
-            "metadata": {key: list(value) for key, value in self._metadata.items()},
+            "metadata": self._metadata.stored(),
             "totals": list(self.messages.totals()),
         }
         return canonical(head).encode()
+
+    def retain(self) -> bool:
+        """All that is in memory is to be stored again; whether that is anything."""
+        found = [id_ for id_, _ in self.messages.items()]
+        self.messages.dirty.update(found)
+        return bool(found)
 
     def unsaved(self, image: Image) -> None:
         """It could not be stored: it is still to be done."""
@@ -329,7 +325,7 @@ class Session:
         told: list[Single] = []
         if self.created is not None:
             told.append(Create(self.id, self.created, region, "{}"))
-        for key, value in sorted(self._metadata.items()):
+        for key, value in self._metadata.all():
             text = canonical({key: json.loads(value.text)})
             told.append(Metadata(self.id, value.hlc, value.region, text))
         return told
@@ -354,8 +350,7 @@ class Session:
 
     def metadata(self) -> dict[str, Any]:
         """The metadata; deleted keys are absent."""
-        values = {key: json.loads(value.text) for key, value in sorted(self._metadata.items())}
-        return {key: value for key, value in values.items() if value is not None}
+        return self._metadata.values()
 
     def page(self, before: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
         """The newest ``limit`` messages before a serial, oldest first; are there older ones?"""
@@ -390,7 +385,7 @@ class Session:
         """A digest of everything that regions must agree on, for ``verify``."""
         if self.deleted:
             return digest(DIGEST_BYTES, "deleted", self.id)
-        stamps = [canonical([key, *value]) for key, value in sorted(self._metadata.items())]
+        stamps = [canonical([key, *value]) for key, value in self._metadata.all()]
         shelf = self.messages
         sums = [shelf.count, f"{shelf.sums.wholes():x}", shelf.graves_count, shelf.graves_sum]
         return digest(DIGEST_BYTES, self.id, canonical([self.created, stamps, sums]))

@@ -66,7 +66,7 @@ class MemoryStorage:
 
     def vector(self) -> Vector:
         vector = dict(self._mark.vector)
-        for origin in {origin for origin, _ in self._log} | self._floors.keys():
+        for origin in dict.fromkeys([*(origin for origin, _ in self._log), *self._floors]):
             at = max(vector.get(origin, 0), self._floors.get(origin, 0))
             while (held := self._log.get((origin, at + 1))) is not None and intact(held[1]):
                 at += 1
