@@ -6,7 +6,10 @@ ARGS ?=
 STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-js bench check format clean
+SEEDS ?= 2000
+FIRST ?= 0
+
+.PHONY: help setup demo dev test test-js bench simulate mutants check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +42,12 @@ test-js: ## the tests of the JavaScript client
 
 bench: setup ## what everything costs on this machine, by the kernel's accounting (about 15 minutes)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+simulate: setup ## whole regions from seeds: SEEDS=2000 FIRST=0, or one again with SEED=
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --first $(FIRST)) $(ARGS)
+
+mutants: setup ## deliberate bugs: does the simulation catch them?
+	$(BIN)/python -m tests.simulation --mutants $(ARGS)
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,114 @@
+"""A client's way to the regions: requests and event streams over the simulated network."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from perdure.regions.ports import StorageError, StorageFull
+from perdure.replication.errors import Refusal
+
+from tests.simulation.history import Called, History
+from tests.simulation.network import Network, SimSocket
+from tests.simulation.process import Addresses
+
+REQUEST_S_MAX = 8.0
+
+
+class Refused(Exception):
+    """A region said no, and why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(str(refusal))
+        self.code = refusal.code
+        self.extra = refusal.extra
+
+
+class Unavailable(Exception):
+    """No answer, or none that helps: it may have been carried out, or not."""
+
+
+TEMPORARY = frozenset({"draining", "starting", "catching_up", "storage_failed", "too_many"})
+
+
+class Door:
+    """What clients can ask of the regions. ``log`` is told of every request, for the trace."""
+
+    def __init__(
+        self,
+        network: Network,
+        addresses: Addresses,
+        history: History,
+        log: Callable[[str], None],
+    ) -> None:
+        self._network = network
+        self._addresses = addresses
+        self._history = history
+        self._log = log
+
+    async def call(self, who: str, region: str, verb: str, *args: Any, **more: Any) -> Any:
+        """The node's answer and the disk behind it; ``Refused`` or ``Unavailable``."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._history.calls += 1
+        try:
+            async with asyncio.timeout(REQUEST_S_MAX):
+                answer, disk = await self._ask(who, region, verb, args, more)
+            self._log(f"{loop.time():.4f} {who} {region} {verb} ok")
+            return answer, disk
+        except Refused as refused:
+            self._log(f"{loop.time():.4f} {who} {region} {verb} {refused.code}")
+            if refused.code in TEMPORARY:
+                self._failed(began, who, region, verb, refused.code)
+                raise Unavailable(refused.code) from None
+            raise
+        except StorageFull:
+            code = "storage_full"
+        except StorageError:
+            code = "storage_failed"
+        except (TimeoutError, ConnectionError):
+            code = "lost"
+        self._log(f"{loop.time():.4f} {who} {region} {verb} {code}")
+        self._failed(began, who, region, verb, code)
+        raise Unavailable(code)
+
+    def _failed(self, began: float, who: str, region: str, verb: str, code: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._history.called.append(Called(began, now, who, region, verb, code))
+
+    async def _ask(self, who: str, region: str, verb: str, args: Any, more: Any) -> tuple[Any, str]:
+        await self._go(who, region)
+        process = self._addresses.listening.get(region)
+        if process is None:
+            raise ConnectionRefusedError(f"nobody listens at {region}")
+        try:
+            answer = await process.call(process.carry_out(verb, args, more))
+        except Refusal as refusal:
+            await self._go(region, who)
+            raise Refused(refusal) from None
+        await self._go(region, who)
+        return answer, process.disk.name
+
+    async def _go(self, start: str, end: str) -> None:
+        path = self._network.path(start, end)
+        if path.spoil and self._network.random.random() < path.spoil:
+            # Lost with its connection; the client sees nothing of it until it gives up.
+            raise ConnectionResetError("the connection broke")
+        await self._network.travel(start, end)
+
+    async def follow(self, who: str, region: str, session: str, cursor: str | None) -> SimSocket:
+        """A stream of events; ``Refused`` or ``Unavailable``."""
+        try:
+            async with asyncio.timeout(REQUEST_S_MAX):
+                await self._go(who, region)
+                process = self._addresses.listening.get(region)
+                if process is None:
+                    raise ConnectionRefusedError(f"nobody listens at {region}")
+                near = await process.call(process.follow(who, session, cursor))
+                assert isinstance(near, SimSocket)
+                return near
+        except Refusal as refusal:
+            if refusal.code in TEMPORARY:
+                raise Unavailable(refusal.code) from None
+            raise Refused(refusal) from None
+        except (TimeoutError, ConnectionError, StorageError) as error:
+            raise Unavailable(str(error)) from None

@@ -1,0 +1,140 @@
+"""What clients saw, in order: the only thing that the checkers look at."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Acked(NamedTuple):
+    """A region acknowledged a writer's items (or a whole message): counts of the lane."""
+
+    at_s: float
+    writer: str
+    message: str
+    accepted: int
+    stable: int
+    ended: str | None
+    disk: str
+
+
+class Claimed(NamedTuple):
+    """A takeover was answered: the writer goes on after ``text``."""
+
+    at_s: float
+    writer: str
+    message: str
+    text: str
+    mode: str
+
+
+class Stopped(NamedTuple):
+    """A writer was refused for good, or ended."""
+
+    at_s: float
+    writer: str
+    message: str
+    code: str
+
+
+class Asked(NamedTuple):
+    """Something was asked for, and perhaps acknowledged: ``claim``, ``cancel``, ``delete``."""
+
+    at_s: float
+    what: str
+    message: str
+    acked: bool
+    disk: str
+
+
+class Shown(NamedTuple):
+    """What a reader holds of one message after an event."""
+
+    at_s: float
+    reader: str
+    region: str
+    event: str
+    reason: str | None
+    message: str
+    text: str | None
+    status: str
+    connected_s: float
+
+
+class Called(NamedTuple):
+    """A request that got no proper answer: ``code`` is that of the refusal, or ``lost``."""
+
+    began_s: float
+    ended_s: float
+    who: str
+    region: str
+    verb: str
+    code: str
+
+
+class Disturbed(NamedTuple):
+    """A fault concerned a place (a region, or a client's way to one), in this time."""
+
+    place: str
+    began_s: float
+    ended_s: float
+    what: str
+
+
+class Seen(NamedTuple):
+    """A message as a snapshot or a reader shows it in the end."""
+
+    text: str
+    status: str
+    length: int
+
+
+@dataclass
+class Writer:
+    """What a writer was going to write, token by token; ``whole``: as one message.
+
+    ``finished``: it was told that everything is stable. ``alive``: it went on to the end.
+    """
+
+    name: str
+    message: str
+    tokens: list[str]
+    opens: bool
+    mode: str = "open"
+    ended: bool = True
+    finished: bool = False
+    alive: bool = True
+    stopped: str | None = None
+    broken: list[str] = field(default_factory=list)
+
+
+@dataclass
+class History:
+    """Everything that was observed in one simulation."""
+
+    regions: list[str]
+    sessions: list[str]
+    acked: list[Acked] = field(default_factory=list)
+    claimed: list[Claimed] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
+    called: list[Called] = field(default_factory=list)
+    disturbed: list[Disturbed] = field(default_factory=list)
+    # Readers' views that cannot go on: what the reducer said.
+    out_of_step: list[str] = field(default_factory=list)
+    # Disks that were lost for good, and when.
+    lost_disks: dict[str, float] = field(default_factory=dict)
+    writers: dict[str, Writer] = field(default_factory=dict)
+    # By region or reader, then by message.
+    final: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    final_readers: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    # How long after the heal all regions were equal; None: not within the bound.
+    equal_after_s: float | None = None
+    verified: dict[str, Any] = field(default_factory=dict)
+    calls: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def accepted_holds(self, ack: Acked) -> bool:
+        """Whether the disk that acknowledged it was kept ever since."""
+        lost_s = self.lost_disks.get(ack.disk)
+        return lost_s is None or lost_s < ack.at_s

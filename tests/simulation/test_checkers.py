@@ -1,0 +1,332 @@
+"""Each checker passes a good history and rejects broken ones; none passes on nothing."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation import checkers
+from tests.simulation.checkers import TooLittle, judge
+from tests.simulation.history import (
+    Acked,
+    Asked,
+    Called,
+    Claimed,
+    Disturbed,
+    History,
+    Seen,
+    Shown,
+    Stopped,
+    Writer,
+)
+
+M, C = "s0-m0", "s0-c0"
+W, V = f"{M}-w0", f"{M}-w2"
+
+
+def tokens(writer: str, count: int) -> list[str]:
+    return [f"{writer}.{number};" for number in range(count)]
+
+
+def text(writer: str, count: int) -> str:
+    return "".join(tokens(writer, count))
+
+
+def shown(at_s: float, event: str, value: str | None, reason: str | None = None) -> Shown:
+    return Shown(at_s, "s0-r0", "eu", event, reason, M, value, "streaming", 0.0)
+
+
+def good() -> History:
+    """A message of three tokens that one writer finished and one reader followed; and a whole one
+    beside it."""
+    history = History(["eu", "us"], ["s0"])
+    writer = Writer(W, M, tokens(W, 3), opens=True, finished=True)
+    history.writers = {W: writer, C: Writer(C, C, ["hello"], opens=True, finished=True)}
+    history.acked = [
+        Acked(1.0, W, M, 2, 0, None, "eu/1"),
+        Acked(2.0, W, M, 3, 3, "stable", "eu/1"),
+        Acked(2.0, C, C, 1, 1, "accepted", "us/1"),
+    ]
+    history.shown = [
+        shown(1.0, "message", text(W, 1)),
+        shown(2.0, "append", text(W, 2)),
+        shown(3.0, "append", text(W, 3)),
+        shown(3.1, "end", text(W, 3)),
+    ]
+    seen = {M: Seen(text(W, 3), "complete", 3), C: Seen("hello", "complete", 1)}
+    history.final = {"eu": dict(seen), "us": dict(seen)}
+    history.final_readers = {"s0-r0": dict(seen)}
+    history.equal_after_s, history.calls = 1.0, 9
+    history.verified = {"equal": True}
+    return history
+
+
+def test_a_good_history_passes() -> None:
+    """Nothing is found where nothing is wrong."""
+    assert judge(good()) == []
+
+
+Break = Callable[[History], None]
+BROKEN: list[tuple[str, str, Break]] = []
+
+
+def broken(check: str, what: str) -> Callable[[Break], Break]:
+    """A way to break the good history, and the checker that must see it."""
+
+    def register(spoil: Break) -> Break:
+        BROKEN.append((check, what, spoil))
+        return spoil
+
+    return register
+
+
+def show_in_the_end(history: History, message: str, seen: Seen | None) -> None:
+    for view in (*history.final.values(), *history.final_readers.values()):
+        if seen is None:
+            view.pop(message, None)
+        else:
+            view[message] = seen
+
+
+@broken("written", "nobody wrote")
+def a_stranger_writes(history: History) -> None:
+    show_in_the_end(history, M, Seen(text(f"{M}-w9", 3), "complete", 3))
+
+
+@broken("written", "in place")
+def a_gap(history: History) -> None:
+    history.shown.insert(1, shown(1.5, "replace", f"{W}.0;{W}.2;", "fenced"))
+
+
+@broken("written", "in place")
+def a_duplicate(history: History) -> None:
+    history.shown.insert(1, shown(1.5, "append", f"{W}.0;{W}.0;"))
+
+
+@broken("written", "in place")
+def a_reordering(history: History) -> None:
+    history.shown.insert(1, shown(1.5, "replace", f"{W}.1;{W}.0;", "fenced"))
+
+
+@broken("written", "no tokens of anybody")
+def a_torn_token(history: History) -> None:
+    history.shown[2] = shown(3.0, "append", text(W, 2) + f"{W}.")
+
+
+@broken("written", "nobody wrote")
+def a_longer_text_than_was_written(history: History) -> None:
+    history.shown.append(shown(4.0, "append", text(W, 4)))
+
+
+@broken("written", "nobody wrote")
+def another_whole_text(history: History) -> None:
+    show_in_the_end(history, C, Seen("hullo", "complete", 1))
+
+
+@broken("written", "a writer comes twice")
+def a_text_twice(history: History) -> None:
+    history.writers[V] = Writer(V, M, tokens(V, 1), opens=False, mode="continue")
+    both = text(W, 1) + text(V, 1) + text(W, 1)
+    history.shown.insert(1, shown(1.5, "replace", both, "fenced"))
+
+
+@broken("written", "two branches")
+def a_mixture_of_branches(history: History) -> None:
+    history.counts[f"broken.{M}"] = 1
+    history.shown.append(shown(4.0, "replace", f"{W}.0!;{W}.1;", "conflict"))
+
+
+@broken("written", "the other text")
+def another_text_under_the_same_numbers(history: History) -> None:
+    history.shown.append(shown(4.0, "replace", f"{W}.0;{W}.1!;", "conflict"))
+
+
+@broken("written", "given again after a delete")
+def a_deleted_id_again(history: History) -> None:
+    show_in_the_end(history, M, Seen("written after the delete", "complete", 1))
+
+
+@broken("acknowledged", "3 were acknowledged")
+def a_stable_token_is_lost(history: History) -> None:
+    history.lost_disks["eu/1"] = 5.0
+    show_in_the_end(history, M, Seen(text(W, 2), "complete", 2))
+
+
+@broken("acknowledged", "2 were acknowledged")
+def an_accepted_token_is_lost(history: History) -> None:
+    history.acked = history.acked[:1] + history.acked[2:]
+    show_in_the_end(history, M, Seen(text(W, 1), "complete", 1))
+
+
+@broken("acknowledged", "is gone")
+def a_whole_message_is_lost(history: History) -> None:
+    show_in_the_end(history, C, None)
+
+
+@broken("acknowledged", "holds")
+def a_takeover_excuses_only_who_was_taken_over(history: History) -> None:
+    history.writers[V] = Writer(V, M, tokens(V, 1), opens=False, mode="continue")
+    history.asked.append(Asked(0.5, "claim", M, True, "eu/1"))
+    show_in_the_end(history, M, Seen(text(V, 1) + text(W, 2), "streaming", 3))
+
+
+@broken("finished", "finished")
+def a_finished_message_streams(history: History) -> None:
+    show_in_the_end(history, M, Seen(text(W, 3), "streaming", 3))
+
+
+@broken("forward", "without a cause")
+def text_is_taken_back(history: History) -> None:
+    history.shown.insert(2, shown(2.5, "replace", text(W, 1), "fenced"))
+
+
+@broken("forward", "does not go on")
+def an_append_that_does_not_go_on(history: History) -> None:
+    history.shown.insert(2, shown(2.5, "append", text(W, 1)))
+
+
+@broken("forward", "after")
+def behind_before_the_hold_is_over(history: History) -> None:
+    history.shown.insert(2, shown(2.5, "replace", text(W, 1), "behind"))
+
+
+@broken("forward", "by an older snapshot")
+def an_older_snapshot(history: History) -> None:
+    history.asked.append(Asked(0.5, "claim", M, True, "eu/1"))
+    history.shown.insert(2, shown(2.5, "snapshot", text(W, 1)))
+
+
+@broken("in_step", "goes on at")
+def an_event_that_does_not_fit(history: History) -> None:
+    history.out_of_step.append("s0-r0: goes on at 4, 3 are held")
+
+
+@broken("equal", "do not come to be equal")
+def regions_stay_different(history: History) -> None:
+    history.equal_after_s = None
+
+
+@broken("equal", "after the heal")
+def regions_take_for_ever(history: History) -> None:
+    history.equal_after_s = 1_000.0
+
+
+@broken("equal", "cannot finish")
+def a_client_cannot_finish(history: History) -> None:
+    history.counts["unfinished"] = 1
+
+
+@broken("equal", "verify says")
+def digests_differ(history: History) -> None:
+    history.verified = {"equal": False}
+
+
+@broken("readers", "ends with")
+def a_reader_lacks_a_message(history: History) -> None:
+    del history.final_readers["s0-r0"][C]
+
+
+@broken("readers", "ends with")
+def a_reader_does_not_hear_of_the_end(history: History) -> None:
+    history.final_readers["s0-r0"][M] = Seen(text(W, 3), "streaming", 3)
+
+
+@broken("cancelled", "was cancelled, and streams")
+def a_cancel_is_forgotten(history: History) -> None:
+    history.writers[W].finished = False
+    history.asked.append(Asked(2.0, "cancel", M, True, "us/1"))
+    show_in_the_end(history, M, Seen(text(W, 3), "streaming", 3))
+
+
+@broken("cancelled", "was deleted, and is there")
+def a_delete_is_forgotten(history: History) -> None:
+    history.asked.append(Asked(2.0, "delete", M, True, "us/1"))
+
+
+@broken("refused", "nobody is the cause")
+def fenced_by_nobody(history: History) -> None:
+    history.stopped.append(Stopped(2.0, W, M, "fenced"))
+
+
+@broken("available", "was lost")
+def a_healthy_region_does_not_answer(history: History) -> None:
+    history.disturbed.append(Disturbed("us", 0.0, 9.0, "crash"))
+    history.called.append(Called(1.0, 2.0, W, "eu", "append", "lost"))
+
+
+@broken("available", "storage_full")
+def a_fault_excuses_only_its_time(history: History) -> None:
+    history.disturbed.append(Disturbed("eu", 0.0, 9.0, "disk_full"))
+    history.called.append(Called(20.0, 21.0, W, "eu", "append", "storage_full"))
+
+
+@pytest.mark.parametrize(
+    ("check", "what", "spoil"), BROKEN, ids=[spoil.__name__ for _, _, spoil in BROKEN]
+)
+def test_a_broken_history_is_rejected(check: str, what: str, spoil: Break) -> None:
+    """By the checker whose matter it is, in words that say what is wrong."""
+    history = good()
+    spoil(history)
+    found = [breach for breach in judge(history) if breach.startswith(f"{check}: ")]
+    assert any(what in breach for breach in found), judge(history)
+
+
+def test_every_checker_has_a_history_that_it_rejects() -> None:
+    """None of them can be one that always passes."""
+    assert {check for check, _, _ in BROKEN} == set(checkers.CHECKS)
+
+
+def excused() -> list[tuple[str, Break]]:
+    def lost_with_its_disk(history: History) -> None:
+        history.acked = [Acked(1.0, W, M, 3, 2, None, "eu/1"), history.acked[2]]
+        history.lost_disks["eu/1"] = 5.0
+        history.writers[W].finished = False
+        history.shown = [shown(1.0, "message", text(W, 2))]
+        show_in_the_end(history, M, Seen(text(W, 2), "streaming", 2))
+
+    def cut_by_a_takeover(history: History) -> None:
+        history.writers[V] = Writer(V, M, tokens(V, 2), opens=False, mode="continue")
+        history.asked.append(Asked(0.5, "claim", M, False, ""))
+        history.claimed.append(Claimed(0.6, V, M, text(W, 1), "continue"))
+        both = text(W, 1) + text(V, 2)
+        history.shown.append(shown(4.0, "replace", both, "fenced"))
+        show_in_the_end(history, M, Seen(both, "complete", 3))
+
+    def behind_after_the_hold(history: History) -> None:
+        history.shown.append(shown(31.0, "replace", text(W, 1), "behind"))
+        history.shown.append(shown(32.0, "append", text(W, 3)))
+
+    def deleted(history: History) -> None:
+        history.asked.append(Asked(4.0, "delete", M, True, "us/1"))
+        show_in_the_end(history, M, None)
+
+    def region_was_down(history: History) -> None:
+        history.disturbed.append(Disturbed("eu", 0.0, 9.0, "crash"))
+        history.called.append(Called(1.0, 2.0, W, "eu", "append", "lost"))
+
+    cases = (lost_with_its_disk, cut_by_a_takeover, behind_after_the_hold, deleted, region_was_down)
+    return [(case.__name__, case) for case in cases]
+
+
+@pytest.mark.parametrize(("name", "change"), excused())
+def test_what_the_history_explains_is_no_breach(name: str, change: Break) -> None:
+    """The exceptions of the promises, each with its cause in the history."""
+    history = good()
+    change(history)
+    assert judge(history) == [], name
+
+
+@pytest.mark.parametrize("lack", ["acked", "shown", "final", "final_readers"])
+def test_too_little_is_not_judged(lack: str) -> None:
+    """A history in which nothing happened breaks no promise, and proves nothing."""
+    history = good()
+    getattr(history, lack).clear()
+    with pytest.raises(TooLittle):
+        judge(history)
+
+
+def test_one_region_alone_is_too_little() -> None:
+    """To be equal takes two."""
+    history = good()
+    del history.final["us"]
+    with pytest.raises(TooLittle, match="one region"):
+        judge(history)
