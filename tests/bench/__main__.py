@@ -16,8 +16,8 @@ from tests.bench.rows import GROUPS, Bench, Row
 
 _TEXT = """Measure three regions on this machine, on real disks and sockets. CPU is what the kernel
 counts, of the accepting region (server), of its two peers together, and of the load client; a row
-in which one of them had no CPU left is marked as saturated. Exit codes: 0 done, 1 a region or the
-load client died, 2 wrong arguments."""
+in which one of these processes had no CPU left is marked as saturated. Exit codes: 0 done, 1 a
+region or the load client died, 2 wrong arguments."""
 
 
 def main() -> int:

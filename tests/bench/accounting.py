@@ -32,12 +32,18 @@ def memory_bytes(pid: int) -> int:
 
 @dataclass
 class Usage:
-    """CPU of one measured stretch, in nanoseconds, and how long it took."""
+    """CPU of one measured stretch, in nanoseconds, and how long it took. ``us`` and ``ap`` are the
+    accepting region's two peers."""
 
     server_ns: int
-    peers_ns: int
+    us_ns: int
+    ap_ns: int
     load_ns: int
     wall_s: float
+
+    @property
+    def peers_ns(self) -> int:
+        return self.us_ns + self.ap_ns
 
     def share(self, ns: int) -> float:
         """Of one CPU, from 0 on."""

@@ -134,10 +134,11 @@ async def appends(
 class Watcher:
     """A reader: what it got, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timed: bool = False) -> None:
         self.held = 0
         self.events = 0
         self.ready = asyncio.Event()
+        self.timed = timed
         self.at: dict[int, float] = {}
         self.wrong = 0
 
@@ -149,17 +150,20 @@ class Watcher:
                 self.wrong += start != self.held
                 self.held = stop
                 self.events += 1
-                self.at[stop] = time.perf_counter()
+                if self.timed:
+                    self.at |= dict.fromkeys(range(start + 1, stop + 1), time.perf_counter())
             elif line == b"data: {}":
                 self.ready.set()
 
 
-async def watchers(url: str, session: str, count: int, timeout_s: float = 60) -> list[Any]:
-    """Readers that are caught up."""
+async def watchers(
+    url: str, session: str, count: int, timeout_s: float = 60, *, timed: bool = False
+) -> list[Any]:
+    """Readers that are caught up; ``timed`` ones note when they got each token."""
     loop = asyncio.get_running_loop()
     found = []
     for _ in range(count):
-        watcher = Watcher()
+        watcher = Watcher(timed=timed)
         _, lines = await loop.create_connection(lambda w=watcher: Lines(w.on_line), *address(url))  # type: ignore[misc]
         assert lines.transport is not None
         path = f"/v1/sessions/{session}/events"
@@ -180,7 +184,7 @@ async def paced(
     # The other region must know the message before it is followed there.
     await connection.ask(append(session, epoch, 0, [TOKEN]))
     await asyncio.sleep(1)
-    following = await watchers(reader_url, session, readers)
+    following = await watchers(reader_url, session, readers, timed=True)
     for watcher in following:
         watcher.held = 1
 
@@ -323,7 +327,7 @@ async def sessions(url: str, first: int, count: int, in_flight: int) -> Work:
 
 
 async def growing(url: str, session: str, lengths: list[int]) -> Work:
-    """One message that grows in batches of 20; it stops at each length minus 2,000 and waits."""
+    """One message that grows in batches of 20; it stops at each of these lengths and waits."""
     connection = await connect(url)
     epoch = await opened(connection, session)
     state = {"seq": 0}

@@ -52,8 +52,8 @@ class Load:
         result: dict[str, Any] = json.loads(await self.line())
         if quiet:
             await self._bench.quiet()
-        server, peers = (now - then for now, then in zip(self._bench.cpu(), before, strict=True))
-        return result, Usage(server, peers, result["load_ns"], result["wall_s"])
+        regions = (now - then for now, then in zip(self._bench.cpu(), before, strict=True))
+        return result, Usage(*regions, result["load_ns"], result["wall_s"])
 
 
 class Bench:
@@ -80,9 +80,9 @@ class Bench:
             raise RuntimeError(f"region {name} has died")
         return process.pid
 
-    def cpu(self) -> tuple[int, int]:
-        """CPU so far: of the accepting region, and of its two peers together."""
-        return cpu_ns(self.pid("eu")), cpu_ns(self.pid("us")) + cpu_ns(self.pid("ap"))
+    def cpu(self) -> tuple[int, int, int]:
+        """CPU so far: of the accepting region, and of each of its peers."""
+        return cpu_ns(self.pid("eu")), cpu_ns(self.pid("us")), cpu_ns(self.pid("ap"))
 
     async def ask(self, region: RegionProcess, path: str) -> Any:
         async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:
@@ -98,11 +98,12 @@ class Bench:
         value: int = (await self.ask(self.eu, "/v1/regions"))["counters"][name]
         return value
 
-    async def restart(self) -> float:
-        """The accepting region as a new process; seconds from its start to ready."""
+    async def restart(self, *, kill: bool = False) -> float:
+        """The accepting region as a new process; seconds from its start to ready. The old one stops
+        cleanly, or is killed."""
         process = self.eu.process
         assert process is not None
-        process.terminate()
+        process.kill() if kill else process.terminate()
         await process.wait()
         began = asyncio.get_running_loop().time()
         await self.cluster.start("eu")
@@ -139,7 +140,8 @@ class Bench:
 
 def marks(usage: Usage) -> list[str]:
     """Which side had no CPU left."""
-    shares = (("server", usage.server_ns), ("load", usage.load_ns))
+    peer = max(usage.us_ns, usage.ap_ns)
+    shares = (("server", usage.server_ns), ("a peer", peer), ("load", usage.load_ns))
     return [name for name, ns in shares if usage.share(ns) >= SATURATED_SHARE]
 
 
@@ -182,7 +184,8 @@ async def append_rows(bench: Bench) -> AsyncIterator[Row]:
 
 
 async def latency_rows(bench: Bench) -> AsyncIterator[Row]:
-    """From just before a token is sent to its last reader, at 20 tokens a second."""
+    """From just before a token is sent until a reader has it, over all tokens and all readers, at
+    20 tokens a second. ``us_per_delivery``: CPU of the region that the readers are at."""
     here: dict[int, float] = {}
     for place, region in (("same-region", bench.eu), ("other-region", bench.us)):
         for readers in (1, 20, 50) if bench.quick else (1, 200, 1_000):
@@ -196,7 +199,7 @@ async def latency_rows(bench: Bench) -> AsyncIterator[Row]:
                 session=f"paced-{place}-{readers}",
             ) as load:
                 result, usage = await load.go()
-            serving = usage.server_ns if region is bench.eu else usage.peers_ns
+            serving = usage.server_ns if region is bench.eu else usage.us_ns
             figures = {n: v for n, v in result.items() if n.endswith("_ms")}
             figures["us_per_delivery"] = serving / 1e3 / result["deliveries"]
             figures["wrong"] = result["wrong"]
@@ -284,6 +287,7 @@ async def memory_rows(bench: Bench) -> AsyncIterator[Row]:
 async def sessions_rows(bench: Bench) -> AsyncIterator[Row]:
     """What it costs to have many sessions: a token, memory, a start."""
     await bench.at_rest()
+    await bench.restart()
     costs_of: list[float] = []
     base = memory_bytes(bench.pid("eu"))
     for count in (10, 50, 100) if bench.quick else (10, 1_000, 100_000):
@@ -315,18 +319,15 @@ async def sessions_rows(bench: Bench) -> AsyncIterator[Row]:
     grown = (memory_bytes(bench.pid("eu")) - base) / 1024 / 1024
     figures = {"mib": grown, "bytes_per_session": grown * 1024 * 1024 / bench.made}
     yield Row(f"memory-{bench.made}-idle-sessions", figures, "none worth naming", grown < 100)
-    yield await _start_row(bench)
-
-
-async def _start_row(bench: Bench) -> Row:
-    took = await bench.restart()
-    figures = {"ready_s": took, "mib": memory_bytes(bench.pid("eu")) / 1024 / 1024}
-    figures["cpu_ms"] = cpu_ns(bench.pid("eu")) / 1e6
-    return Row(f"start-with-{bench.made}-sessions", figures)
+    for kill in (False, True):
+        took = await bench.restart(kill=kill)
+        figures = {"ready_s": took, "mib": memory_bytes(bench.pid("eu")) / 1024 / 1024}
+        figures["cpu_ms"] = cpu_ns(bench.pid("eu")) / 1e6
+        yield Row(f"start-with-{bench.made}-sessions{'-after-a-kill' if kill else ''}", figures)
 
 
 async def length_rows(bench: Bench) -> AsyncIterator[Row]:
-    """Batches of 20, the last 2,000 tokens before each length."""
+    """Batches of 20, the last 1,000 tokens before each length."""
     lengths = (1_000, 2_000, 4_000) if bench.quick else (1_000, 10_000, 100_000)
     last = 400 if bench.quick else 1_000
     stops = [stop for length in lengths for stop in (length - last, length)]
