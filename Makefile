@@ -9,7 +9,7 @@ STAMP := $(VENV)/.made
 SEEDS ?= 2000
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants check format clean
+.PHONY: help setup demo dev test test-js bench simulate mutants failures check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ simulate: setup ## whole regions from seeds: SEEDS=2000 FIRST=0, or one again wi
 
 mutants: setup ## deliberate bugs: does the simulation catch them?
 	$(BIN)/python -m tests.simulation --mutants $(ARGS)
+
+failures: setup ## docs/FAILURES.md anew, from the marks on the tests
+	$(BIN)/python -m tests.failures
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

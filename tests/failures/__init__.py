@@ -1,0 +1,1 @@
+"""What may fail, what is expected then, and which tests show it."""
