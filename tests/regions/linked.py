@@ -58,10 +58,13 @@ class LoopTime:
 
 
 class QuickEntropy(SystemEntropy):
-    """No jitter: a link that failed is dialled again at once."""
+    """No jitter: a link that failed is dialled again at once; or always the same ``share``."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        self._share = share
 
     def uniform(self) -> float:
-        return 0.0
+        return self._share
 
 
 class Linked:
@@ -75,20 +78,26 @@ class Linked:
         self.ports = dict(zip(links, ports, strict=True))
         self.nodes: dict[str, Node] = {}
         self.peers: dict[str, PeerLinks] = {}
+        # URLs of the only peer of a region, instead of its own; the jitter of dialling again.
+        self.urls: dict[str, str] = {}
+        self.share = 0.0
 
     async def start(
         self, name: str, *, secret: bytes = SECRET, directory: str = "", bootstrap: bool = True
     ) -> Node:
+        peers = {other: f"http://127.0.0.1:{self.ports[other]}" for other in self.links[name]}
+        if name in self.urls:
+            peers = dict.fromkeys(peers, self.urls[name])
         config = Config(
             region=name,
             data=self.path / (directory or name),
             port=0,
             peer_port=self.ports[name],
-            peers={other: f"http://127.0.0.1:{self.ports[other]}" for other in self.links[name]},
+            peers=peers,
             peer_secret=secret,
             bootstrap=bootstrap,
         )
-        node, links = build_node(config, self.clock, QuickEntropy())
+        node, links = build_node(config, self.clock, QuickEntropy(self.share))
         await links.start()
         node.start(links)
         self.nodes[name], self.peers[name] = node, links
