@@ -19,6 +19,8 @@ from perdure.regions.node import Node
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
+from perdure.replication.limits import HEAD_BYTES_MAX, HEAD_READ_S_MAX
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = logging.getLogger("perdure")
 
@@ -52,6 +54,61 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the region."""
         yield
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection, with a limit on what comes before a request is known: uvicorn would
+    wait for ever for the end of a head, and gather whatever comes of it."""
+
+    _head_due: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _in_body = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The first request is awaited."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Something of a head, or of a body."""
+        super().data_received(data)
+        if self._is_answering or self.transport.is_closing():
+            return
+        if self.timeout_keep_alive_task is None and self._head_due is None:
+            # Or the rest of a body that nobody wanted: that has as long.
+            self._await_head()
+        self._head_bytes += 0 if self._in_body else len(data)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self.send_400_response("The head of the request is too large.")
+
+    def on_headers_complete(self) -> None:
+        """A request is known; from here on the application has its own limits."""
+        self._forget_head()
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next thing is a head."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over."""
+        self._forget_head()
+        super().connection_lost(exc)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head_due = self.loop.call_later(HEAD_READ_S_MAX, self.timeout_keep_alive_handler)
+
+    def _forget_head(self) -> None:
+        self._head_bytes = 0
+        if self._head_due is not None:
+            self._head_due.cancel()
+            self._head_due = None
 
 
 def build_node(
@@ -104,7 +161,7 @@ async def serve(config: Config, make_app: MakeApp) -> int:
         await node.stop()
         raise
     node.start(links)
-    server = _server(config, make_app(node))
+    server = make_server(config, make_app(node))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -142,10 +199,12 @@ async def _start_links(config: Config, links: PeerLinks) -> None:
         raise CannotListen("peer port", config.peer_host, config.peer_port, error) from error
 
 
-def _server(config: Config, app: Any) -> Server:
+def make_server(config: Config, app: Any) -> Server:
+    """The server of clients."""
     return Server(
         uvicorn.Config(
             app,
+            http=Connection,
             host=config.host,
             port=config.port,
             lifespan="off",

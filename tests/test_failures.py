@@ -103,5 +103,5 @@ def test_marks_are_read() -> None:
 )
 def test_marks_that_cannot_be_read_are_refused(text_: str) -> None:
     """A mark that is passed over would be a proof that nobody finds."""
-    with pytest.raises(ValueError, match="mark|ids"):
+    with pytest.raises(ValueError, match=r"mark|ids"):
         list(of_python("tests/x.py", text_))

@@ -69,8 +69,8 @@ PROCESSES = [
     Failure(
         "P7",
         "no room on the disk",
-        "writes get 507 with `Retry-After`; reads and the other regions go on; no loop of crashes; goes on"
-        " without a restart",
+        "writes get 507 with `Retry-After`; reads and the other regions go on; no loop of crashes;"
+        " goes on without a restart",
     ),
     Failure(
         "P8",
@@ -156,7 +156,9 @@ NETWORK = [
         "an answer cut short, with a wrong length, or a proxy's 502 page",
         "refused, and tried again",
     ),
-    Failure("N10", "a peer's name no longer resolves, or to another address", "backs off; recovers"),
+    Failure(
+        "N10", "a peer's name no longer resolves, or to another address", "backs off; recovers"
+    ),
 ]
 REPLICATION = [
     Failure(

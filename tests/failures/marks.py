@@ -66,7 +66,9 @@ def _assigned(body: list[ast.stmt]) -> list[str]:
     for node in body:
         names = [ast.unparse(target) for target in getattr(node, "targets", [])]
         if isinstance(node, ast.Assign) and names == ["pytestmark"]:
-            marks = node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
+            marks = (
+                node.value.elts if isinstance(node.value, ast.List | ast.Tuple) else [node.value]
+            )
             found += [id_ for mark in marks for id_ in _ids(mark)]
     return found
 

@@ -1,4 +1,4 @@
-"""A region that dies at each point of a write: what the client hears, and what is there after it."""
+"""A region that dies at each point of a write: what its client hears, and what is there then."""
 
 import shutil
 import signal
@@ -52,7 +52,7 @@ int fdatasync(int fd) { return synced("fdatasync", fd); }
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("cc") is None,
-    reason="no C compiler for a death within a system call; tests/regions/test_serving.py kills too",
+    reason="no C compiler for a death within a system call; test_serving.py kills as well",
 )
 
 

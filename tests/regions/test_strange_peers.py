@@ -57,7 +57,7 @@ STRANGE = {
     "nothing": b"",
     "no HTTP": b"SSH-2.0-OpenSSH_9.9\r\n",
     "another key": UPGRADE,
-    "a redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    "a redirect": b"HTTP/1.1 302 Found\r\nLocation: http://h.test/\r\nContent-Length: 0\r\n\r\n",
 }
 
 

@@ -1,4 +1,4 @@
-"""A stage for one scene: regions on a virtual clock, and nothing happens but what the scene says."""
+"""A stage for a scene: regions on a virtual clock; nothing happens but what the scene says."""
 
 import asyncio
 import contextlib

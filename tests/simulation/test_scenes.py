@@ -89,7 +89,7 @@ def test_stopped_for_a_minute_and_resumed() -> None:
     down and went on; it is the same incarnation, and catches up."""
 
     async def scene(stage: Stage) -> None:
-        epoch, header = await open_(stage, "eu")
+        epoch, _ = await open_(stage, "eu")
         await everywhere(stage)
         process = stage.running["eu"]
         incarnation = process.node.origin.incarnation
@@ -316,7 +316,7 @@ def test_back_after_longer_than_the_logs_reach() -> None:
     deleted meanwhile comes back, though it held all of it and wrote to it."""
 
     async def scene(stage: Stage) -> None:
-        epoch, header = await open_(stage, "eu")
+        epoch, _ = await open_(stage, "eu")
         await append(stage, "eu", epoch, 0, "a")
         await send(stage, "eu", "kept")
         await stage.ask("eu", stage.node("eu").create("buried", {"a": 1}))
@@ -353,7 +353,9 @@ def test_clocks_that_jump() -> None:
 
     async def scene(stage: Stage) -> None:
         for number, (name, jump) in enumerate(
-            zip(NAMES * 4, [HOUR_MS, -HOUR_MS, 0, -3 * HOUR_MS, 5_000, 2 * HOUR_MS] * 2, strict=True)
+            zip(
+                NAMES * 4, [HOUR_MS, -HOUR_MS, 0, -3 * HOUR_MS, 5_000, 2 * HOUR_MS] * 2, strict=True
+            )
         ):
             stage.offsets[name][0] += jump
             # Repeated at another region, before and after that has heard of it.
@@ -378,7 +380,7 @@ def test_two_contents_for_one_place_of_a_lane() -> None:
     there is a conflict wherever it goes on."""
 
     async def scene(stage: Stage) -> None:
-        epoch, header = await open_(stage, "eu")
+        epoch, _ = await open_(stage, "eu")
         await append(stage, "eu", epoch, 0, "a")
         await everywhere(stage)
         readers = {name: Following(stage.node(name)) for name in NAMES}
@@ -413,7 +415,7 @@ def test_an_end_while_others_append(what: str) -> None:
     what was taken where it was not known, a delete wins; the same in all regions."""
 
     async def scene(stage: Stage) -> None:
-        epoch, header = await open_(stage, "eu")
+        epoch, _ = await open_(stage, "eu")
         await append(stage, "eu", epoch, 0, "a")
         await everywhere(stage)
         stage.cut(*EU_ALONE)
