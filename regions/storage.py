@@ -7,7 +7,6 @@ never has to wait in the middle of a step.
 """
 
 import asyncio
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,8 @@ from perdure.regions.image_tables import Sums
 from perdure.regions.ports import Mark, StorageFailed, StorageFull, Stored
 from perdure.regions.storage_engine import (
     DirectoryLock,
+    OpenFile,
     engine_for,
-    identity,
     is_full,
     migrate,
     sync_directory,
@@ -49,7 +48,7 @@ class SqliteStorage:
         self._lock = DirectoryLock(directory)
         self._failed: Exception | None = None
         self._closed = False
-        self._file: tuple[int, int] | None = None
+        self._file: OpenFile | None = None
         self._ids: dict[Origin, int] = {}
         self._vector: Vector = {}
         self._floors: Vector = {}
@@ -88,7 +87,7 @@ class SqliteStorage:
             # Made here, before SQLite does: its WAL takes over the permissions of the database.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self.path.chmod(0o600)
-            self._file = identity(self.path)
+            self._file = OpenFile(self.path)
             self._connect()
             sync_directory(self.directory)
         except OSError as error:
@@ -345,10 +344,12 @@ class SqliteStorage:
     # The disk
 
     def check(self) -> None:
-        """Raises ``StorageFailed`` when the file that was opened is no longer there: what is
-        written to it now, nobody will ever find."""
-        if self._failed is None and not self._closed and identity(self.path) != self._file:
-            self._failed = FileNotFoundError(errno.ENOENT, "the database file is gone")
+        """Raises ``StorageFailed`` when the file that was opened is no longer there, or whole."""
+        if self._failed is None and not self._closed and self._file is not None:
+            try:
+                self._file.check()
+            except OSError as error:
+                self._failed = error
         if self._failed is not None:
             raise StorageFailed(str(self._failed))
 

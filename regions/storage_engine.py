@@ -4,6 +4,7 @@ WAL with ``synchronous=FULL``: in simulated power cuts that lost no acknowledged
 nearly all.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -134,10 +135,27 @@ def is_full(error: BaseException | None) -> bool:
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file the name leads to; None for none."""
-    try:
+class OpenFile:
+    """The file that a name led to when it was opened. What is written to one that has no name any
+    more, or whose pages were cut off, nobody will ever find."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ``OSError``."""
+        self._path = path
         status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        self._identity, self._size = (status.st_dev, status.st_ino), status.st_size
+
+    def check(self) -> None:
+        """Raises ``OSError`` when the name leads elsewhere, or the file has become shorter: SQLite
+        never makes it so."""
+        # Read first: another thread may see the file grow before this one has looked at it.
+        known = self._size
+        try:
+            status = self._path.stat()
+        except OSError:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._identity:
+            raise FileNotFoundError(errno.ENOENT, "the database file is gone")
+        if status.st_size < known:
+            raise OSError(errno.EIO, "the database file was cut off")
+        self._size = status.st_size
