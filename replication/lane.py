@@ -69,7 +69,8 @@ class Lane:
         self._root = root_digest(session, message, key)
         self._first = 0
         self._digests = bytearray(self._root)
-        self._parked: list[Piece] = []
+        # By the seq that they begin at: what waits may be as much as what is held.
+        self._parked: dict[int, dict[Piece, None]] = {}
         # Pieces this region was first to accept and that may not be elsewhere yet: (seq, place).
         self._unstable: deque[tuple[int, Place]] = deque()
 
@@ -87,7 +88,7 @@ class Lane:
     @property
     def parked(self) -> int:
         """How many pieces wait for what comes before them (or stand on a branch that lost)."""
-        return len(self._parked)
+        return sum(map(len, self._parked.values()))
 
     @property
     def forked(self) -> bool:
@@ -141,11 +142,11 @@ class Lane:
     @property
     def pieces_parked(self) -> list[Piece]:
         """What waits for what comes before it."""
-        return list(self._parked)
+        return [piece for pieces in self._parked.values() for piece in pieces]
 
     def park(self, piece: Piece) -> None:
         """Take back a piece that waited."""
-        self._parked.append(piece)
+        self._parked.setdefault(piece.seq, {})[piece] = None
 
     def mark_fork(self, at: int) -> None:
         """Another region met two contents of entry ``at``."""
@@ -206,11 +207,13 @@ class Lane:
 
     def merge(self, piece: Piece) -> None:
         """Take a piece into the lane; idempotent and commutative."""
+        held, generation = len(self.entries), self.generation
         if not self._attach(piece):
-            if piece not in self._parked:
-                self._parked.append(piece)
-            return
-        self._retry_parked()
+            self.park(piece)
+        elif self._parked:
+            # What was held and stays has had its turn.
+            replaced = self.generation != generation
+            self._retry_parked((piece.seq if replaced else held) + 1)
 
     def holds(self, piece: Piece) -> bool:
         """Whether all of the piece is shown."""
@@ -218,12 +221,15 @@ class Lane:
         same = tuple(self.entries[piece.seq : stop]) == piece.entries
         return same and self.digest_at(piece.seq) == piece.before
 
-    def _retry_parked(self) -> None:
-        progress = True
-        while progress and self._parked:
-            waiting, self._parked = self._parked, []
-            self._parked = [piece for piece in waiting if not self._attach(piece)]
-            progress = len(self._parked) < len(waiting)
+    def _retry_parked(self, seq: int) -> None:
+        """Take in what waited for entries from before ``seq`` on. What hangs on one of them changes
+        nothing before that one, so once through is enough, however much waits."""
+        while seq <= len(self.entries) and self._parked:
+            waiting = self._parked.pop(seq, {})
+            for piece in waiting:
+                if not self._attach(piece):
+                    self.park(piece)
+            seq += 1
 
     def _attach(self, piece: Piece) -> bool:
         """True when the piece hangs on the path that is shown, and has been dealt with."""

@@ -240,6 +240,7 @@ INPUT = [
         "X4",
         "empty tokens, a million tokens of one character, ten thousand epochs of one message",
         "work grows with what is written, not faster",
+        missing="an append costs as much as its message has epochs",
     ),
     Failure(
         "X5",
