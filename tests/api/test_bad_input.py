@@ -93,6 +93,7 @@ BODIES = {
 }
 
 
+@pytest.mark.failure("X2", "X5")
 @pytest.mark.parametrize(("body", "code", "field"), BODIES.values(), ids=BODIES.keys())
 async def test_append_bodies(refused, lane, body, code, field):
     """A bad body of an append is refused, in words that name the field."""
@@ -109,6 +110,7 @@ SIZES = {
 }
 
 
+@pytest.mark.failure("X1")
 @pytest.mark.parametrize(("body", "limit", "value"), SIZES.values(), ids=SIZES.keys())
 async def test_append_sizes(refused, lane, body, limit, value):
     """Beyond a limit nothing is taken, and the limit is named."""
@@ -177,6 +179,7 @@ BAD_IDS = {
 }
 
 
+@pytest.mark.failure("S10", "X2")
 @pytest.mark.parametrize("id_", BAD_IDS.values(), ids=BAD_IDS.keys())
 async def test_ids_in_paths(refused, lane, id_):
     """An id outside the alphabet is refused on every path, hot or not, and never cut or mended."""
@@ -233,6 +236,7 @@ MESSAGE_BODIES = {
 }
 
 
+@pytest.mark.failure("S10")
 @pytest.mark.parametrize(
     ("value", "code", "field"), MESSAGE_BODIES.values(), ids=MESSAGE_BODIES.keys()
 )
@@ -373,6 +377,7 @@ async def test_gap(refused, lane):
     assert problem["expected"] == 1
 
 
+@pytest.mark.failure("C8")
 async def test_conflict(refused, lane):
     """Another token where one is held is refused."""
     await refused(409, "conflict", "POST", TOKENS, GOOD, [JSON, *lane.headers(0)])
@@ -390,6 +395,7 @@ async def test_after_the_end(refused, region):
     assert again.json["ended"] == "accepted"
 
 
+@pytest.mark.failure("C11")
 async def test_fenced_and_cancelled(refused, region, lane):
     """After a claim the older epoch is out; after a cancel nobody goes on; retries still count."""
     zombie = await region.open(message="taken")
@@ -467,6 +473,7 @@ CURSORS = {
 }
 
 
+@pytest.mark.failure("X6")
 @pytest.mark.parametrize("cursor", CURSORS.values(), ids=CURSORS.keys())
 async def test_cursors(refused, cursor):
     """What is not a cursor of this service is refused, as a header and as a parameter."""

@@ -46,6 +46,7 @@ BAD = {
 }
 
 
+@pytest.mark.failure("X2", "X5")
 @pytest.mark.parametrize("raw", BAD.values(), ids=BAD.keys())
 def test_refuses(raw):
     """What is not strict JSON is refused as ``invalid_json``, within 50 ms of work."""
@@ -56,6 +57,7 @@ def test_refuses(raw):
     assert process_time() - began < 0.05
 
 
+@pytest.mark.failure("X5")
 def test_keys_by_the_hundred_thousand():
     """An object of 100,000 keys costs little, and is then refused by who reads its fields."""
     raw = json.dumps({str(number): number for number in range(100_000)}).encode()

@@ -29,6 +29,7 @@ HARD = [
 ]
 
 
+@pytest.mark.failure("N8")
 async def test_first_visit(region):
     """A reader without a cursor gets the session and then ``ready``, under the headers of A.5."""
     await region.json("PUT", "/v1/sessions/s", {"metadata": {"a": 1}})
@@ -54,6 +55,7 @@ async def test_unknown_session(region):
     assert (await follower.event())["event"] == "message"
 
 
+@pytest.mark.failure("X3", "S11", "X4")
 async def test_content_is_exact(region):
     """Every character comes back as it was sent: live, on resume, in a snapshot, and over REST."""
     follower = await region.follow()
@@ -73,6 +75,7 @@ async def test_content_is_exact(region):
     assert json.loads((await resumed.event())["data"])["text"] == whole
 
 
+@pytest.mark.failure("S11")
 def test_no_field_can_be_forged():
     """One event is one block of three lines, whatever its data holds."""
     for text in HARD:
@@ -83,12 +86,14 @@ def test_no_field_can_be_forged():
         assert [line.split(b":")[0] for line in raw[:-2].split(b"\n")] == [b"event", b"id", b"data"]
 
 
+@pytest.mark.failure("L6")
 def test_events_are_encoded_once():
     """The same event costs its encoding once, however many readers take it."""
     event = Event("ready", "abc", "{}")
     assert hot.encode_event(event) is hot.encode_event(event)
 
 
+@pytest.mark.failure("N8")
 async def test_resume(region):
     """A reader that comes back gets exactly what it missed."""
     lane = await region.open()
@@ -126,6 +131,7 @@ async def test_last_event_id_wins(region):
     assert (await empty.event())["event"] == "metadata"
 
 
+@pytest.mark.failure("X6", "S6")
 async def test_foreign_cursor(region):
     """A cursor of another session gets this session's snapshot, never the other's text."""
     await region.json("POST", "/v1/sessions/a/messages", {"id": "m", "role": "user", "text": "A"})
@@ -162,6 +168,7 @@ async def test_readers_that_leave(region):
     assert (await stays.piece()).startswith(b"event: append\n")
 
 
+@pytest.mark.failure("N8")
 async def test_keep_alive(region):
     """An idle connection shows that it lives, by a comment that is no event."""
     follower = await region.follow()
@@ -185,6 +192,7 @@ def stalled_socket(monkeypatch):
     return connect
 
 
+@pytest.mark.failure("L1")
 async def test_stalled_reader(region, stalled_socket):
     """A reader that takes nothing is cut, others get everything, and it resumes by its cursor."""
     loop = asyncio.get_running_loop()
@@ -215,6 +223,7 @@ async def test_stalled_reader(region, stalled_socket):
     assert json.loads((await back.event())["data"])["to"] == tokens
 
 
+@pytest.mark.failure("N6", "L1")
 async def test_reader_that_never_takes(region, stalled_socket, monkeypatch):
     """A connection that takes nothing at all is given up after a time, and counted."""
     monkeypatch.setattr(hot, "WRITE_S_MAX", 0.01)
@@ -246,6 +255,7 @@ async def test_too_many_readers(region, monkeypatch):
     await region.follow("t")
 
 
+@pytest.mark.failure("P13")
 async def test_drain(region):
     """A draining node sends its readers elsewhere and ends their answers."""
     follower = await region.follow()

@@ -1,8 +1,10 @@
 """Grants: one algorithm, a subject and an end, and nothing without them."""
 
 import base64
+import hmac
 import json
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import jwt
 import pytest
@@ -28,7 +30,23 @@ def segment(value: object) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
+def signed(key: bytes, **header: object) -> str:
+    """A hand-made grant, by HMAC whatever its header says."""
+    claims = {"sub": "alice", "exp": 9_999_999_999}
+    text = f"{segment({'alg': 'HS256', **header})}.{segment(claims)}"
+    return f"{text}.{segment(hmac.new(key, text.encode(), sha256).digest())}"
+
+
+OWN_KEY = b"a key of its own, of 32 bytes or so"
 BAD = {
+    "none in other letters": f"{segment({'alg': 'nOnE'})}.{segment({'sub': 'a', 'exp': 1e10})}.",
+    "RS256 by the secret": signed(SECRET, alg="RS256"),
+    "ES256 by the secret": signed(SECRET, alg="ES256"),
+    "its own key": signed(OWN_KEY, jwk={"kty": "oct", "k": segment(OWN_KEY)}),
+    "a key from elsewhere": signed(OWN_KEY, jku="https://evil.example/keys"),
+    "a certificate of its own": signed(OWN_KEY, x5u="https://evil.example", x5c=["AAAA"]),
+    "an unknown kid": signed(OWN_KEY, kid="other"),
+    "a kid that is a path": signed(b"", kid="../../../dev/null"),
     "none": f"{segment({'alg': 'none'})}.{segment({'sub': 'a', 'exp': 9_999_999_999})}.",
     "no header": f".{segment(GOOD)}.x",
     "garbage": "garbage",
@@ -53,6 +71,7 @@ BAD = {
 }
 
 
+@pytest.mark.failure("S1")
 @pytest.mark.parametrize("token", BAD.values(), ids=BAD.keys())
 def test_refuses(token):
     """None of these opens anything."""
@@ -61,6 +80,7 @@ def test_refuses(token):
     assert caught.value.code == "unauthorized"
 
 
+@pytest.mark.failure("S1")
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic YTpi", "Bearerx"])
 def test_refuses_other_schemes(header):
     """Only a bearer grant counts."""
@@ -68,6 +88,7 @@ def test_refuses_other_schemes(header):
         Grants(SECRET).check(header)
 
 
+@pytest.mark.failure("C5")
 def test_takes():
     """A good grant gives its subject, also a little after its end, whatever the case of Bearer."""
     grants = Grants(SECRET)
@@ -77,6 +98,15 @@ def test_takes():
     assert LEEWAY_S <= 60
 
 
+@pytest.mark.failure("S1")
+def test_hand_made_grants_can_be_good():
+    """Else the bad ones would prove nothing; what a header says beside the algorithm means nothing
+    yet."""
+    assert Grants(SECRET).check(f"Bearer {signed(SECRET)}") == "alice"
+    assert Grants(SECRET).check(f"Bearer {signed(SECRET, kid='any', jku='https://x')}") == "alice"
+
+
+@pytest.mark.failure("S17")
 def test_short_secret():
     """A secret that could be guessed does not start."""
     with pytest.raises(ValueError, match="at least 32 bytes"):
@@ -96,6 +126,7 @@ HOT = [
 ]
 
 
+@pytest.mark.failure("S5", "S15")
 async def test_everything_needs_a_grant(serve):
     """Every path but the three open ones answers 401 without a grant, known or not."""
     async with serve(grants=Grants(SECRET)) as region:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 SESSION = "/v1/sessions/s"
 MESSAGES = f"{SESSION}/messages"
 
@@ -237,6 +239,7 @@ async def test_wait_for_stable(serve):
         assert (reply.json["stable"], reply.json["ended"]) == (1, "stable")
 
 
+@pytest.mark.failure("N1")
 async def test_wait_for_stable_ends(serve):
     """When the time is over the answer says what is true; a message says it too."""
     async with serve(peers=["us"]) as region:

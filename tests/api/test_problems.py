@@ -55,6 +55,7 @@ def test_details_cannot_stand_in_for_members():
     assert problem(Refusal("ended", "it has", status="complete")).body["status"] == 409
 
 
+@pytest.mark.failure("P7", "P8", "S15")
 def test_storage():
     """A full disk and a failed one are told apart, and nothing of the inside is told."""
     assert problem(StorageFull("/var/x")).body["code"] == "storage_full"

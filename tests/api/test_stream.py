@@ -169,6 +169,7 @@ async def test_refusals(region, lane, bad, code):
     assert (await region.append(lane, 1, ["b"])).json["next"] == 2
 
 
+@pytest.mark.failure("L5")
 async def test_line_too_long(region, lane, monkeypatch):
     """A line that never ends is refused at the limit, not gathered."""
     monkeypatch.setattr(stream_module, "BODY_BYTES_MAX", 100_000)
@@ -206,6 +207,7 @@ async def test_unknown_epoch(region, lane):
     assert problem["code"] == "unknown_epoch"
 
 
+@pytest.mark.failure("C9")
 async def test_deleted_while_it_runs(region, lane):
     """A message that is deleted under its producer: the next line is told so."""
     connection = await start(region, lane)
@@ -249,6 +251,7 @@ async def test_client_that_waits_for_continue(region, lane):
     assert (await connection.head()).status == 200
 
 
+@pytest.mark.failure("P13")
 async def test_drain(region, lane):
     """A node that drains takes no more lines and says so."""
     connection = await start(region, lane)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.api.conftest import Lane, Region
 
 CLAIM = {"producer": "q", "claim_id": "claim-0002", "mode": "continue"}
@@ -23,6 +25,7 @@ async def text(region: Region) -> str:
     return value
 
 
+@pytest.mark.failure("C11")
 async def test_a_claim_carries_the_base_that_nobody_else_has(serve) -> None:
     """The claim's region dies before it has told anyone: with the header alone the message goes on
     elsewhere, whole, though the new producer never had the tokens of the old one."""
@@ -53,6 +56,7 @@ async def test_a_claim_leaves_to_gossip_what_others_have(serve) -> None:
         assert len(claimed["header"]) < 2_000
 
 
+@pytest.mark.failure("C9")
 async def test_a_stop_reaches_a_takeover_that_it_did_not_know(serve) -> None:
     """Cancelled in one region while another producer claimed in a second: once the claim's region
     knows the cancel, nothing more is taken from the new epoch either."""

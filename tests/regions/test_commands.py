@@ -381,6 +381,7 @@ def test_what_people_see() -> None:
     )
 
 
+@pytest.mark.failure("S12")
 def test_nothing_in_a_text_controls_the_terminal() -> None:
     """No escape sequence reaches it; emoji of several code points and other scripts do. What goes
     into a file is as it was."""

@@ -58,6 +58,7 @@ def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
     assert read_secret("S", {}) is None
 
 
+@pytest.mark.failure("S17")
 def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
     """And the message does not tell the secret."""
     with pytest.raises(ConfigError, match="S must have at least 32 bytes") as error:

@@ -73,6 +73,7 @@ async def refused(served: Served, epoch: str, seq: int) -> httpx2.Response:
         )
 
 
+@pytest.mark.failure("P7")
 @needs_sqlite
 async def test_a_full_disk_acknowledges_nothing_and_recovers(tmp_path: Path) -> None:
     """507 with Retry-After for every write; reads go on, and it stays ready to serve them; when
@@ -112,6 +113,7 @@ async def still_there(served: Served) -> None:
         assert (await answer(served, "GET", "/readyz")).status_code == 200
 
 
+@pytest.mark.failure("P8")
 @needs_sqlite
 async def test_a_failing_write_stops_the_region(tmp_path: Path) -> None:
     """Fail-stop: nothing is believed of that disk until a start has read it anew."""
@@ -134,6 +136,7 @@ def shim(tmp_path: Path) -> Path:
     return library
 
 
+@pytest.mark.failure("P8")
 @needs_compiler
 async def test_a_failing_fsync_stops_the_region(tmp_path: Path, shim: Path) -> None:
     """The kernel may have dropped the pages that it could not write, so a second fsync that
@@ -148,6 +151,7 @@ async def test_a_failing_fsync_stops_the_region(tmp_path: Path, shim: Path) -> N
     await still_there(served)
 
 
+@pytest.mark.failure("P10")
 async def test_a_deleted_database_stops_the_region(tmp_path: Path) -> None:
     """Also when nobody writes: what is written to a file without a name, nobody will ever find."""
     served = Served(tmp_path / "data")

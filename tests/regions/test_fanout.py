@@ -36,6 +36,7 @@ async def drain(reader: Reader) -> list[Event]:
     return events
 
 
+@pytest.mark.failure("L6")
 async def test_readers_share_their_events(node: Node) -> None:
     """One object for all, so that it is encoded once; each gets it once and in order."""
     readers = [node.subscribe("s", None) for _ in range(3)]
@@ -50,6 +51,7 @@ async def test_readers_share_their_events(node: Node) -> None:
         reader.close()
 
 
+@pytest.mark.failure("C10")
 async def test_snapshot_and_subscription_are_one_step(node: Node) -> None:
     """What is written between any two readers' subscriptions is in the snapshot or an event, never
     in both and never in neither."""
@@ -65,6 +67,7 @@ async def test_snapshot_and_subscription_are_one_step(node: Node) -> None:
         reader.close()
 
 
+@pytest.mark.failure("L1")
 async def test_a_slow_reader_is_cut_and_the_others_do_not_feel_it(node: Node) -> None:
     """Beyond 1 MiB that waits it is cut; its cursor brings it everything."""
     slow, quick = node.subscribe("s", None), node.subscribe("s", None)
@@ -125,6 +128,7 @@ async def test_a_reader_whose_hold_ends_misses_nothing_of_the_same_batch(
     reader.close()
 
 
+@pytest.mark.failure("L1")
 async def test_a_reader_with_events_of_its_own_is_bounded_too(node: Node, regions: Regions) -> None:
     """One that keeps up is never cut, however much it is sent in all; one that does not is, and
     goes on by its cursor with everything."""

@@ -49,6 +49,7 @@ async def send(node: Node, id_: str = "m", text: str = "hello") -> None:
 # One link of a name
 
 
+@pytest.mark.failure("N6")
 async def test_a_link_that_is_dialled_again_replaces_the_first(tmp_path: Path) -> None:
     """The first is half open, whatever it looks like."""
     async with linked(tmp_path, PAIR, start=False) as regions:
@@ -61,6 +62,7 @@ async def test_a_link_that_is_dialled_again_replaces_the_first(tmp_path: Path) -
             assert not second.closed
 
 
+@pytest.mark.failure("C3")
 async def test_the_newer_of_two_is_told_also_when_it_came_first(tmp_path: Path) -> None:
     """The older one's link takes the place of the newer one's, which learns why when it dials
     again."""
@@ -96,6 +98,7 @@ async def test_a_peer_that_is_gone_no_longer_refuses_this_name(tmp_path: Path) -
         assert regions.peers["eu"].refused() is None
 
 
+@pytest.mark.failure("S8")
 async def test_regions_of_two_secrets_do_not_talk(tmp_path: Path) -> None:
     """Neither believes the other, whoever dials."""
     async with linked(tmp_path, PAIR, start=False) as regions:
@@ -110,6 +113,7 @@ async def test_regions_of_two_secrets_do_not_talk(tmp_path: Path) -> None:
             assert regions.counters(name)["links_opened"] == 0
 
 
+@pytest.mark.failure("N10")
 async def test_a_port_where_nobody_listens_is_left_in_peace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +179,7 @@ async def test_what_asks_for_no_websocket_gets_a_plain_answer(tmp_path: Path) ->
                 assert answered.status == 404
 
 
+@pytest.mark.failure("L5", "C7")
 @pytest.mark.parametrize(("more_bytes", "code"), [(0, "payload"), (1, "too_long")])
 async def test_a_frame_may_have_16_mib(tmp_path: Path, more_bytes: int, code: str) -> None:
     """The longest is read (and here found to hold no records), one more byte is not."""
@@ -238,6 +243,7 @@ async def test_a_mistake_of_ours_ends_a_link_and_not_its_dialer(tmp_path: Path) 
         assert regions.counters("us")["links_broken"] == 1
 
 
+@pytest.mark.failure("P9")
 async def test_a_damaged_log_is_not_read_again_and_again(tmp_path: Path) -> None:
     """A record that went bad after the start: what comes after it of its origin stays here, all
     else goes at once, and the disk is left in peace until the peer comes anew."""

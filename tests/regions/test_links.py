@@ -66,6 +66,7 @@ async def test_a_region_that_was_away_catches_up(tmp_path: Path) -> None:
         assert regions.counters("eu")["log_reads"] > 0
 
 
+@pytest.mark.failure("N3")
 async def test_a_third_region_carries_what_two_cannot_tell_each_other(tmp_path: Path) -> None:
     """Eu and ap are not configured to reach each other."""
     chain = {"eu": ["us"], "us": ["eu", "ap"], "ap": ["us"]}
@@ -79,6 +80,7 @@ async def test_a_third_region_carries_what_two_cannot_tell_each_other(tmp_path: 
         assert all(len(texts(node)) == 2 for node in regions.nodes.values())
 
 
+@pytest.mark.failure("P13")
 async def test_a_flush_ends_when_the_others_have_it(tmp_path: Path) -> None:
     """For a drain: everything this region was first to accept is elsewhere; a peer that is away is
     not waited for."""
@@ -150,6 +152,7 @@ async def misbehave(
         return {name: count for name, count in counters.items() if "refused." in name}
 
 
+@pytest.mark.failure("S8")
 async def test_another_secret_opens_nothing(tmp_path: Path) -> None:
     """A hello that is not signed with the regions' secret."""
 
@@ -160,6 +163,7 @@ async def test_another_secret_opens_nothing(tmp_path: Path) -> None:
     assert await misbehave(tmp_path, act, b"t" * 32) == {"frames_refused.mac": 1}
 
 
+@pytest.mark.failure("S8")
 async def test_a_stranger_is_refused(tmp_path: Path) -> None:
     """A region that is not configured here, though it knows the secret."""
 
@@ -178,6 +182,7 @@ async def test_a_namesake_is_refused(tmp_path: Path) -> None:
     assert await misbehave(tmp_path, act) == {"links_refused.name_in_use": 1}
 
 
+@pytest.mark.failure("S8")
 async def test_an_answer_to_another_challenge_is_refused(tmp_path: Path) -> None:
     """A recorded hello."""
 
@@ -187,6 +192,7 @@ async def test_an_answer_to_another_challenge_is_refused(tmp_path: Path) -> None
     assert await misbehave(tmp_path, act) == {"frames_refused.unauthenticated": 1}
 
 
+@pytest.mark.failure("S8", "C7")
 async def test_noise_is_refused(tmp_path: Path) -> None:
     """Bytes that are no frame, and a text message."""
 
@@ -200,6 +206,7 @@ async def test_noise_is_refused(tmp_path: Path) -> None:
     assert await misbehave(tmp_path / "2", text) == {"frames_refused.not_binary": 1}
 
 
+@pytest.mark.failure("C7")
 @pytest.mark.parametrize(
     ("kind", "payload", "code"),
     [
@@ -225,6 +232,7 @@ async def test_a_peer_that_sends_nonsense_loses_its_link_only(
     assert await misbehave(tmp_path, act) == {f"frames_refused.{code}": 1}
 
 
+@pytest.mark.failure("C6")
 async def test_an_operation_of_a_later_version_is_kept_and_handed_on(tmp_path: Path) -> None:
     """Its record is sound, so it is stored, acknowledged and forwarded, and not applied."""
     async with linked(tmp_path, MESH, start=False) as regions:
@@ -264,6 +272,7 @@ async def test_a_gap_is_answered_with_the_whole_vector(tmp_path: Path) -> None:
 # Names
 
 
+@pytest.mark.failure("C3")
 async def test_the_newer_of_two_nodes_with_one_name_is_told(tmp_path: Path) -> None:
     """A peer that has a link with the older one refuses the newer, which learns why."""
     async with linked(tmp_path, PAIR) as regions:
@@ -283,6 +292,7 @@ async def test_the_newer_of_two_nodes_with_one_name_is_told(tmp_path: Path) -> N
 # Backing off
 
 
+@pytest.mark.failure("N10")
 def test_back_off_doubles_with_full_jitter_and_forgets_after_a_steady_link() -> None:
     """Uniform between nothing and a bound that doubles up to 5 s; a link that held starts over."""
     backoff = Backoff()
@@ -293,6 +303,7 @@ def test_back_off_doubles_with_full_jitter_and_forgets_after_a_steady_link() -> 
     assert backoff.after(0.5, lived_s=STEADY_S + 1) == BACKOFF_S_MIN / 2
 
 
+@pytest.mark.failure("N5")
 async def test_a_peer_that_does_not_read_holds_up_no_other(tmp_path: Path) -> None:
     """It accepts the link, says welcome, and then neither reads nor acknowledges: what is on the
     way to it stays bounded, and the other peer has everything at once."""

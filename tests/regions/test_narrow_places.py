@@ -255,6 +255,7 @@ async def test_what_cannot_be_read_is_not_acknowledged(
     await node.stop()
 
 
+@pytest.mark.failure("P7")
 async def test_a_full_disk_while_catching_up_is_no_end(
     regions: Regions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +362,7 @@ DAMAGES = (
 )
 
 
+@pytest.mark.failure("P9")
 @pytest.mark.parametrize("statement", DAMAGES)
 async def test_damage_of_every_kind_is_found_and_mended(tmp_path: Path, statement: str) -> None:
     """By looking at everything once and an hour's round at most; then both regions, their lists and
@@ -443,6 +445,7 @@ async def test_what_one_peer_lacks_another_is_asked_for(clock: ManualClock) -> N
 # Catching up
 
 
+@pytest.mark.failure("P5", "C2")
 async def test_a_region_that_dies_at_once_goes_on_catching_up(regions: Regions) -> None:
     """Killed before the first second is over, with the first of many records."""
     eu, _ = regions.node("eu")

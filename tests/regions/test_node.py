@@ -58,6 +58,7 @@ async def test_nothing_is_shown_or_answered_before_it_is_on_disk(regions: Region
     await node.stop()
 
 
+@pytest.mark.failure("P7")
 async def test_a_failed_commit_changes_nothing(regions: Regions) -> None:
     """All of its writes are refused; a full disk is tried again, and then all is as if nothing had
     been."""
@@ -81,6 +82,7 @@ async def test_a_failed_commit_changes_nothing(regions: Regions) -> None:
     await node.stop()
 
 
+@pytest.mark.failure("P8")
 async def test_a_failed_disk_stops_writes_for_good_and_is_told(regions: Regions) -> None:
     """Not ready; writes are refused at once, also those that waited; reads go on."""
     node, disk = regions.node()
@@ -115,6 +117,7 @@ async def test_a_writer_that_dies_makes_the_region_unready(
     await node.stop()
 
 
+@pytest.mark.failure("P10")
 async def test_a_deleted_database_makes_the_region_unready(regions: Regions) -> None:
     """The file is removed under the running node: nothing more is acknowledged, also when it
     comes back; what is known is still read."""
@@ -159,6 +162,7 @@ async def test_writes_to_one_session_keep_their_order(regions: Regions) -> None:
     await node.stop()
 
 
+@pytest.mark.failure("C7")
 async def test_poison_from_a_peer_is_kept_counted_and_not_applied(
     regions: Regions, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +192,7 @@ async def test_poison_from_a_peer_is_kept_counted_and_not_applied(
 # Restarts
 
 
+@pytest.mark.failure("P4")
 async def test_a_restart_recovers_all_that_was_acknowledged(regions: Regions) -> None:
     """Sessions, order, metadata, text, parts, ends, cancels, deletes; and knows every retry."""
     node, _ = regions.node(peers=["us"])
@@ -274,6 +279,7 @@ def peer_has_all(node: Node) -> None:
 # Time
 
 
+@pytest.mark.failure("C5", "N8")
 async def test_keep_alives_and_holds_are_by_the_monotonic_clock(regions: Regions) -> None:
     """A keep-alive every 10 s; a hold ends after 30 s, however the wall clock jumps."""
     ahead, _ = regions.node("us", peers=["eu"])
@@ -312,6 +318,7 @@ async def test_keep_alives_and_holds_are_by_the_monotonic_clock(regions: Regions
     await node.stop()
 
 
+@pytest.mark.failure("P13")
 async def test_a_drain_sends_readers_elsewhere_and_takes_no_writes(regions: Regions) -> None:
     """``reconnect`` is the last event; reads of the state go on until the end."""
     node, _ = regions.node()

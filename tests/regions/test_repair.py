@@ -72,6 +72,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 # Empty regions
 
 
+@pytest.mark.failure("C2")
 async def test_an_empty_region_catches_up_from_sessions(tmp_path: Path) -> None:
     """Where no log reaches back: it serves nobody before it has everything, and then is equal."""
     async with linked(tmp_path, PAIR, start=False) as regions:
@@ -137,6 +138,7 @@ async def test_a_new_cluster_is_ready_at_once(tmp_path: Path) -> None:
         assert ap.readiness() is None
 
 
+@pytest.mark.failure("C2", "P5")
 async def test_an_interrupted_catching_up_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ async def test_an_interrupted_catching_up_goes_on_where_it_was(
 # Absence
 
 
+@pytest.mark.failure("C1")
 async def test_a_region_that_was_away_offers_what_it_has_and_catches_up(tmp_path: Path) -> None:
     """Longer than the logs reach: what it alone had accepted comes to the others, and what they
     accepted meanwhile to it; one message at both sides, too."""
@@ -205,6 +208,7 @@ async def test_a_region_that_was_away_offers_what_it_has_and_catches_up(tmp_path
 # Damage
 
 
+@pytest.mark.failure("P9")
 @pytest.mark.parametrize(
     "statement",
     [
@@ -264,6 +268,7 @@ async def test_different_sessions_are_found_by_their_buckets(tmp_path: Path) -> 
         assert us.message("s0035", "m") == eu.message("s0035", "m")
 
 
+@pytest.mark.failure("P9")
 async def test_a_record_that_cannot_be_sent_is_not_needed(tmp_path: Path) -> None:
     """A damaged record of a log goes to nobody: the peer that lacks it takes the sessions."""
     async with linked(tmp_path, PAIR, start=False) as regions:

@@ -28,6 +28,7 @@ def eu(tmp_path: Path) -> Served:
 # What is acknowledged is kept
 
 
+@pytest.mark.failure("P4", "P12")
 async def test_a_region_that_is_killed_has_all_that_it_acknowledged(eu: Served) -> None:
     """SIGKILL right after each answer, again and again; then every token is there, each retry is
     known, and each start has another incarnation."""
@@ -50,6 +51,7 @@ async def test_a_region_that_is_killed_has_all_that_it_acknowledged(eu: Served) 
     assert len(incarnations) == 3
 
 
+@pytest.mark.failure("P2")
 async def test_writes_under_way_at_the_kill_are_whole_or_not_there(eu: Served) -> None:
     """Killed in the middle of many: what was answered is there; what was not, may be, whole."""
     acknowledged: list[str] = []
@@ -108,6 +110,7 @@ async def followed(http: httpx2.AsyncClient) -> AsyncIterator[str]:
             yield line
 
 
+@pytest.mark.failure("P13")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_sends_readers_elsewhere_and_stops(
     eu: Served, number: signal.Signals
@@ -127,6 +130,7 @@ async def test_a_signal_sends_readers_elsewhere_and_stops(
     assert (ended.code, ended.err) == (0, "")
 
 
+@pytest.mark.failure("P13")
 async def test_a_long_request_does_not_keep_a_region_from_stopping(eu: Served) -> None:
     """Its client is in no hurry; it is told that the region drains, the process ends with 0 within
     ten seconds and nothing to complain of, and what was accepted is there at the next start."""
@@ -169,6 +173,7 @@ async def test_a_port_that_is_taken_is_named(eu: Served, which: str) -> None:
         pass
 
 
+@pytest.mark.failure("S17")
 @pytest.mark.parametrize(
     ("more", "environment", "message"),
     [
@@ -204,6 +209,7 @@ async def test_a_file_that_is_no_database_is_refused(eu: Served) -> None:
     assert ended.err == said
 
 
+@pytest.mark.failure("C3")
 async def test_the_newer_of_two_nodes_with_one_name_stops(tmp_path: Path) -> None:
     """Peers refuse it; when they have done so for a while it drains and says why, with a code of
     its own. The older goes on."""

@@ -49,6 +49,7 @@ async def send(node: Node, id_: str = "m", text: str = "hello") -> None:
 # Peers that say nothing
 
 
+@pytest.mark.failure("N6")
 async def test_a_port_that_answers_nothing_is_tried_again(tmp_path: Path) -> None:
     """It accepts the connection, and then there is no answer to the request for a WebSocket."""
     async with linked(tmp_path, PAIR, start=False) as regions:
@@ -94,6 +95,7 @@ async def test_a_peer_that_never_introduces_itself_is_left(tmp_path: Path) -> No
             await regions.stop("eu")
 
 
+@pytest.mark.failure("N6")
 async def test_a_half_open_link_ends(tmp_path: Path) -> None:
     """Nothing is heard any more, on the link that was dialled and on the one that was accepted."""
     async with linked(tmp_path, PAIR, start=False) as regions:
@@ -178,6 +180,7 @@ class Deaf:
         self.left.set()
 
 
+@pytest.mark.failure("N5")
 async def test_what_a_deaf_peer_did_not_take_is_let_go(
     tmp_path: Path, watched: list[Watched]
 ) -> None:
@@ -233,6 +236,7 @@ async def deafen(regions: Linked, socket: Socket, channel: Channel) -> None:
     assert 0 < before < asked, "it does not take in what it cannot answer"
 
 
+@pytest.mark.failure("N5")
 async def test_a_peer_that_asks_and_never_reads_loses_its_link(tmp_path: Path) -> None:
     """Its answers are not gathered; the link ends although it still sends."""
     async with linked(tmp_path, PAIR, start=False) as regions:

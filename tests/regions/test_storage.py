@@ -77,6 +77,7 @@ def raw(storage: SqliteStorage, statement: str, *values: object) -> None:
     connection.close()
 
 
+@pytest.mark.failure("P5")
 async def test_a_commit_is_whole_or_not_at_all(storage: SqliteStorage) -> None:
     """A batch of which one record cannot be written leaves nothing behind."""
     broken = [*batch(EU, 1), Record(EU, None, b"x", 0)]  # type: ignore[arg-type]
@@ -159,6 +160,7 @@ def test_a_second_owner_is_refused_and_told_who_has_it(storage: SqliteStorage) -
 # Damage
 
 
+@pytest.mark.failure("P9")
 @pytest.mark.parametrize(
     "change",
     [
@@ -206,6 +208,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
             SqliteStorage(tmp_path).open()
 
 
+@pytest.mark.failure("C6")
 def test_a_newer_schema_is_refused(storage: SqliteStorage) -> None:
     """An older program must not write into it."""
     storage.close()
@@ -269,6 +272,7 @@ def pragma(storage: SqliteStorage, setting: str) -> None:
     connection.execute(f"PRAGMA {setting}")
 
 
+@pytest.mark.failure("P7")
 async def test_a_full_disk_keeps_nothing_and_recovers(storage: SqliteStorage) -> None:
     """Not acknowledged, not there; reads go on; when there is room again, commits do."""
     await storage.commit(batch(EU, 1))
@@ -283,6 +287,7 @@ async def test_a_full_disk_keeps_nothing_and_recovers(storage: SqliteStorage) ->
     reopened.close()
 
 
+@pytest.mark.failure("P8")
 async def test_an_error_of_the_disk_stops_for_good(storage: SqliteStorage) -> None:
     """Nothing is believed any more: later commits fail too, also when the cause is gone."""
     pragma(storage, "query_only = 1")

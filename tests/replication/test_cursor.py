@@ -54,6 +54,7 @@ def test_size_with_three_messages_in_flight(capsys: pytest.CaptureFixture[str]) 
     assert len(most) <= CURSOR_CHARS_MAX
 
 
+@pytest.mark.failure("X6")
 @given(st.one_of(st.text(max_size=80), st.binary(max_size=60).map(
     lambda raw: base64.urlsafe_b64encode(raw).rstrip(b"=").decode())))  # fmt: skip
 def test_noise_is_refused_or_canonical(text: str) -> None:
@@ -67,6 +68,7 @@ def test_noise_is_refused_or_canonical(text: str) -> None:
     assert code == "invalid_cursor"
 
 
+@pytest.mark.failure("X6")
 def test_oversized_is_refused() -> None:
     """A long text is refused before it is looked at."""
     with pytest.raises(Refusal, match="invalid_cursor"):

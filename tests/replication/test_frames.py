@@ -60,6 +60,7 @@ def test_round_trip(frames: list[tuple[Kind, bytes]]) -> None:
         assert (there.kind, there.payload) == (back.kind, back.payload) == (kind, payload)
 
 
+@pytest.mark.failure("S8")
 @given(st.binary(min_size=1, max_size=40), st.data())
 def test_every_change_of_a_byte_is_refused(payload: bytes, data: st.DataObject) -> None:
     """No bit of a frame can be changed, and a frame cannot be cut or lengthened."""
@@ -93,6 +94,7 @@ def test_each_refusal_has_its_code() -> None:
     assert refused(acceptor, frame[:-16] + b"x" * 16) == "mac"
 
 
+@pytest.mark.failure("S8", "N7")
 def test_a_frame_counts_once_and_in_its_turn() -> None:
     """Replayed, reordered, or with one missing before it: refused."""
     dialer, acceptor = pair()
@@ -104,6 +106,7 @@ def test_a_frame_counts_once_and_in_its_turn() -> None:
     acceptor.decode(second)
 
 
+@pytest.mark.failure("S8")
 def test_a_frame_is_good_for_one_direction_of_one_link_of_one_secret() -> None:
     """Not sent back to its sender, not on another link, not with another secret."""
     dialer, acceptor = pair()
@@ -142,6 +145,7 @@ def test_records_round_trip(batch: list[Record]) -> None:
     assert decode_records(encode_records(batch)) == batch
 
 
+@pytest.mark.failure("P9", "C7")
 @given(st.lists(records, min_size=1, max_size=4), st.data())
 def test_a_damaged_record_is_refused(batch: list[Record], data: st.DataObject) -> None:
     """A wrong byte in the payload is never taken for an operation."""
@@ -248,6 +252,7 @@ def test_lsns_and_counts_have_bounds() -> None:
         encode_records([seal(Origin("eu", n), 1, b"") for n in range(256)])
 
 
+@pytest.mark.failure("C7")
 @pytest.mark.parametrize(
     "payload",
     [

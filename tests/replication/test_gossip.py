@@ -215,6 +215,7 @@ STEPS = [
 ]
 
 
+@pytest.mark.failure("N7")
 @settings(max_examples=300, deadline=None)
 @given(st.data(), st.integers(1, 60), st.sampled_from([400, 10_000, RECENT_BYTES_MAX]))
 def test_everything_arrives_everywhere(data: st.DataObject, steps: int, memory: int) -> None:
@@ -257,6 +258,7 @@ def test_in_a_full_mesh_nothing_is_sent_twice() -> None:
     assert [region.sent for region in net.regions.values()] == [20, 20, 20]
 
 
+@pytest.mark.failure("N3")
 def test_a_third_region_carries_what_two_cannot_tell_each_other() -> None:
     """Eu and ap are cut off from each other; us forwards, but not before it had time to be
     unnecessary."""
@@ -273,6 +275,7 @@ def test_a_third_region_carries_what_two_cannot_tell_each_other() -> None:
     net.assert_equal()
 
 
+@pytest.mark.failure("C2")
 def test_a_peer_that_was_restarted_is_given_what_its_former_process_accepted() -> None:
     """Nobody else would: the new process has a new incarnation; its disk may be empty."""
     net = Net(("eu", "us"))
@@ -288,6 +291,7 @@ def test_a_peer_that_was_restarted_is_given_what_its_former_process_accepted() -
     assert Origin("us", 1) in net.regions["us"].gossip.vector
 
 
+@pytest.mark.failure("C2", "P14")
 def test_a_peer_that_lost_its_disk_gets_everything_again() -> None:
     """It reports less than before, and is believed; what was stable stays so."""
     net = Net(("eu", "us"))
@@ -307,6 +311,7 @@ def test_a_peer_that_lost_its_disk_gets_everything_again() -> None:
     net.assert_equal()
 
 
+@pytest.mark.failure("C2")
 def test_nobody_else_accepts_for_a_running_incarnation() -> None:
     """A record of this very process that this process has not written is a forgery or a fault."""
     region = Region("eu", ["us"])
@@ -324,6 +329,7 @@ def test_a_gap_is_dropped_and_told() -> None:
 # Windows and memory
 
 
+@pytest.mark.failure("N5")
 def test_a_peer_that_never_acknowledges_gets_a_bounded_amount() -> None:
     """A window of small batches at first; the rest stays in the log."""
     net = Net(("eu", "us"))
@@ -374,6 +380,7 @@ def test_a_record_larger_than_a_batch_goes_alone() -> None:
     net.assert_equal()
 
 
+@pytest.mark.failure("N5")
 def test_memory_is_bounded_and_the_log_serves_the_rest() -> None:
     """A slow peer's backlog is read from disk; the newest records are kept for the quick ones."""
     net = Net(("eu", "us"))
@@ -551,6 +558,7 @@ def test_a_region_alone_settles_by_itself() -> None:
     assert gossip.settled_lsn(gossip.me) == 1
 
 
+@pytest.mark.failure("N6", "C5")
 def test_liveness_is_by_local_timers() -> None:
     """Up, suspect after 3 s, down after 10 s of silence; never heard of is down."""
     gossip = Gossip(Origin("eu", 1), ["us"])

@@ -37,12 +37,14 @@ def test_both_come_to_know_each_other() -> None:
     assert acceptor.decode(dialer.encode(Kind.VECTOR, b"{}")).payload == b"{}"
 
 
+@pytest.mark.failure("C6")
 def test_the_highest_common_version_is_chosen() -> None:
     """Versions that this region does not know do not matter while one is common."""
     _, hello = answer(EU, changed(challenge(US), versions=[99, 1, "x", None]), "us", {})
     assert json.loads(hello)["version"] == 1
 
 
+@pytest.mark.failure("C6")
 @pytest.mark.parametrize("versions", [[], [2], None, "1", {"1": 1}, [[1]]])
 def test_without_a_common_version_there_is_no_link(versions: Any) -> None:
     """And it says so."""
@@ -56,6 +58,7 @@ def test_a_region_of_another_name_is_not_the_peer() -> None:
         answer(EU, challenge(US), "ap", {})
 
 
+@pytest.mark.failure("S8")
 def test_a_recorded_hello_opens_nothing() -> None:
     """It answers another challenge than the acceptor's of today."""
     _, hello = answer(EU, challenge(US), "us", VECTOR)
@@ -64,6 +67,7 @@ def test_a_recorded_hello_opens_nothing() -> None:
         check_hello(today, hello)
 
 
+@pytest.mark.failure("S8", "C7")
 @pytest.mark.parametrize(
     "fields",
     [

@@ -30,6 +30,7 @@ def cut(draw: st.DrawFn, whole: list[Entry]) -> list[tuple[int, int]]:
     return draw(st.permutations([span for span in spans if span[0] < span[1]]))
 
 
+@pytest.mark.failure("N7")
 @given(st.data(), st.lists(entries, min_size=1, max_size=12), st.booleans())
 def test_order_duplication_and_cut_do_not_matter(
     data: st.DataObject, whole: list[Entry], ends: bool
@@ -46,6 +47,7 @@ def test_order_duplication_and_cut_do_not_matter(
     assert lane.count == len(whole) - ends
 
 
+@pytest.mark.failure("C8")
 @given(
     st.data(),
     st.lists(entries, max_size=4),
@@ -76,6 +78,7 @@ def test_forks_settle_the_same_in_any_order(
     assert lanes[0].forked == prefix_free
 
 
+@pytest.mark.failure("X7")
 @given(st.lists(entries, max_size=6), st.lists(entries, min_size=1, max_size=6), st.data())
 def test_a_retry_changes_nothing(
     held: list[Entry], fresh: list[Entry], data: st.DataObject
@@ -115,6 +118,7 @@ def test_refusals_of_a_lane() -> None:
     assert refusal(lane, 9, "c").code == "ended"
 
 
+@pytest.mark.failure("C8")
 def test_a_forked_lane_takes_nothing_more() -> None:
     """A broken producer must take a new epoch."""
     lane = new_lane()

@@ -45,6 +45,7 @@ def test_round_trip(operation: Operation) -> None:
     assert encode(decode(encode(operation))) == encode(operation)
 
 
+@pytest.mark.failure("X3")
 @given(st.lists(entries, min_size=1, max_size=6))
 def test_content_is_kept_byte_for_byte(content: list[Entry]) -> None:
     """Emoji, combining marks, CR, CRLF, NUL, U+2028: what goes in comes out."""
@@ -52,6 +53,7 @@ def test_content_is_kept_byte_for_byte(content: list[Entry]) -> None:
     assert decode(encode(operation)) == operation
 
 
+@pytest.mark.failure("C7")
 @pytest.mark.parametrize("operation", SAMPLES, ids=lambda op: type(op).__name__)
 def test_mutilated_operations_are_malformed(operation: Operation) -> None:
     """Every missing, extra or exchanged field is refused as malformed, and by nothing else."""
@@ -74,6 +76,7 @@ def test_mutilated_operations_are_malformed(operation: Operation) -> None:
     assert refused > len(wrong) // 2
 
 
+@pytest.mark.failure("C7")
 @given(st.binary(max_size=60))
 def test_noise_is_malformed(noise: bytes) -> None:
     """Random bytes are refused as malformed, and by nothing else."""
@@ -81,6 +84,7 @@ def test_noise_is_malformed(noise: bytes) -> None:
         decode(noise)
 
 
+@pytest.mark.failure("C7")
 def test_deep_json_is_malformed() -> None:
     """Nesting beyond the parser's depth is refused, and does not end the process."""
     with pytest.raises(Malformed):

@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from perdure.replication import admission
@@ -252,6 +253,7 @@ def test_case_1_goes_on_from_its_place() -> None:
     assert '"from":2,"to":4,"text":"cd"' in reader.queue[0].data
 
 
+@pytest.mark.failure("X6")
 def test_case_2_holds_and_passes_on_what_arrives() -> None:
     """A region that is behind sends nothing of the message until it has more than the reader."""
     pair = Pair()
@@ -357,6 +359,7 @@ def test_case_3_an_unknown_message_ends_in_a_snapshot() -> None:
     assert {m.id for m in reader.view.messages} == {"m", "new"}
 
 
+@pytest.mark.failure("C11")
 def test_case_4_fenced_forked_and_deleted() -> None:
     """A claim below the reader's place, two contents, a deletion: for that message alone."""
     pair = Pair()
@@ -378,6 +381,7 @@ def test_case_4_fenced_forked_and_deleted() -> None:
     assert reader.view.messages == []
 
 
+@pytest.mark.failure("C8")
 def test_case_4_a_fork_replaces() -> None:
     """The reader may hold either content: it is told the one that won."""
     pair = Pair()
@@ -445,6 +449,7 @@ def test_case_5_a_region_that_cannot_show_it_is_ahead_waits() -> None:
     assert names(fresh) == ["stale", "snapshot", "ready"]
 
 
+@pytest.mark.failure("X6", "S6")
 def test_foreign_cursors_get_a_snapshot() -> None:
     """A well-formed cursor of another session is answered with what is here."""
     pair = Pair()

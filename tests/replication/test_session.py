@@ -42,6 +42,7 @@ def send(session: Session, site: Site, id_: str, after: str | None = None) -> st
 # The clock
 
 
+@pytest.mark.failure("C5")
 @given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 3)), min_size=1, max_size=30))
 def test_clock_never_goes_back(steps: list[tuple[int, int]]) -> None:
     """Whatever the wall clock does and whatever is seen, each reading is beyond all before it."""
@@ -68,6 +69,7 @@ def test_times_are_rfc_3339() -> None:
 # Order
 
 
+@pytest.mark.failure("C5")
 def test_an_answer_never_sorts_before_its_prompt() -> None:
     """``after`` is merged into the clock of a region whose wall clock is an hour late."""
     session, late = Session("s"), Site("us", HybridClock(), NOW_MS - 3_600_000)
@@ -76,6 +78,7 @@ def test_an_answer_never_sorts_before_its_prompt() -> None:
     assert session.messages.order == [prompt, answer]
 
 
+@pytest.mark.failure("C5")
 def test_a_clock_too_far_ahead_is_refused_from_clients_only() -> None:
     """60 s is the most a client's ``after`` may lie ahead; what gossip brings is history."""
     edge = serial((NOW_MS + CLOCK_AHEAD_MS_MAX) << 16, "m")
@@ -186,6 +189,7 @@ def test_pages_go_back_from_the_newest() -> None:
     assert ([m["id"] for m in oldest], more) == (["m0", "m1"], False)
 
 
+@pytest.mark.failure("C9", "N7")
 def test_deletes_win_over_everything_for_ever() -> None:
     """A deleted message, and a deleted session, take nothing that comes later or again."""
     session, site = Session("s"), Site("eu", HybridClock(), NOW_MS)

@@ -21,6 +21,7 @@ TRIES_TO_REFUTE = 1_500
 SEEDS = {"base_left_to_gossip": 3_003_862}
 
 
+@pytest.mark.failure("C11", "C9")
 @settings(max_examples=SCHEDULES, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), steps=st.integers(20, 150))
 def test_promises_hold_in_every_schedule(seed: int, steps: int) -> None:
@@ -29,6 +30,7 @@ def test_promises_hold_in_every_schedule(seed: int, steps: int) -> None:
     World(seed).run(steps)
 
 
+@pytest.mark.failure("C8")
 @settings(max_examples=SCHEDULES // 2, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32), steps=st.integers(20, 150))
 def test_a_broken_producer_is_settled_the_same_everywhere(seed: int, steps: int) -> None:

@@ -45,17 +45,21 @@ class Stage:
     def boot(self, *names: str) -> None:
         """Start these regions."""
         for name in names:
-            process = self.running[name] = Process(
-                self.loop,
-                self.addresses,
-                name,
-                self.disks[name],
-                [other for other in NAMES if other != name],
-                Random(f"{name}/{next(self._starts)}"),
-                self.offsets[name],
-                self.limits,
-            )
-            process.start()
+            self.running[name] = self.made(name, self.disks[name])
+            self.running[name].start()
+
+    def made(self, name: str, disk: Disk) -> Process:
+        """A process that has not been started."""
+        return Process(
+            self.loop,
+            self.addresses,
+            name,
+            disk,
+            [other for other in NAMES if other != name],
+            Random(f"{name}/{next(self._starts)}"),
+            self.offsets[name],
+            self.limits,
+        )
 
     def kill(self, name: str) -> None:
         """The process dies at once."""

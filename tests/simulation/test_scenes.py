@@ -6,11 +6,13 @@ from unittest import mock
 
 import pytest
 from perdure.regions.checkpoint import Limits
+from perdure.regions.ports import StorageFull
 from perdure.replication import gossip
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
 from perdure.replication.peers import DOWN_MS, WINDOW_BYTES_MAX
 
+from tests.simulation.disk import Disk
 from tests.simulation.faults import HOUR_MS
 from tests.simulation.stage import NAMES, Following, Stage, played
 
@@ -152,6 +154,36 @@ def test_started_from_an_old_copy_or_from_nothing(copy: bool) -> None:
         for place, bodies in lost.items():
             assert len(bodies | found[place]) == 1, place
         assert all(len(bodies) == 1 for bodies in found.values())
+
+    played(scene)
+
+
+@pytest.mark.failure("P7")
+def test_no_room_on_one_disk() -> None:
+    """That region refuses what it cannot keep, reads, and stays; the others go on as if nothing
+    were; when there is room again it has all that they have, without a restart."""
+
+    async def scene(stage: Stage) -> None:
+        await send(stage, "eu", "before")
+        await everywhere(stage)
+        process = stage.running["eu"]
+        stage.disks["eu"].full = True
+        for number in range(60):
+            with pytest.raises(StorageFull):
+                await send(stage, "eu", "refused")
+            sent = await send(stage, "us", f"m{number:02}", 5_000)
+            assert sent.stable is True
+            assert ids(stage, "eu") == ["before"]
+            await asyncio.sleep(0.5)
+        assert process.node.readiness() is None and not process.exited.done()
+        assert ids(stage, "us") == ids(stage, "ap")
+        # What it cannot store it does not take, and is not sent again and again.
+        assert stage.running["us"].links.counters["records_sent"] < 600
+        stage.disks["eu"].full = False
+        await everywhere(stage)
+        assert (await send(stage, "eu", "refused")).created
+        await everywhere(stage)
+        assert len(ids(stage, "eu")) == 62 and stage.running["eu"] is process
 
     played(scene)
 
@@ -344,6 +376,35 @@ def test_back_after_longer_than_the_logs_reach() -> None:
     # Nothing of a log is kept that is in images: there is no week to wait for.
     with mock.patch.object(gossip, "RECENT_BYTES_MAX", 500):
         played(scene, Limits(log_bytes_max=-1))
+
+
+@pytest.mark.failure("C3")
+def test_two_live_nodes_of_one_name() -> None:
+    """The newer is refused by its peers, says that it is not ready and why, takes part in nothing,
+    and ends with its own code; the older goes on."""
+
+    async def scene(stage: Stage) -> None:
+        await send(stage, "eu", "before")
+        await everywhere(stage)
+        older = stage.running["eu"]
+        twin = stage.made("eu", Disk("twin"))
+        twin.start(listening=False)
+        try:
+            await stage.until(lambda: twin.links.refused() is not None, within_s=5)
+            assert twin.node.readiness() in ("name_in_use", "catching_up")
+            with pytest.raises(Refusal, match="catching_up"):
+                await twin.call(twin.node.create("twins", {}))
+            await send(stage, "eu", "meanwhile", 5_000)
+            await stage.until(twin.exited.done, within_s=20)
+            assert twin.exited.result() == 4
+        finally:
+            twin.kill()
+        assert stage.running["eu"] is older and older.node.readiness() is None
+        await send(stage, "eu", "after")
+        await everywhere(stage)
+        assert ids(stage, "us") == ["before", "meanwhile", "after"]
+
+    played(scene)
 
 
 @pytest.mark.failure("C5")

@@ -53,6 +53,7 @@ class Reading:
         return [event.event for event in self.events]
 
 
+@pytest.mark.failure("P4")
 async def test_everything_arrives_through_the_other_region_exactly_once(
     regions: tuple[Served, Served],
 ) -> None:
@@ -90,6 +91,7 @@ async def test_everything_arrives_through_the_other_region_exactly_once(
         assert {event.region for event in reading.events} == {eu.url, us.url}
 
 
+@pytest.mark.failure("P13")
 async def test_a_region_that_drains_sends_everybody_on(regions: tuple[Served, Served]) -> None:
     """Told by ``reconnect`` and by 503, the reader and the agent go on at the other region."""
     eu, us = regions

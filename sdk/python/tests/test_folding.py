@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from perdure.regions.node import Node
@@ -122,6 +123,7 @@ def shown(view: SessionView) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.failure("C10")
 @settings(max_examples=100, deadline=None)
 @given(st.lists(steps, min_size=STEPS_MIN, max_size=STEPS_MAX))
 def test_folding_events_is_the_snapshot(script: list[tuple[str, str, Any]]) -> None:

@@ -81,6 +81,7 @@ async def read_all(script: Scripted, last: str, view: SessionView | None = None)
     raise AssertionError("the reading has ended")
 
 
+@pytest.mark.failure("N8")
 @pytest.mark.parametrize(
     "death", [httpx2.ReadError("reset"), httpx2.ReadTimeout("silent"), ValueError("cut")]
 )
@@ -136,6 +137,7 @@ async def test_what_does_not_fit_starts_over() -> None:
     assert [cursor for _, cursor in script.asked] == [None, None]
 
 
+@pytest.mark.failure("X6")
 async def test_a_malformed_cursor_is_dropped() -> None:
     """A region that cannot read it says so, and a snapshot is taken instead."""
     problem = httpx2.Response(400, json={"code": "invalid_cursor", "status": 400})
@@ -253,6 +255,7 @@ async def test_regions_that_cut_early_are_asked_with_growing_pauses() -> None:
     assert script.time.slept[-1] > 1.0
 
 
+@pytest.mark.failure("N8")
 async def test_only_whole_and_meaningful_events_count() -> None:
     """A page with status 200, data that is no JSON, or no object: the region is left, and the
     cursor stays that of the last good event."""
@@ -315,6 +318,7 @@ async def test_a_cursor_that_nobody_gave_is_no_reason_to_go_on() -> None:
         await read_all(Scripted(problem), "never")
 
 
+@pytest.mark.failure("N8")
 async def test_silence_is_bounded() -> None:
     """Keep-alives come every 10 s; the time without a byte that is waited for is given with the
     request, and is longer than two of them."""

@@ -50,6 +50,7 @@ async def test_a_message_from_open_to_stable(world: World) -> None:
     assert writer.stable_count == 4
 
 
+@pytest.mark.failure("P4")
 @pytest.mark.parametrize("fate", ["before", "after", 503, 507])
 async def test_what_is_not_stable_is_repeated_elsewhere(world: World, fate: str | int) -> None:
     """The region dies with tokens that it had acknowledged and told nobody: they are sent again,
@@ -228,6 +229,7 @@ async def test_a_takeover_fences_the_writer(world: World) -> None:
         assert await text(client, world.eu, "m") == "new"
 
 
+@pytest.mark.failure("C8")
 async def test_refusals_reach_the_producer(world: World) -> None:
     """Cancelled, deleted, ended by somebody else's hand, another text for the same seq."""
     async with world.client() as client:
