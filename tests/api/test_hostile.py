@@ -210,8 +210,8 @@ def unsafe(token: str) -> str:
 
 @pytest.mark.failure("S16")
 def test_secrets_are_compared_in_constant_time(monkeypatch):
-    """Grants, frames between regions, the answer to a challenge, the headers that producers carry:
-    each wrong one goes through ``hmac.compare_digest``."""
+    """Grants, frames between regions, the answer to a challenge: each wrong one goes through
+    ``hmac.compare_digest``."""
     compared: list[bool] = []
     real = hmac.compare_digest
 

@@ -92,7 +92,7 @@ PROCESSES = [
         "P11",
         "stopped for a minute, then resumed",
         "no acknowledgement of what is not on disk; same incarnation; catches up",
-        missing=f"leases and presence: {RUNS}, or {PRESENCE}",
+        missing="leases and presence, which come with runs and with presence",
     ),
     Failure(
         "P12",
