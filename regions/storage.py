@@ -23,6 +23,7 @@ from perdure.regions.storage_engine import (
     OpenFile,
     engine_for,
     is_full,
+    make_directory,
     migrate,
     sync_directory,
 )
@@ -80,9 +81,7 @@ class SqliteStorage:
         Raises ``StorageLocked``, and ``StorageFailed`` for a file that is no database of ours.
         """
         try:
-            if not self.directory.exists():
-                self.directory.mkdir(mode=0o700, parents=True)
-                sync_directory(self.directory.parent)
+            make_directory(self.directory)
             self._lock.take()
             # Made here, before SQLite does: its WAL takes over the permissions of the database.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -43,6 +43,8 @@ _VERSION_2 = (
 BUSY_TIMEOUT_MS = 5_000
 # Of the database that each connection keeps in memory.
 CACHE_KIB_MAX = 8_192
+# Folders above that are not ours to read, or of file systems that do not sync folders.
+_CANNOT_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS)
 
 
 class DirectoryLock:
@@ -117,6 +119,26 @@ def migrate(connection: Connection, path: Path) -> None:
             for statement in statements:
                 connection.exec_driver_sql(statement)
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def make_directory(directory: Path) -> None:
+    """The directory is there, and every folder above it that had to be made, in a way that survives
+    a power cut: each is synced into the one above before anything is made in it."""
+    missing = []
+    present = directory.absolute()
+    while not present.exists():
+        missing.append(present)
+        present = present.parent
+    # An earlier start may have made this one, and been killed before it had synced it. Where that
+    # cannot be synced, nobody who could start here has made it.
+    try:
+        sync_directory(present.parent)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    for path in reversed(missing):
+        path.mkdir(0o700 if path == missing[0] else 0o777, exist_ok=True)
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

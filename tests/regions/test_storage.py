@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import sqlite3
@@ -13,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from perdure.regions import storage_engine
 from perdure.regions.ports import Storage, StorageError, StorageFailed, StorageFull, StorageLocked
 from perdure.regions.storage import SqliteStorage
+from perdure.regions.storage_engine import make_directory
 from perdure.replication.records import Record
 
 from tests.regions.memory_storage import MemoryStorage
@@ -122,6 +125,42 @@ async def test_an_acknowledged_commit_is_in_the_file(storage: SqliteStorage) -> 
     may_begin.set()
     await committing
     assert rows(storage) == 2
+
+
+def test_new_folders_are_synced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is synced into the one above it before anything is made in it, so that no power cut can
+    take a folder away with what was acknowledged below; the one that was there is as well, for an
+    earlier start may have been killed between making and syncing it."""
+    synced: list[tuple[Path, list[str]]] = []
+
+    def sync(path: Path) -> None:
+        synced.append((path, sorted(entry.name for entry in path.iterdir())))
+
+    monkeypatch.setattr(storage_engine, "sync_directory", sync)
+    there = tmp_path / "there"
+    there.mkdir()
+    make_directory(there / "new" / "eu")
+    assert synced == [(tmp_path, ["there"]), (there, ["new"]), (there / "new", ["eu"])]
+    synced.clear()
+    make_directory(there / "new" / "eu")
+    assert synced == [(there / "new", ["eu"])]
+
+
+def test_a_folder_above_that_cannot_be_synced_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may not be allowed to read what its directory lies in; an error of the disk is
+    one."""
+    number = errno.EACCES
+
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage_engine, "sync_directory", refuse)
+    make_directory(tmp_path)
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        make_directory(tmp_path)
 
 
 async def test_files_are_for_their_owner_alone(storage: SqliteStorage) -> None:
