@@ -7,9 +7,10 @@ STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
 SEEDS ?= 2000
+ROUNDS ?= 2000
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants failures check format clean
+.PHONY: help setup demo dev test test-js bench simulate mutants powercut failures check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ mutants: setup ## deliberate bugs: does the simulation catch them?
 
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures
+
+powercut: setup ## cut the power of a region: ROUNDS=2000 FIRST=0, or one round again with SEED=
+	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),--rounds $(ROUNDS) --first $(FIRST)) $(ARGS)
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

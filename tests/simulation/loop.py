@@ -116,9 +116,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 super().call_soon(handle._run)
 
 
-def run(main: Callable[[VirtualLoop], Any]) -> Any:
+def run(main: Callable[[VirtualLoop], Any], make: Callable[[], VirtualLoop] = VirtualLoop) -> Any:
     """Run a coroutine on a new loop, until it is done; nothing of it goes on afterwards."""
-    loop = VirtualLoop()
+    loop = make()
     asyncio.set_event_loop(loop)
     try:
         return loop.run_until_complete(main(loop))

@@ -1,0 +1,150 @@
+"""Cut the power of a region, round after round: ``python -m tests.powercut --rounds 2000``, or one
+round again with ``--seed``.
+
+Exit codes: 0 every round kept every promise (with --mutants: every bug was caught); 1 one did not;
+2 the command is wrong, or this Python's SQLite cannot be reached.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from typing import Any
+
+from tests.powercut.mutants import MUTANTS
+from tests.powercut.rounds import Outcome, play
+from tests.regions.faulty_disk import library
+from tests.simulation.__main__ import commit
+
+CHUNK_ROUNDS = 8
+MUTANT_ROUNDS_MAX = 500
+PROGRESS_EVERY = 200
+
+
+def run_chunk(seeds: list[int], mutant: str | None) -> list[Outcome]:
+    """Several rounds in one process."""
+    logging.disable(logging.CRITICAL)
+    return [play(seed, mutant) for seed in seeds]
+
+
+def run_all(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Iterator[Outcome]:
+    """Rounds on several processes, in their order; who stops early leaves little undone."""
+    left = iter(seeds)
+    waiting: deque[Future[list[Outcome]]] = deque()
+    with ProcessPoolExecutor(jobs) as pool:
+        try:
+            while True:
+                while len(waiting) <= 2 * jobs and (chunk := list(islice(left, CHUNK_ROUNDS))):
+                    waiting.append(pool.submit(run_chunk, chunk, mutant))
+                if not waiting:
+                    return
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def again(seed: int) -> int:
+    """One round again, with how each of its lives ended."""
+    logging.disable(logging.CRITICAL)
+    outcome = play(seed)
+    print(f"seed {seed}, commit {commit()}")
+    for number, life in enumerate(outcome.lives, 1):
+        print(f"life {number}: {life}")
+    for breach in outcome.breaches:
+        print(f"BREACH {breach}")
+    print(f"{outcome.counts['acknowledged']} operations acknowledged, trace {outcome.trace:08x}")
+    return 1 if outcome.breaches else 0
+
+
+def campaign(first: int, count: int, jobs: int, as_json: bool) -> int:
+    """Many rounds; tells of each that fails at once, and in the end what was met."""
+    began = time.monotonic()
+    counts: Counter[str] = Counter()
+    failed: list[int] = []
+    lives = 0
+    for done, outcome in enumerate(run_all(range(first, first + count), jobs), 1):
+        counts.update(outcome.counts)
+        lives += len(outcome.lives)
+        if outcome.breaches:
+            failed.append(outcome.seed)
+            print(f"round {outcome.seed} (commit {commit()}) failed:", file=sys.stderr)
+            for number, life in enumerate(outcome.lives, 1):
+                print(f"  life {number}: {life}", file=sys.stderr)
+            for breach in outcome.breaches:
+                print(f"  {breach[:2000]}", file=sys.stderr)
+            print(f"  again: make powercut SEED={outcome.seed}", file=sys.stderr)
+        if done % PROGRESS_EVERY == 0 and not as_json:
+            print(f"{done} of {count} rounds, {len(failed)} failed", file=sys.stderr, flush=True)
+    told = {
+        "commit": commit(),
+        "rounds": count,
+        "first": first,
+        "failed": failed,
+        "lives": lives,
+        "power_cuts": sum(n for name, n in counts.items() if name.startswith("found."))
+        - counts["found.the process was killed"],
+        "acknowledged": counts.pop("acknowledged"),
+        "seconds": round(time.monotonic() - began, 1),
+        "met": dict(sorted(counts.items())),
+    }
+    print(json.dumps(told) if as_json else _report(told))
+    return 1 if failed else 0
+
+
+def _report(told: dict[str, Any]) -> str:
+    met = told.pop("met")
+    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in told.items()]
+    return "\n".join([*lines, "met: " + ", ".join(f"{k} {v}" for k, v in met.items())])
+
+
+def hunt(names: list[str], jobs: int, rounds_max: int) -> int:
+    """Every mutant, until a round catches it."""
+    missed = 0
+    for name in names:
+        found = (o for o in run_all(range(rounds_max), jobs, name) if o.breaches)
+        caught = next(found, None)
+        if caught is None:
+            missed += 1
+            print(f"{name:24} NOT CAUGHT in {rounds_max} rounds", flush=True)
+        else:
+            what = caught.breaches[0].strip().split("\n")[-1]
+            print(f"{name:24} {caught.seed:4}  {what[:120]}", flush=True)
+        found.close()
+    print(f"{len(names) - missed} of {len(names)} caught; commit {commit()}")
+    return 1 if missed else 0
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.powercut",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=2000, help="how many (default 2000)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--seed", type=int, help="one round again")
+    parser.add_argument("--mutants", action="store_true", help="the deliberate bugs instead")
+    parser.add_argument("--only", action="append", choices=sorted(MUTANTS), help="one mutant")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    options = parser.parse_args()
+    if library() is None:
+        print("this Python hides its SQLite: its system calls cannot be replaced", file=sys.stderr)
+        return 2
+    if options.seed is not None:
+        return again(options.seed)
+    if options.mutants or options.only:
+        rounds_max = min(options.rounds, MUTANT_ROUNDS_MAX)
+        return hunt(options.only or list(MUTANTS), options.jobs, rounds_max)
+    return campaign(options.first, options.rounds, options.jobs, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
