@@ -145,18 +145,27 @@ class Round:
         names = [f"eu{number}" for number in range(self.random.randint(1, 4))]
         self.clients = [self._client(name) for name in names]
         self.others = [self._client("us0")] if self.random.random() < 0.6 else []
-        self.other = Node(
-            "us", MemoryStorage(), self.clock, self.entropy, secret=b"s" * 32, peers=["eu"]
-        )
+        self.other = self._node("us", MemoryStorage(), "eu")
         self._disks = 0
 
     def _client(self, name: str) -> Client:
         return Client(name, self.ledger, self.random, self.habits)
 
+    def _node(self, name: str, storage: Any, peer: str) -> Node:
+        return Node(
+            name,
+            storage,
+            self.clock,
+            self.entropy,
+            secret=b"s" * 32,
+            peers=[peer],
+            bootstrap=True,
+            limits=self.limits,
+        )
+
     async def play(self) -> Outcome:
         """All lives, then a last one in which everybody finishes."""
         self.other.recover()
-        self.other.catch_up.is_under_way = False
         self.other.start(None)
         disk = PowerDisk(self.root / "0", self.random)
         try:
@@ -221,28 +230,22 @@ class Round:
     @contextmanager
     def _noting(self, disk: PowerDisk, end: str) -> Iterator[None]:
         written_back = disk.kinds["sync perdure.sqlite"]
-        yield
-        self.outcome.counts["calls"] += disk.calls
-        self.outcome.counts["WAL written back"] += disk.kinds["sync perdure.sqlite"] - written_back
-        how = f"{end} at call {disk.calls} ({disk.last})" if disk.dead else "stop"
-        self.outcome.lives.append(how)
-        self.outcome.trace = zlib.crc32(disk.trace.to_bytes(4, "big"), self.outcome.trace)
-        self.outcome.counts[f"end.{end if disk.dead else 'stop'}"] += 1
-        if disk.dead:
-            self.outcome.counts[f"at.{disk.last}"] += 1
+        try:
+            yield
+        finally:
+            counts = self.outcome.counts
+            counts["calls"] += disk.calls
+            counts["WAL written back"] += disk.kinds["sync perdure.sqlite"] - written_back
+            how = f"{end} at call {disk.calls} ({disk.last})" if disk.dead else "stop"
+            self.outcome.lives.append(f"{how}, began on {disk.fate or 'nothing'}")
+            self.outcome.trace = zlib.crc32(disk.trace.to_bytes(4, "big"), self.outcome.trace)
+            counts[f"end.{end if disk.dead else 'stop'}"] += 1
+            if disk.dead:
+                counts[f"at.{disk.last}"] += 1
 
     def _recovered(self, storage: SqliteStorage, disk: PowerDisk) -> Node | None:
         """A node that has recovered; None when the power went while it did."""
-        node = Node(
-            "eu",
-            storage,
-            self.clock,
-            self.entropy,
-            secret=b"s" * 32,
-            peers=["us"],
-            bootstrap=True,
-            limits=self.limits,
-        )
+        node = self._node("eu", storage, "us")
         try:
             node.recover()
         except StorageError as error:
