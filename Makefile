@@ -7,10 +7,10 @@ STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
 SEEDS ?= 2000
-ROUNDS ?= 2000
+ROUNDS ?=
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants powercut failures check format clean
+.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos failures check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,11 +50,14 @@ simulate: setup ## whole regions from seeds: SEEDS=2000 FIRST=0, or one again wi
 mutants: setup ## deliberate bugs: does the simulation catch them?
 	$(BIN)/python -m tests.simulation --mutants $(ARGS)
 
+chaos: setup ## real processes that are killed, stopped, wiped and cut off: ROUNDS=20 FIRST=0
+	$(BIN)/python -m tests.chaos $(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST) $(ARGS)
+
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures
 
 powercut: setup ## cut the power of a region: ROUNDS=2000 FIRST=0, or one round again with SEED=
-	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),--rounds $(ROUNDS) --first $(FIRST)) $(ARGS)
+	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),$(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST)) $(ARGS)
 
 check: setup ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -25,6 +25,7 @@ HUNTED = ("synchronous_off", "synchronous_normal", "acknowledged_first", "one_fo
 HUNTED_ROUNDS_MAX = 40
 
 
+@pytest.mark.failure("P6")
 def test_a_slice_of_the_rounds() -> None:
     """No acknowledged operation is lost, nothing is there twice, it always opens; and the power
     went in many different places."""

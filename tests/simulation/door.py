@@ -1,8 +1,8 @@
-"""A client's way to the regions: requests and event streams over the simulated network."""
+"""A client's way to the regions: requests and streams of events."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from perdure.regions.ports import StorageError, StorageFull
 from perdure.replication.errors import Refusal
@@ -30,18 +30,18 @@ class Unavailable(Exception):
 TEMPORARY = frozenset({"draining", "starting", "catching_up", "storage_failed", "too_many"})
 
 
+class Socket(Protocol):
+    """What a reader reads from: messages of events, and one without data at the end."""
+
+    async def receive(self) -> Any: ...
+
+    def abort(self) -> None: ...
+
+
 class Door:
     """What clients can ask of the regions. ``log`` is told of every request, for the trace."""
 
-    def __init__(
-        self,
-        network: Network,
-        addresses: Addresses,
-        history: History,
-        log: Callable[[str], None],
-    ) -> None:
-        self._network = network
-        self._addresses = addresses
+    def __init__(self, history: History, log: Callable[[str], None]) -> None:
         self._history = history
         self._log = log
 
@@ -74,6 +74,29 @@ class Door:
     def _failed(self, began: float, who: str, region: str, verb: str, code: str) -> None:
         now = asyncio.get_running_loop().time()
         self._history.called.append(Called(began, now, who, region, verb, code))
+
+    async def _ask(self, who: str, region: str, verb: str, args: Any, more: Any) -> tuple[Any, str]:
+        """The answer, and the disk behind it. Raises ``Refused``, ``StorageError``, ``OSError``."""
+        raise NotImplementedError
+
+    async def follow(self, who: str, region: str, session: str, cursor: str | None) -> Socket:
+        """A stream of events; ``Refused`` or ``Unavailable``."""
+        raise NotImplementedError
+
+
+class NetworkDoor(Door):
+    """The way over the simulated network."""
+
+    def __init__(
+        self,
+        network: Network,
+        addresses: Addresses,
+        history: History,
+        log: Callable[[str], None],
+    ) -> None:
+        super().__init__(history, log)
+        self._network = network
+        self._addresses = addresses
 
     async def _ask(self, who: str, region: str, verb: str, args: Any, more: Any) -> tuple[Any, str]:
         await self._go(who, region)

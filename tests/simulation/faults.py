@@ -276,7 +276,7 @@ class Faults:
     # Clients
 
     async def client_cut(self) -> None:
-        name, client = self._region(), self.random.choice(self._world.clients)
+        name, client = self._region(), self.random.choice(self._world.crowd.names)
         began = asyncio.get_running_loop().time()
         try:
             pairs = [(client, name), (name, client)]
@@ -287,7 +287,7 @@ class Faults:
             self._note(began, "client_cut", f"{client}>{name}")
 
     async def client_spoil(self) -> None:
-        name, client = self._region(), self.random.choice(self._world.clients)
+        name, client = self._region(), self.random.choice(self._world.crowd.names)
         paths = [self._world.network.path(client, name), self._world.network.path(name, client)]
         began = asyncio.get_running_loop().time()
         for path in paths:

@@ -130,6 +130,8 @@ class History:
     final_readers: dict[str, dict[str, Seen]] = field(default_factory=dict)
     # How long after the heal all regions were equal; None: not within the bound.
     equal_after_s: float | None = None
+    # And how long after the last writer had said everything.
+    converged_s: float = 0.0
     verified: dict[str, Any] = field(default_factory=dict)
     calls: int = 0
     counts: Counter[str] = field(default_factory=Counter)

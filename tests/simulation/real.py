@@ -4,24 +4,22 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 from perdure.api.app import create_app
-from perdure.regions.answers import Ack, Opened, Sent
-from perdure.regions.ports import StorageError, StorageFailed, StorageFull
+from perdure.regions.ports import StorageFailed, StorageFull
 from perdure.regions.storage import SqliteStorage
-from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
 
 from perdure_client.sse import EventParser
 from tests.simulation.disk import Disk
 from tests.simulation.network import SimSocket, connect
 from tests.simulation.process import Process
-
-_DRAFT = ("id", "text", "author", "after", "replaces", "producer", "claim_id")
+from tests.simulation.verbs import Reply, Verbs
 
 
 class FileDisk(Disk):
@@ -70,13 +68,6 @@ class FileStorage(SqliteStorage):
         return result
 
 
-class Reply(NamedTuple):
-    """An HTTP answer."""
-
-    status: int
-    body: Any
-
-
 class AppProcess(Process):
     """A process that clients reach through the ASGI application alone."""
 
@@ -87,80 +78,7 @@ class AppProcess(Process):
     async def carry_out(self, verb: str, args: Any, more: Any) -> Any:
         """As the base does, by a request; raises what the answer says."""
         app = create_app(self.node, grants=None, version="simulated")
-        session = f"/v1/sessions/{args[0]}" if args and args[0] else "/v1/sessions"
-        return await getattr(self, f"_{verb}")(app, session, *args[1:], **more)
-
-    async def _http(
-        self,
-        app: Any,
-        method: str,
-        path: str,
-        body: Any = None,
-        headers: dict[str, str] | None = None,
-        query: dict[str, Any] | None = None,
-    ) -> Any:
-        reply = await request(app, method, path, body, headers or {}, query or {})
-        if reply.status < 400:
-            return reply
-        code = reply.body["code"]
-        if code == "storage_full":
-            raise StorageFull(code)
-        if code == "storage_failed":
-            raise StorageError(code)
-        extra = {name: reply.body[name] for name in ("expected",) if name in reply.body}
-        raise Refusal(code, reply.body.get("detail", ""), **extra)
-
-    async def _open(self, app: Any, session: str, draft: Draft) -> Opened:
-        reply = await self._http(app, "POST", f"{session}/messages", _body(draft))
-        return Opened(created=reply.status == 201, **reply.body)
-
-    async def _reopen(self, app: Any, session: str, header: str) -> Opened:
-        reply = await self._http(app, "POST", f"{session}/messages", {"header": header})
-        return Opened(created=reply.status == 201, **reply.body)
-
-    async def _send(self, app: Any, session: str, draft: Draft) -> Sent:
-        reply = await self._http(app, "POST", f"{session}/messages", _body(draft))
-        stable = reply.body.pop("stable")
-        return Sent(reply.status == 201, reply.body, stable)
-
-    async def _claim(
-        self, app: Any, session: str, message: str, producer: str, claim_id: str, mode: str
-    ) -> Any:
-        body = {"producer": producer, "claim_id": claim_id, "mode": mode}
-        return (await self._http(app, "POST", f"{session}/messages/{message}/claim", body)).body
-
-    async def _append(
-        self,
-        app: Any,
-        session: str,
-        message: str,
-        producer: str,
-        epoch: str,
-        seq: int,
-        items: list[Any],
-        end: str | None,
-    ) -> Ack:
-        headers = {"producer-id": producer, "producer-epoch": epoch, "producer-seq": str(seq)}
-        body = {**({"tokens": items} if items else {}), **({"end": end} if end else {})}
-        path = f"{session}/messages/{message}/tokens"
-        return Ack(**(await self._http(app, "POST", path, body, headers)).body)
-
-    async def _cancel(self, app: Any, session: str, message: str) -> Any:
-        path = f"{session}/messages/{message}/cancel"
-        return (await self._http(app, "POST", path)).body["status"]
-
-    async def _delete(self, app: Any, session: str, message: str) -> None:
-        await self._http(app, "DELETE", f"{session}/messages/{message}")
-
-    async def _sessions(self, app: Any, session: str, *_: Any) -> Any:
-        return (await self._http(app, "GET", session)).body
-
-    async def _messages(self, app: Any, session: str, *_: Any) -> Any:
-        query = {"limit": 1000}
-        return (await self._http(app, "GET", f"{session}/messages", query=query)).body
-
-    async def _verify(self, app: Any, *_: Any) -> Any:
-        return (await self._http(app, "GET", "/v1/verify")).body
+        return await Verbs(partial(request, app)).carry_out(verb, args, more)
 
     async def follow(self, who: str, session: str, cursor: str | None) -> SimSocket:
         """A reader's connection, by server-sent events. Raises ``Refusal``."""
@@ -185,11 +103,6 @@ class AppProcess(Process):
         finally:
             await events.aclose()  # type: ignore[attr-defined]
             socket.abort()
-
-
-def _body(draft: Draft) -> dict[str, Any]:
-    given = {name: getattr(draft, name) for name in _DRAFT}
-    return {"role": draft.role, **{k: v for k, v in given.items() if v is not None}}
 
 
 def _scope(method: str, path: str, headers: dict[str, str], query: dict[str, Any]) -> Any:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any
 from unittest import mock
 
 from perdure.regions import holdings, image_tables
@@ -16,19 +15,12 @@ from perdure.regions.checkpoint import Limits
 from perdure.replication import gossip, shelf
 
 from tests.regions import memory_storage
-from tests.simulation.clients import (
-    Broken,
-    Chatter,
-    Client,
-    Meddler,
-    Producer,
-    Reader,
-    Surroundings,
-)
+from tests.simulation.clients import Surroundings
+from tests.simulation.crowd import Crowd
 from tests.simulation.disk import BUCKETS, Disk
-from tests.simulation.door import Door, Unavailable
+from tests.simulation.door import NetworkDoor
 from tests.simulation.faults import GRACE_S, Faults
-from tests.simulation.history import Disturbed, History, Seen, Writer
+from tests.simulation.history import Disturbed, History
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.loop import run as run_loop
 from tests.simulation.network import Network
@@ -36,11 +28,6 @@ from tests.simulation.process import Addresses, Process
 from tests.simulation.real import AppProcess, FileDisk
 
 NAMES = ("eu", "us", "ap", "sa", "af")
-# After the heal: until all regions are equal, and until all readers are.
-CONVERGE_S_MAX = 60.0
-# A hold lasts 30 s, and a region that was away compares before it can serve what it lacks.
-READERS_S_MAX = 45.0
-FINISH_S_MAX = 90.0
 
 
 @dataclass(frozen=True)
@@ -95,19 +82,15 @@ class World:
         self.trace = hashlib.sha256()
         self.traced: list[str] | None = None
         self.calm = asyncio.Event()
-        self.random = Random(f"{seed}/clients")
-        self.around = Surroundings(
-            Door(self.network, self.addresses, self.history, self.log),
+        around = Surroundings(
+            NetworkDoor(self.network, self.addresses, self.history, self.log),
             self.history,
             self.names,
-            self.random,
+            Random(f"{seed}/clients"),
             self.calm,
         )
-        self.clients: list[str] = []
+        self.crowd = Crowd(around, self.sessions, self.settings.chaos_s)
         self.faults = Faults(self, Random(f"{seed}/faults"))
-        self._client_tasks: list[asyncio.Task[None]] = []
-        self._producers: list[Producer] = []
-        self._readers: list[Reader] = []
 
     def log(self, line: str) -> None:
         """Part of the trace: the same seed must give the same lines."""
@@ -171,88 +154,6 @@ class World:
         self.history.lost_disks[self.disks[name].name] = self.loop.now_s
         self.disks[name] = instead or self.new_disk(name)
 
-    # People and agents
-
-    def _populate(self) -> None:
-        for session in self.sessions:
-            for number in range(self.random.randint(1, 3)):
-                self._add_message(session, f"{session}-m{number}")
-            texts = [(f"{session}-c{n}", f"chat {n} of {session};") for n in range(4)]
-            # In one session at least somebody speaks, whatever becomes of the agents.
-            if session == "s0" or self.random.random() < 0.5:
-                self._start(Chatter(self.around, f"{session}-chatter", session, texts))
-            for number in range(self.random.randint(1, 2)):
-                self._add_reader(session, number)
-
-    def _add_message(self, session: str, message: str) -> None:
-        random = self.random
-        count = random.choice([3, 12, 30])
-        pace_s = random.choice([0.05, 0.3, 1.0])
-        taken_over = random.random() < 0.4
-        crash_after = random.randint(0, count) if taken_over and random.random() < 0.6 else None
-        first = self._writer(message, 0, count, "open")
-        kind = Broken if random.random() < 0.04 else Producer
-        self._produce(session, first, pace_s, crash_after, kind)
-        if random.random() < 0.05:
-            self._produce(session, self._writer(message, 1, count, "open"), pace_s, None)
-        if taken_over:
-            for number in range(random.choice([1, 1, 2])):
-                mode = random.choice(["continue", "continue", "restart"])
-                writer = self._writer(message, 2 + number, random.choice([2, 10]), mode)
-                self._later(random.uniform(0.5, self.settings.chaos_s), session, writer, pace_s)
-        for what, chance in (("cancel", 0.2), ("delete", 0.12)):
-            if random.random() < chance:
-                at_s = random.uniform(0.5, self.settings.chaos_s)
-                name = f"{message}-{what}"
-                self._start(Meddler(self.around, name, session, what, message, at_s))
-
-    @staticmethod
-    def _writer(message: str, number: int, count: int, mode: str) -> Writer:
-        name = f"{message}-w{number}"
-        tokens = [f"{name}.{seq};" for seq in range(count)]
-        broken = [f"{name}.{seq}!;" for seq in range(count)]
-        return Writer(name, message, tokens, mode == "open", mode, broken=broken)
-
-    def _produce(
-        self,
-        session: str,
-        writer: Writer,
-        pace_s: float,
-        crash_after: int | None,
-        kind: type[Producer] = Producer,
-    ) -> None:
-        producer = kind(self.around, writer.name, session, writer, pace_s, crash_after)
-        if kind is Broken:
-            self.history.counts[f"broken.{writer.message}"] += 1
-        self._producers.append(producer)
-        self._start(producer)
-
-    def _later(self, after_s: float, session: str, writer: Writer, pace_s: float) -> None:
-        async def begin() -> None:
-            await asyncio.sleep(after_s)
-            producer = Producer(self.around, writer.name, session, writer, pace_s)
-            await producer.run()
-
-        self.clients.append(writer.name)
-        self._client_tasks.append(asyncio.create_task(begin()))
-
-    def _add_reader(self, session: str, number: int) -> None:
-        reader = Reader(
-            self.around,
-            f"{session}-r{number}",
-            session,
-            hop_s=self.random.choice([0.5, 3, 15]),
-            stall=self.random.choice([0.0, 0.0, 0.02]),
-        )
-        self._readers.append(reader)
-        reader.task = self._start(reader)
-
-    def _start(self, client: Any) -> asyncio.Task[None]:
-        self.clients.append(client.name)
-        task = asyncio.create_task(client.run())
-        self._client_tasks.append(task)
-        return task
-
     # The phases
 
     async def run(self) -> History:
@@ -261,7 +162,7 @@ class World:
         for name in self.names:
             if name != late:
                 self.boot(name)
-        self._populate()
+        self.crowd.populate()
         chaos = asyncio.create_task(self.faults.run(self.settings.chaos_s))
         if late is not None:
             until_s = self.settings.chaos_s / 2
@@ -269,9 +170,10 @@ class World:
             self.history.disturbed.append(Disturbed(late, 0.0, until_s + GRACE_S, "late"))
         await chaos
         self._heal()
-        await self._until_equal()
-        await self._until_read()
-        await self._look()
+        await self.crowd.finish(self._healed_s)
+        await self.crowd.until_read()
+        await self.crowd.look()
+        self._tell_counts()
         return self.history
 
     def _heal(self) -> None:
@@ -284,83 +186,6 @@ class World:
         self.calm.set()
         self._healed_s = self.loop.now_s
 
-    async def _until_equal(self) -> None:
-        """All that live producers still have to say is said, and all regions show the same."""
-        writing = [task for task in self._client_tasks if task not in self._reading]
-        done, waiting = await asyncio.wait(writing, timeout=FINISH_S_MAX)
-        for task in done:
-            task.result()
-        self.history.counts["unfinished"] += len(waiting)
-        for task in waiting:
-            task.cancel()
-        began = self.loop.now_s
-        while self.loop.now_s - began < CONVERGE_S_MAX:
-            if await self._equal() and await self._verified():
-                self.history.equal_after_s = self.loop.now_s - self._healed_s
-                return
-            await asyncio.sleep(0.5)
-
-    @property
-    def _reading(self) -> list[asyncio.Task[None] | None]:
-        return [reader.task for reader in self._readers]
-
-    async def _equal(self) -> bool:
-        views = [await self._view(name) for name in self.names]
-        return views[0] is not None and all(view == views[0] for view in views)
-
-    async def _verified(self) -> bool:
-        """Whether every region says, by digests of everything, that all hold the same."""
-        client = Client(self.around, "observer", "")
-        for client.region in self.names:
-            try:
-                self.history.verified, _ = await client.call("verify")
-            except Unavailable:
-                return False
-            if not self.history.verified["equal"]:
-                return False
-        return True
-
-    async def _view(self, region: str) -> dict[str, Seen] | None:
-        """What a region shows of all sessions; None when it does not answer."""
-        client = Client(self.around, "observer", "")
-        client.region = region
-        found: dict[str, Seen] = {}
-        try:
-            page, _ = await client.call("sessions", None, 100)
-            for session in page["sessions"]:
-                listed, _ = await client.call("messages", session["id"], None, 1000)
-                found |= {m["id"]: as_seen(m) for m in listed["messages"]}
-        except Unavailable:
-            return None
-        return found
-
-    async def _until_read(self) -> None:
-        """Readers hold what the regions hold, once no hold can last any more."""
-        began = self.loop.now_s
-        final = await self._view(self.names[0]) or {}
-        while self.loop.now_s - began < READERS_S_MAX:
-            if all(self._held(reader) == self._of(reader, final) for reader in self._readers):
-                return
-            await asyncio.sleep(1)
-
-    @staticmethod
-    def _held(reader: Reader) -> dict[str, Seen]:
-        return {m.id: Seen(m.text, m.status, m.length) for m in reader.view.messages}
-
-    @staticmethod
-    def _of(reader: Reader, final: dict[str, Seen]) -> dict[str, Seen]:
-        return {id_: seen for id_, seen in final.items() if id_.startswith(reader.session + "-")}
-
-    async def _look(self) -> None:
-        for task in self._reading:
-            if task is not None and task.done():
-                task.result()
-        for name in self.names:
-            self.history.final[name] = await self._view(name) or {}
-        for reader in self._readers:
-            self.history.final_readers[reader.name] = self._held(reader)
-        self._tell_counts()
-
     def _tell_counts(self) -> None:
         for process in self.running.values():
             for name, value in process.node.regions()["counters"].items():
@@ -369,11 +194,6 @@ class World:
         for seen in self.history.final.values():
             self.log(repr(sorted(seen.items())))
         self.log(repr(self.history.shown[-50:]))
-
-
-def as_seen(message: dict[str, Any]) -> Seen:
-    """A message of a region's answer."""
-    return Seen(message["text"], message["status"], message["length"])
 
 
 @contextlib.contextmanager
@@ -421,9 +241,7 @@ def _simulate(seed: int, files: Path | None, tracing: bool) -> Outcome:
             try:
                 history = await world.run()
             finally:
-                for task in world._client_tasks:
-                    task.cancel()
-                await asyncio.gather(*world._client_tasks, return_exceptions=True)
+                await world.crowd.leave()
                 for process in list(world.running.values()):
                     process.kill()
                 await asyncio.sleep(1)

@@ -1,0 +1,229 @@
+"""Regions as processes, each on a disk of its own, with proxies between them."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import httpx2
+from perdure.regions.cluster import free_ports
+from perdure.regions.config import PEER_SECRET
+
+from tests.chaos.proxy import Proxy, Way
+
+NAMES = ("eu", "us", "ap")
+READY_S_MAX = 60.0
+STOP_S_MAX = 15.0
+SMALL_DISK_BYTES = 33_554_432
+_POLL_S = 0.05
+
+
+@dataclass
+class Region:
+    """A place, its ports and its disk; ``disk`` names what an acknowledgement was on."""
+
+    name: str
+    port: int
+    peer_port: int
+    root: Path
+    generation: int = 0
+    process: asyncio.subprocess.Process | None = None
+    paused: bool = False
+    starts: int = 0
+    # Regions that it dials, each over a proxy.
+    dials: dict[str, Proxy] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The URL for clients."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def disk(self) -> str:
+        """The disk that is in it now."""
+        return f"{self.name}/{self.generation}"
+
+    @property
+    def data(self) -> Path:
+        """The data directory on it."""
+        return self.root / f"data-{self.generation}"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs (or is paused)."""
+        return self.process is not None and self.process.returncode is None
+
+
+class SmallDisk:
+    """A file system of its own, so small that it can be filled; only root can mount it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+        path.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "perdure-chaos"]
+        try:
+            done = subprocess.run([*command, str(path)], capture_output=True, check=False)
+            self.mounted = done.returncode == 0
+        except OSError:
+            self.mounted = False
+
+    def fill(self) -> None:
+        """Not a byte is free."""
+        with contextlib.suppress(FileNotFoundError), self._ballast.open("ab", buffering=0) as file:
+            while True:
+                try:
+                    file.write(bytes(4_096))
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    return
+
+    def free(self) -> None:
+        """There is room again."""
+        self._ballast.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        """Gone, with everything on it."""
+        if self.mounted:
+            subprocess.run(["umount", str(self.path)], check=False)
+
+
+class Regions:
+    """Three regions. ``random`` draws the limits that a start gets."""
+
+    def __init__(self, directory: Path, random: Random) -> None:
+        ports = iter(free_ports(2 * len(NAMES)))
+        self.random = random
+        self.all = {n: Region(n, next(ports), next(ports), directory / n) for n in NAMES}
+        self.small = SmallDisk(self.all["us"].root)
+        self._environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("PERDURE_")},
+            PEER_SECRET: secrets.token_hex(32),
+        }
+
+    async def __aenter__(self) -> "Regions":
+        for region in self.all.values():
+            region.root.mkdir(parents=True, exist_ok=True)
+            for other in self.all.values():
+                if other is not region:
+                    region.dials[other.name] = proxy = Proxy(other.peer_port)
+                    await proxy.start()
+        try:
+            for name in self.all:
+                await self.start(name)
+            await asyncio.gather(*(self.ready(name) for name in self.all))
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for name in self.all:
+            self.resume(name)
+        await asyncio.gather(*(self.stop(name) for name in self.all))
+        for region in self.all.values():
+            for proxy in region.dials.values():
+                await proxy.stop()
+        self.small.unmount()
+
+    async def start(self, name: str) -> None:
+        """Start its process, unless it runs."""
+        region = self.all[name]
+        if region.is_up:
+            return
+        region.starts += 1
+        command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
+        command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
+        command += ["--data", str(region.data), "--dev-no-auth"]
+        command += ["--evict-idle-s", str(self.random.choice([1, 5, 60]))]
+        command += ["--log-bytes-max", str(self.random.choice([3_000, 4_294_967_296]))]
+        for other, proxy in region.dials.items():
+            command += ["--peer", f"{other}=http://127.0.0.1:{proxy.port}"]
+        with (region.root.parent / f"{name}.log").open("ab") as log:
+            region.process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    async def ready(self, name: str) -> None:
+        """Until it says so. Raises ``TimeoutError``."""
+        region = self.all[name]
+        async with (
+            httpx2.AsyncClient(trust_env=False, timeout=2) as http,
+            asyncio.timeout(READY_S_MAX),
+        ):
+            while True:
+                with contextlib.suppress(httpx2.RequestError):
+                    if (await http.get(f"{region.url}/readyz")).status_code == 200:
+                        return
+                await self.start(name)
+                await asyncio.sleep(_POLL_S)
+
+    async def kill(self, name: str) -> None:
+        """SIGKILL."""
+        region = self.all[name]
+        region.paused = False
+        if region.process is not None and region.is_up:
+            region.process.kill()
+            await region.process.wait()
+
+    async def stop(self, name: str) -> int:
+        """SIGTERM, and SIGKILL when that is not enough; its exit code."""
+        process = self.all[name].process
+        if process is None:
+            return 0
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(STOP_S_MAX):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+        return await process.wait()
+
+    def pause(self, name: str) -> None:
+        """SIGSTOP."""
+        region = self.all[name]
+        if region.process is not None and region.is_up:
+            region.paused = True
+            region.process.send_signal(signal.SIGSTOP)
+
+    def resume(self, name: str) -> None:
+        """SIGCONT."""
+        region = self.all[name]
+        if region.paused and region.process is not None and region.is_up:
+            region.process.send_signal(signal.SIGCONT)
+        region.paused = False
+
+    async def wipe(self, name: str) -> str:
+        """Killed, and its disk lost; the name of the lost disk. It is not started."""
+        await self.kill(name)
+        region = self.all[name]
+        lost = region.disk
+        region.generation += 1
+        return lost
+
+    def ways(self, one: str, other: str) -> list[Proxy]:
+        """From one to the other and back."""
+        return [self.all[one].dials[other], self.all[other].dials[one]]
+
+    async def heal(self) -> None:
+        """Every way open, room on every disk, every region running."""
+        self.small.free()
+        for region in self.all.values():
+            for proxy in region.dials.values():
+                proxy.set(Way.OPEN)
+            self.resume(region.name)
+            await self.start(region.name)

@@ -1,0 +1,70 @@
+"""A slice of the rounds on real processes, and the proxy between them."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from tests.chaos.proxy import Proxy, Way
+from tests.chaos.rounds import Told, campaign
+from tests.simulation.checkers import judge
+
+# `make chaos` runs more.
+SLICE = range(3)
+
+
+async def test_regions_survive_what_happens_to_processes(tmp_path: Path) -> None:
+    """Killed in the middle of what is written, and more; nothing is lost, twice, or out of order,
+    and readers go on at other regions."""
+    outcomes = await campaign(tmp_path, SLICE, Told())
+    for outcome in outcomes:
+        assert not outcome.breaches, f"round {outcome.seed}: " + "\n".join(outcome.breaches)
+    counts = [outcome.history.counts for outcome in outcomes]
+    assert all(count["fault.kill"] for count in counts)
+    assert sum(count["resumes_elsewhere"] for count in counts) >= 10
+
+
+async def test_a_lost_token_would_be_seen(tmp_path: Path) -> None:
+    """The records of a round, with one token taken from a region: the checkers refuse them."""
+    (outcome,) = await campaign(tmp_path, range(3, 4), Told())
+    assert not outcome.breaches
+    final = outcome.history.final["us"]
+    message = next(id_ for id_, seen in final.items() if "-m" in id_ and seen.text)
+    seen = final[message]
+    for views in (*outcome.history.final.values(), *outcome.history.final_readers.values()):
+        if message in views:
+            views[message] = seen._replace(text=seen.text[seen.text.index(";") + 1 :])
+    assert judge(outcome.history)
+
+
+async def echo() -> asyncio.Server:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(100):
+            writer.write(chunk)
+        writer.close()
+
+    return await asyncio.start_server(answer, "127.0.0.1", 0)
+
+
+async def test_the_proxy_passes_holds_up_and_cuts() -> None:
+    """What is held up arrives once the way is open; a cut breaks the connection, and takes none."""
+    server = await echo()
+    proxy = Proxy(server.sockets[0].getsockname()[1])
+    await proxy.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(b"one")
+    assert await reader.read(3) == b"one"
+    proxy.set(Way.HOLE)
+    writer.write(b"two")
+    coming = asyncio.ensure_future(reader.read(3))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not coming.done()
+    proxy.set(Way.OPEN)
+    assert await coming == b"two"
+    proxy.set(Way.CUT)
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read(1) == b""
+    writer.close()
+    await proxy.stop()
+    server.close()
+    await server.wait_closed()
