@@ -22,6 +22,7 @@ class ProcessCrowd(Crowd):
     """The clients of one round; sessions of earlier rounds are on the disks too."""
 
     paces_s = (0.02, 0.1, 0.25)
+    chat_pace_s = 0.8
 
     async def view(self, region: str) -> dict[str, Seen] | None:
         """What a region shows of this round's sessions; None when it does not answer."""

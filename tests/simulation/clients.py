@@ -224,10 +224,16 @@ class Chatter(Client):
     """A person who sends whole messages, again until it is acknowledged."""
 
     def __init__(
-        self, around: Surroundings, name: str, session: str, texts: list[tuple[str, str]]
+        self,
+        around: Surroundings,
+        name: str,
+        session: str,
+        texts: list[tuple[str, str]],
+        pace_s: float,
     ) -> None:
         super().__init__(around, name, session)
         self._texts = texts
+        self._pace_s = pace_s
 
     async def run(self) -> None:
         history = self.around.history
@@ -235,7 +241,7 @@ class Chatter(Client):
         for message, text in self._texts:
             writer = Writer(message, message, [text], opens=True)
             history.writers.setdefault(message, writer)
-            await asyncio.sleep(self.random.expovariate(1 / 3))
+            await asyncio.sleep(self.random.expovariate(1 / self._pace_s))
             try:
                 draft = Draft("user", message, text, after=after)
                 sent, disk = await self.insist("send", self.session, draft)

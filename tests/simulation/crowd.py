@@ -25,8 +25,9 @@ FINISH_S_MAX = 90.0
 class Crowd:
     """The clients of some sessions, drawn from the randomness of what surrounds them."""
 
-    # Seconds between what an agent says, on average.
+    # Seconds between what an agent says, on average; and a person.
     paces_s: tuple[float, ...] = (0.05, 0.3, 1.0)
+    chat_pace_s = 3.0
 
     def __init__(self, around: Surroundings, sessions: list[str], chaos_s: float) -> None:
         self.around = around
@@ -57,7 +58,9 @@ class Crowd:
             texts = [(f"{session}-c{n}", f"chat {n} of {session};") for n in range(4)]
             # In one session at least somebody speaks, whatever becomes of the agents.
             if session == self.sessions[0] or self.random.random() < 0.5:
-                self._start(Chatter(self.around, f"{session}-chatter", session, texts))
+                self._start(
+                    Chatter(self.around, f"{session}-chatter", session, texts, self.chat_pace_s)
+                )
             for number in range(self.random.randint(1, 2)):
                 self._add_reader(session, number)
 
