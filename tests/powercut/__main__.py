@@ -6,6 +6,7 @@ Exit codes: 0 every round kept every promise (with --mutants: every bug was caug
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -49,10 +50,21 @@ def run_all(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Itera
             pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What regions log is not shown meanwhile; who calls this in a process of his own hears it
+    again afterwards."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def again(seed: int) -> int:
     """One round again, with how each of its lives ended."""
-    logging.disable(logging.CRITICAL)
-    outcome = play(seed)
+    with quiet():
+        outcome = play(seed)
     print(f"seed {seed}, commit {commit()}")
     for number, life in enumerate(outcome.lives, 1):
         print(f"life {number}: {life}")

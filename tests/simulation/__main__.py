@@ -108,7 +108,10 @@ def commit() -> str:
 def replay(seed: int) -> int:
     """One seed again, with everything that happened."""
     logging.disable(logging.CRITICAL)
-    outcome = simulate(seed, tracing=True, real=is_real(seed))
+    try:
+        outcome = simulate(seed, tracing=True, real=is_real(seed))
+    finally:
+        logging.disable(logging.NOTSET)
     for line in outcome.lines:
         print(line)
     breaches = judge(outcome.history)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from perdure.regions.answers import Ack, Sent
 from perdure.regions.ports import StorageError, StorageFull
 from perdure.replication.errors import Refusal
 
@@ -43,6 +44,7 @@ class Door:
 
     def __init__(self, history: History, log: Callable[[str], None]) -> None:
         self._history = history
+        self._awaited: list[tuple[str, bool, asyncio.Future[None]]] = []
         self._log = log
 
     async def call(self, who: str, region: str, verb: str, *args: Any, **more: Any) -> Any:
@@ -54,6 +56,7 @@ class Door:
             async with asyncio.timeout(REQUEST_S_MAX):
                 answer, disk = await self._ask(who, region, verb, args, more)
             self._log(f"{loop.time():.4f} {who} {region} {verb} ok")
+            self._tell_acknowledged(region, answer)
             return answer, disk
         except Refused as refused:
             self._log(f"{loop.time():.4f} {who} {region} {verb} {refused.code}")
@@ -70,6 +73,22 @@ class Door:
         self._log(f"{loop.time():.4f} {who} {region} {verb} {code}")
         self._failed(began, who, region, verb, code)
         raise Unavailable(code)
+
+    async def acknowledged(self, region: str, *, stable: bool) -> None:
+        """Until this region tells a writer that something is accepted, or stable."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.append((region, stable, told))
+        await told
+
+    def _tell_acknowledged(self, region: str, answer: Any) -> None:
+        if not isinstance(answer, Ack | Sent):
+            return
+        for entry in list(self._awaited):
+            where, stable, told = entry
+            if where == region and (answer.stable or not stable):
+                self._awaited.remove(entry)
+                if not told.done():
+                    told.set_result(None)
 
     def _failed(self, began: float, who: str, region: str, verb: str, code: str) -> None:
         now = asyncio.get_running_loop().time()

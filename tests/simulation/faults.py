@@ -5,9 +5,10 @@ than runs that have a little of everything.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.history import Disturbed
 
@@ -53,9 +54,13 @@ class Faults:
             "clock_jump": self.clock_jump,
             "away": self.away,
         }
+        aimed = {"crash_at_ack": self.crash_at_ack, "last_words": self.last_words}
         chosen = [name for name in kinds if random.random() < 0.3]
         self.names = chosen or [random.choice(list(kinds))]
-        self._kinds = [kinds[name] for name in self.names]
+        # Drawn apart: they came later, and what other seeds draw stays.
+        aim = Random(f"{world.seed}/aimed")
+        self.names += [name for name in aimed if aim.random() < 0.3]
+        self._kinds = [(kinds | aimed)[name] for name in self.names]
         self._mean_s = random.choice([0.7, 2.0, 5.0])
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -113,6 +118,17 @@ class Faults:
         await self._during(self._seconds(8), "crash", name)
         self._world.boot(name)
 
+    async def crash_at_ack(self) -> None:
+        """A region dies just after it has said that something is accepted."""
+        name = self._region()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds(8)):
+                await self._world.crowd.around.door.acknowledged(name, stable=False)
+        await asyncio.sleep(self.random.choice([0, self._seconds(0.15)]))
+        self._world.kill(name)
+        await self._during(self._seconds(4), "crash_at_ack", name)
+        self._world.boot(name)
+
     async def restart_loop(self) -> None:
         name = self._region()
         for _ in range(self.random.randint(3, 6)):
@@ -138,6 +154,13 @@ class Faults:
     async def last_copy(self) -> None:
         """A region is lost with its disk when only one other can have heard of its last words, and
         that one's disk is slow or full, and it crashes too."""
+        await self._lose_two("last_copy", told=False)
+
+    async def last_words(self) -> None:
+        """The same, just after the region has said that something is stable."""
+        await self._lose_two("last_words", told=True)
+
+    async def _lose_two(self, what: str, *, told: bool) -> None:
         name = self.fragile
         others = [other for other in self._world.names if other != name]
         hearer = self.random.choice(others)
@@ -145,18 +168,31 @@ class Faults:
         kind = self.random.choice(["slow", "full", "well"])
         disk.full, disk.latency_s = kind == "full", 0.3 if kind == "slow" else 0.001
         began = asyncio.get_running_loop().time()
+        pairs = [(name, other) for other in others if other != hearer]
+        cut = self._cut(pairs, self._seconds(8 if told else 4), what)
         try:
-            pairs = [(name, other) for other in others if other != hearer]
-            await self._cut(pairs, self._seconds(4), "last_copy")
+            await (self._until_stable(name, cut) if told else cut)
         finally:
             disk.full, disk.latency_s = False, 0.001
-            self._note(began, "last_copy", name, hearer)
+            self._note(began, what, name, hearer)
         self._world.kill(hearer)
         self._world.kill(name)
         self._world.lose_disk(name)
-        await self._during(self._seconds(3), "last_copy", name, hearer)
+        await self._during(self._seconds(3), what, name, hearer)
         self._world.boot(hearer)
         self._world.boot(name)
+
+    async def _until_stable(self, name: str, cut: Coroutine[Any, Any, None]) -> None:
+        """While it is cut off, until a writer is told that something is stable."""
+        cutting = asyncio.create_task(cut)
+        told = asyncio.create_task(self._world.crowd.around.door.acknowledged(name, stable=True))
+        try:
+            await asyncio.sleep(0.2)
+            await asyncio.wait((cutting, told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (cutting, told):
+                task.cancel()
+            await asyncio.gather(cutting, told, return_exceptions=True)
 
     async def backup(self) -> None:
         name = self.fragile
