@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.chaos.regions import Regions
 from tests.chaos.rounds import Outcome, Told, campaign
-from tests.simulation.__main__ import commit
+from tests.seeded import commit
 
 _TEXT = """Run three regions as processes on this machine, with proxies between them, and clients
 over HTTP; kill, stop, pause, wipe, cut and fill up, and judge what the clients saw. The seed of a

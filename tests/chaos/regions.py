@@ -36,7 +36,6 @@ class Region:
     generation: int = 0
     process: asyncio.subprocess.Process | None = None
     paused: bool = False
-    starts: int = 0
     # Regions that it dials, each over a proxy.
     dials: dict[str, Proxy] = field(default_factory=dict)
 
@@ -139,7 +138,6 @@ class Regions:
         region = self.all[name]
         if region.is_up:
             return
-        region.starts += 1
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
         command += ["--data", str(region.data), "--dev-no-auth"]

@@ -6,59 +6,19 @@ Exit codes: 0 every round kept every promise (with --mutants: every bug was caug
 """
 
 import argparse
-import contextlib
 import json
-import logging
 import os
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from itertools import islice
-from typing import Any
+from collections import Counter
 
 from tests.powercut.mutants import MUTANTS
-from tests.powercut.rounds import Outcome, play
+from tests.powercut.rounds import play
 from tests.regions.faulty_disk import library
-from tests.simulation.__main__ import commit
+from tests.seeded import commit, quiet, report, run_all
 
-CHUNK_ROUNDS = 8
 MUTANT_ROUNDS_MAX = 500
 PROGRESS_EVERY = 200
-
-
-def run_chunk(seeds: list[int], mutant: str | None) -> list[Outcome]:
-    """Several rounds in one process."""
-    logging.disable(logging.CRITICAL)
-    return [play(seed, mutant) for seed in seeds]
-
-
-def run_all(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Iterator[Outcome]:
-    """Rounds on several processes, in their order; who stops early leaves little undone."""
-    left = iter(seeds)
-    waiting: deque[Future[list[Outcome]]] = deque()
-    with ProcessPoolExecutor(jobs) as pool:
-        try:
-            while True:
-                while len(waiting) <= 2 * jobs and (chunk := list(islice(left, CHUNK_ROUNDS))):
-                    waiting.append(pool.submit(run_chunk, chunk, mutant))
-                if not waiting:
-                    return
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What regions log is not shown meanwhile; who calls this in a process of his own hears it
-    again afterwards."""
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def again(seed: int) -> int:
@@ -80,7 +40,7 @@ def campaign(first: int, count: int, jobs: int, as_json: bool) -> int:
     counts: Counter[str] = Counter()
     failed: list[int] = []
     lives = 0
-    for done, outcome in enumerate(run_all(range(first, first + count), jobs), 1):
+    for done, outcome in enumerate(run_all(play, range(first, first + count), jobs), 1):
         counts.update(outcome.counts)
         lives += len(outcome.lives)
         if outcome.breaches:
@@ -103,23 +63,17 @@ def campaign(first: int, count: int, jobs: int, as_json: bool) -> int:
         - counts["found.the process was killed"],
         "acknowledged": counts.pop("acknowledged"),
         "seconds": round(time.monotonic() - began, 1),
-        "met": dict(sorted(counts.items())),
     }
-    print(json.dumps(told) if as_json else _report(told))
+    met = dict(sorted(counts.items()))
+    print(json.dumps({**told, "met": met}) if as_json else report(told, met))
     return 1 if failed else 0
-
-
-def _report(told: dict[str, Any]) -> str:
-    met = told.pop("met")
-    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in told.items()]
-    return "\n".join([*lines, "met: " + ", ".join(f"{k} {v}" for k, v in met.items())])
 
 
 def hunt(names: list[str], jobs: int, rounds_max: int) -> int:
     """Every mutant, until a round catches it."""
     missed = 0
     for name in names:
-        found = (o for o in run_all(range(rounds_max), jobs, name) if o.breaches)
+        found = (o for o in run_all(play, range(rounds_max), jobs, name) if o.breaches)
         caught = next(found, None)
         if caught is None:
             missed += 1

@@ -37,6 +37,7 @@ from tests.powercut.mutants import MUTANTS
 from tests.powercut.threads import ThreadedLoop
 from tests.regions.memory_storage import MemoryStorage
 from tests.simulation.loop import VirtualLoop, run
+from tests.simulation.process import SimClock, SimEntropy
 
 # Where files cost least; everything that matters of a disk is in the layer.
 _MEMORY = Path("/dev/shm")
@@ -71,32 +72,6 @@ class Outcome:
     trace: int = 0
 
 
-class LoopClock:
-    """The virtual time of the running loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-
-    def wall_ms(self) -> int:
-        return 1_800_000_000_000 + self.monotonic_ms()
-
-    def monotonic_ms(self) -> int:
-        return round(self._loop.time() * 1_000)
-
-
-class SeededEntropy:
-    """Randomness from the seed."""
-
-    def __init__(self, random: Random) -> None:
-        self._random = random
-
-    def token(self, bits: int) -> int:
-        return self._random.getrandbits(bits)
-
-    def uniform(self) -> float:
-        return self._random.random()
-
-
 class DirectLinks:
     """What a region asks of its links, answered by the other region at once."""
 
@@ -129,14 +104,14 @@ class DirectLinks:
 class Round:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, root: Path) -> None:
+    def __init__(self, seed: int, root: Path, loop: VirtualLoop) -> None:
         self.seed = seed
         self.random = Random(f"power cut {seed}")
         self.root = root
         self.outcome = Outcome(seed)
         self.ledger = Ledger()
-        self.clock = LoopClock()
-        self.entropy = SeededEntropy(Random(f"names {seed}"))
+        self.clock = SimClock(loop, 0.0, [0])
+        self.entropy = SimEntropy(Random(f"names {seed}"))
         self.limits = Limits(evict_idle_s=self.random.randint(1, 5))
         # The folders above the data directory are new as well, or some of them.
         self.place = Path(*["a", "b", "eu"][self.random.randrange(3) :])
@@ -438,8 +413,8 @@ def play(seed: int, mutant: str | None = None) -> Outcome:
     changed = MUTANTS[mutant]() if mutant else nullcontext()
     with changed, tempfile.TemporaryDirectory(prefix="perdure-powercut-", dir=parent) as folder:
 
-        async def main(_: VirtualLoop) -> Outcome:
-            return await Round(seed, Path(folder)).play()
+        async def main(loop: VirtualLoop) -> Outcome:
+            return await Round(seed, Path(folder), loop).play()
 
         try:
             outcome: Outcome = run(main, ThreadedLoop if is_threaded(seed) else VirtualLoop)

@@ -2,16 +2,17 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.powercut.__main__ import main, run_all
+from tests.powercut.__main__ import main
 from tests.powercut.mutants import MUTANTS
+from tests.powercut.rounds import play
 from tests.regions.faulty_disk import library
+from tests.seeded import printed, run_all
 
 pytestmark = pytest.mark.skipif(
     library() is None, reason="this Python hides its SQLite: its calls cannot be replaced"
@@ -30,7 +31,7 @@ def test_a_slice_of_the_rounds() -> None:
     """No acknowledged operation is lost, nothing is there twice, it always opens; and the power
     went in many different places."""
     met: Counter[str] = Counter()
-    for outcome in run_all(SLICE, os.cpu_count() or 1):
+    for outcome in run_all(play, SLICE, os.cpu_count() or 1):
         again = f"again: make powercut SEED={outcome.seed}\n"
         assert not outcome.breaches, again + "\n".join(outcome.breaches)
         met += outcome.counts
@@ -45,7 +46,7 @@ def test_a_slice_of_the_rounds() -> None:
 def test_power_cuts_find(name: str) -> None:
     """A deliberate bug is caught within a few rounds."""
     assert name in MUTANTS
-    outcomes = run_all(range(HUNTED_ROUNDS_MAX), os.cpu_count() or 1, name)
+    outcomes = run_all(play, range(HUNTED_ROUNDS_MAX), os.cpu_count() or 1, name)
     assert any(outcome.breaches for outcome in outcomes), f"{name} was not caught"
 
 
@@ -57,18 +58,7 @@ def test_the_same_seed_is_the_same_round() -> None:
         "for seed in (6, 8, 12):\n"
         "    o = play(seed); print(seed, o.trace, o.lives, o.breaches)\n"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": order},
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for order in ("1", "77")
-    }
-    assert len(printed) == 1
+    assert len(printed(code)) == 1
 
 
 def test_the_command_tells(

@@ -2,26 +2,21 @@
 
 import argparse
 import json
-import logging
 import os
-import subprocess
 import sys
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
 from contextlib import nullcontext
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tests.seeded import commit, quiet, report, run_all
 from tests.simulation.checkers import TooLittle, judge
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.world import simulate
 
 # Every so many-th seed runs through the ASGI application, on SQLite.
 REAL_EVERY = 50
-CHUNK_SEEDS = 8
 MUTANT_SEEDS_MAX = 500
 
 
@@ -73,45 +68,10 @@ def run_seed(seed: int, mutant: str | None = None) -> Result:
     )
 
 
-def run_chunk(seeds: list[int], mutant: str | None) -> list[Result]:
-    """Several seeds in one process."""
-    logging.disable(logging.CRITICAL)
-    return [run_seed(seed, mutant) for seed in seeds]
-
-
-def run_all(seeds: Iterable[int], jobs: int, mutant: str | None = None) -> Iterator[Result]:
-    """Seeds on several processes, in their order; who stops early leaves little undone."""
-    left = iter(seeds)
-    waiting: deque[Future[list[Result]]] = deque()
-    with ProcessPoolExecutor(jobs) as pool:
-        try:
-            while True:
-                while len(waiting) <= 2 * jobs and (chunk := list(islice(left, CHUNK_SEEDS))):
-                    waiting.append(pool.submit(run_chunk, chunk, mutant))
-                if not waiting:
-                    return
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def commit() -> str:
-    """The commit that is tested, where it is known."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
-
-
 def replay(seed: int) -> int:
     """One seed again, with everything that happened."""
-    logging.disable(logging.CRITICAL)
-    try:
+    with quiet():
         outcome = simulate(seed, tracing=True, real=is_real(seed))
-    finally:
-        logging.disable(logging.NOTSET)
     for line in outcome.lines:
         print(line)
     breaches = judge(outcome.history)
@@ -129,7 +89,7 @@ def campaign(first: int, count: int, jobs: int, as_json: bool) -> int:
     failed: list[int] = []
     slowest = cpu_s = virtual_s = 0.0
     little = 0
-    for done, result in enumerate(run_all(range(first, first + count), jobs), 1):
+    for done, result in enumerate(run_all(run_seed, range(first, first + count), jobs), 1):
         counts.update(result.counts)
         little += result.little
         slowest = max(slowest, result.equal_after_s or 0.0)
@@ -151,16 +111,10 @@ def campaign(first: int, count: int, jobs: int, as_json: bool) -> int:
         "cpu_ms_a_seed": round(1000 * cpu_s / count),
         "virtual_hours": round(virtual_s / 3600, 1),
         "equal_after_s_max": round(slowest, 1),
-        "met": dict(sorted(counts.items())),
     }
-    print(json.dumps(told) if as_json else _report(told))
+    met = {k: v for k, v in sorted(counts.items()) if not k.startswith("broken.")}
+    print(json.dumps({**told, "met": met}) if as_json else report(told, met))
     return 1 if failed else 0
-
-
-def _report(told: dict[str, Any]) -> str:
-    met = {k: v for k, v in told.pop("met").items() if not k.startswith("broken.")}
-    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in told.items()]
-    return "\n".join([*lines, "met: " + ", ".join(f"{k} {v}" for k, v in met.items())])
 
 
 def hunt(names: list[str], jobs: int, seeds_max: int) -> int:
@@ -169,7 +123,7 @@ def hunt(names: list[str], jobs: int, seeds_max: int) -> int:
     print(f"{'mutant':34} {'seed':>5}  caught by")
     for name in names:
         caught = None
-        for result in run_all(range(seeds_max), jobs, name):
+        for result in run_all(run_seed, range(seeds_max), jobs, name):
             if result.breaches:
                 caught = result
                 break

@@ -1,6 +1,7 @@
 """A client's way to the regions: requests and streams of events."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -39,12 +40,12 @@ class Socket(Protocol):
     def abort(self) -> None: ...
 
 
-class Door:
+class Door(ABC):
     """What clients can ask of the regions. ``log`` is told of every request, for the trace."""
 
     def __init__(self, history: History, log: Callable[[str], None]) -> None:
         self._history = history
-        self._awaited: list[tuple[str, bool, asyncio.Future[None]]] = []
+        self._awaited: dict[asyncio.Future[None], tuple[str, bool]] = {}
         self._log = log
 
     async def call(self, who: str, region: str, verb: str, *args: Any, **more: Any) -> Any:
@@ -77,30 +78,30 @@ class Door:
     async def acknowledged(self, region: str, *, stable: bool) -> None:
         """Until this region tells a writer that something is accepted, or stable."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._awaited.append((region, stable, told))
-        await told
+        self._awaited[told] = (region, stable)
+        try:
+            await told
+        finally:
+            del self._awaited[told]
 
     def _tell_acknowledged(self, region: str, answer: Any) -> None:
         if not isinstance(answer, Ack | Sent):
             return
-        for entry in list(self._awaited):
-            where, stable, told = entry
-            if where == region and (answer.stable or not stable):
-                self._awaited.remove(entry)
-                if not told.done():
-                    told.set_result(None)
+        for told, (where, stable) in self._awaited.items():
+            if where == region and (answer.stable or not stable) and not told.done():
+                told.set_result(None)
 
     def _failed(self, began: float, who: str, region: str, verb: str, code: str) -> None:
         now = asyncio.get_running_loop().time()
         self._history.called.append(Called(began, now, who, region, verb, code))
 
+    @abstractmethod
     async def _ask(self, who: str, region: str, verb: str, args: Any, more: Any) -> tuple[Any, str]:
         """The answer, and the disk behind it. Raises ``Refused``, ``StorageError``, ``OSError``."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def follow(self, who: str, region: str, session: str, cursor: str | None) -> Socket:
         """A stream of events; ``Refused`` or ``Unavailable``."""
-        raise NotImplementedError
 
 
 class NetworkDoor(Door):

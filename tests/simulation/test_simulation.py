@@ -1,13 +1,12 @@
 """A slice of the seeds: whole regions on a virtual clock, with faults, judged by what was seen."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.__main__ import is_real, run_all, run_seed
+from tests.seeded import printed, run_all
+from tests.simulation.__main__ import is_real, run_seed
 from tests.simulation.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +35,7 @@ def told(result: object) -> str:
 def test_a_slice_of_the_seeds() -> None:
     """Chaos, then healing: every promise holds, in each of them, and they saw enough."""
     jobs = os.cpu_count() or 1
-    results = list(run_all((seed for seed in SLICE if not is_real(seed)), jobs))
+    results = list(run_all(run_seed, (seed for seed in SLICE if not is_real(seed)), jobs))
     for result in results:
         assert not result.breaches, told(result)
     assert not any(result.little for result in results)
@@ -67,23 +66,12 @@ def test_the_same_seed_is_the_same_run() -> None:
         "for seed in (3, 13, 49):\n"
         "    r = run_seed(seed); print(seed, r.trace, r.steps, r.virtual_s, r.breaches)\n"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": order},
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for order in ("1", "77")
-    }
-    assert len(printed) == 1
+    assert len(printed(code)) == 1
 
 
 @pytest.mark.parametrize("name", HUNTED)
 def test_the_simulator_sees(name: str) -> None:
     """A deliberate bug is caught within a few seeds."""
     assert name in MUTANTS
-    results = run_all(range(HUNTED_SEEDS_MAX), os.cpu_count() or 1, name)
+    results = run_all(run_seed, range(HUNTED_SEEDS_MAX), os.cpu_count() or 1, name)
     assert any(result.breaches for result in results), f"{name} was not caught"
