@@ -306,3 +306,9 @@ async def region(serve) -> AsyncIterator[Region]:
     """A region that serves anybody."""
     async with serve() as region:
         yield region
+
+
+@pytest.fixture
+async def lane(region):
+    """A running message."""
+    return await region.open()

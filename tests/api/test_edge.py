@@ -16,12 +16,6 @@ CHUNKED = ("transfer-encoding", "chunked")
 MESSAGES = "/v1/sessions/s/messages"
 
 
-@pytest.fixture
-async def lane(region):
-    """A running message."""
-    return await region.open()
-
-
 @pytest.mark.failure("L5")
 async def test_declared_body_too_large(region, lane):
     """A body that is declared too large is refused before it is sent, and the answer is seen."""

@@ -26,12 +26,6 @@ JSON = ("content-type", "application/json")
 EVENTS = "/v1/sessions/s/events"
 
 
-@pytest.fixture
-async def lane(region):
-    """A running message."""
-    return await region.open()
-
-
 # Sizes
 
 

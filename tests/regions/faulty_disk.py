@@ -10,6 +10,7 @@ import _sqlite3
 import ctypes
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def install(directory: Path) -> object:
         )
         assert code == 0, code
     return hook
+
+
+def compiled(source: str, folder: Path) -> Path:
+    """A library of this C, to be loaded before others (``LD_PRELOAD``)."""
+    text, library = folder / "shim.c", folder / "shim.so"
+    text.write_text(source)
+    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(text), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)
+    return library
 
 
 if __name__ == "__main__":

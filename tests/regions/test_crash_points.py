@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from perdure.replication.records import Origin, seal
 from sqlalchemy import Connection
 
 from tests.regions.conftest import ManualClock
+from tests.regions.faulty_disk import compiled
 from tests.regions.linked import linked
 from tests.regions.processes import SECRET, Served
 
@@ -59,11 +59,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture
 def shim(tmp_path: Path) -> Path:
     """The compiled shim."""
-    source, library = tmp_path / "shim.c", tmp_path / "shim.so"
-    source.write_text(SHIM)
-    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True, timeout=60)
-    return library
+    return compiled(SHIM, tmp_path)
 
 
 @needs_compiler

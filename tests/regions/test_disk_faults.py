@@ -2,7 +2,6 @@
 after it."""
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +128,7 @@ async def test_a_failing_write_stops_the_region(tmp_path: Path) -> None:
 @pytest.fixture
 def shim(tmp_path: Path) -> Path:
     """The compiled shim."""
-    source, library = tmp_path / "shim.c", tmp_path / "shim.so"
-    source.write_text(SHIM)
-    command = ["cc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(command, check=True, timeout=60)
-    return library
+    return faulty_disk.compiled(SHIM, tmp_path)
 
 
 @pytest.mark.failure("P8")
