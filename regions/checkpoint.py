@@ -136,7 +136,7 @@ class Checkpoint:
     def _is_due(self, id_: str) -> bool:
         if self._state.is_quiet(id_, QUIET_S) or self._state.dirty_for(id_) >= DIRTY_S_MAX:
             return True
-        behind = self._marks[-1].log_bytes - self._bytes_before(self._state.dirty[id_])
+        behind = self._state.log_bytes - self._bytes_before(self._state.dirty[id_])
         return behind > REPLAY_BYTES_MAX
 
     def _bytes_before(self, position: int) -> int:

@@ -218,6 +218,28 @@ async def test_marks_have_a_limit_where_nothing_can_be_stored(
     await node.stop()
 
 
+async def test_a_step_that_waited_for_another_checkpoint_finds_no_mark_left(
+    regions: Regions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written while the other one stored is dirty, and nothing of it is marked yet."""
+    node, disk = regions.node()
+    node.start(None)
+    await send(node, "s", 0)
+    save = disk.save
+
+    async def written_meanwhile(images: Sequence[Image], mark: Mark | None) -> None:
+        await save(images, mark)
+        if mark is not None and len(node.snapshot("s")["messages"]) < 2:
+            await send(node, "s", 1)
+
+    monkeypatch.setattr(disk, "save", written_meanwhile)
+    await asyncio.gather(node.checkpoint.all(), node.checkpoint.step(1))
+    assert node.state.dirty
+    await node.checkpoint.all()
+    assert not node.state.dirty and len(after_a_crash(regions, "eu").snapshot("s")["messages"]) == 2
+    await node.stop()
+
+
 # Disks that cannot be read
 
 
