@@ -6,10 +6,10 @@ name their writer and their number, so what is shown tells by itself who wrote i
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from tests.simulation.history import Acked, Called, History, Seen, Shown
+from tests.simulation.history import Acked, Called, Claimed, History, Seen, Shown
 
 Check = Callable[[History], Iterator[str]]
 # How long the regions may take to be equal after everything is well again and written.
@@ -265,6 +265,53 @@ def refused(history: History) -> Iterator[str]:
             yield f"{stopped.writer} was refused: {stopped.code}, and nobody is the cause"
 
 
+def takeovers(history: History) -> Iterator[str]:
+    """A takeover that was answered fences who wrote before, and the last one has the message."""
+    for message, claims in groupby(
+        sorted(history.claimed, key=lambda c: (c.message, c.at_s)), key=lambda c: c.message
+    ):
+        if _is_broken(history, message) or _has_rivals(history, message):
+            continue
+        answered = list(claims)
+        for claim in answered:
+            yield from _undisturbed(history, claim)
+        yield from _lost_to_an_older(history, answered)
+
+
+def _undisturbed(history: History, claim: Claimed) -> Iterator[str]:
+    """Fresh tokens of who opened the message, taken by the region that answered a takeover."""
+    acks = [a for a in history.acked if a.message == claim.message and a.writer != claim.writer]
+    for before, ack in pairwise(a for a in acks if history.writers[a.writer].mode == "open"):
+        elsewhere = any(
+            c.who == ack.writer and before.at_s <= c.began_s <= ack.at_s for c in history.called
+        )
+        # What it had made by then it may have sent to others, whose peer this region is.
+        is_fresh = ack.accepted > before.made and not elsewhere
+        here = before.disk == ack.disk == claim.disk and before.began_s > claim.at_s
+        if here and is_fresh:
+            yield (
+                f"{ack.writer} was acknowledged {ack.accepted} at {ack.at_s:.3f}, and"
+                f" {claim.writer} had taken over there at {claim.at_s:.3f}"
+            )
+
+
+def _lost_to_an_older(history: History, answered: list[Claimed]) -> Iterator[str]:
+    """The last takeover of all, if the others stand in its text and it has written: what it goes on
+    after and what it wrote is the message."""
+    last = answered[-1]
+    asked = [w for w in history.writers.values() if w.message == last.message and w.mode != "open"]
+    known = {run.writer for run in _runs(last.text)} | {last.writer}
+    held = [a for a in history.acked if a.writer == last.writer and history.accepted_holds(a)]
+    seen = next(iter(history.final.values()), {}).get(last.message)
+    if seen is None or not held or not history.accepted_holds(last):
+        return
+    if not {w.name for w in asked} <= known or not max(a.accepted for a in held):
+        return
+    rest = seen.text.removeprefix(last.text) if seen.text.startswith(last.text) else None
+    if rest is None or {run.writer for run in _runs(rest)} != {last.writer}:
+        yield f"{last.writer} took over after {last.text!r} and wrote, and {seen.text!r} is shown"
+
+
 def available(history: History) -> Iterator[str]:
     """A region that nothing was wrong with, on a way that nothing was wrong with, answers."""
     for call in history.called:
@@ -297,6 +344,7 @@ CHECKS: dict[str, Check] = {
         readers,
         cancelled,
         refused,
+        takeovers,
         available,
     )
 }

@@ -152,11 +152,12 @@ class Producer(Client):
         else:
             self._note("claim", acked=False)
             args = (self.session, w.message, self.name, self._claim_id, w.mode)
-            answer, _ = await self.call("claim", *args)
+            began_s = self.now_s
+            answer, disk = await self.call("claim", *args)
             self._epoch, self._header = answer["epoch"], answer["header"]
             self._next = answer["next"]
             self.around.history.claimed.append(
-                Claimed(self.now_s, w.name, w.message, answer["text"], w.mode)
+                Claimed(self.now_s, w.name, w.message, answer["text"], w.mode, disk, began_s)
             )
         self._at = self.region
 
@@ -194,11 +195,12 @@ class Producer(Client):
             self._next -= 1
             batch, upto = w.tokens[self._next :], len(w.tokens)
         where = (self.session, w.message, self.name, self._epoch, self._next)
+        began_s = self.now_s
         ack, disk = await self.call("append", *where, batch, end)
-        self._take(ack, disk)
+        self._take(ack, disk, began_s)
         self._next = max(upto, ack.accepted)
 
-    def _take(self, ack: Any, disk: str) -> None:
+    def _take(self, ack: Any, disk: str, began_s: float) -> None:
         w = self.writer
         stable = ack.stable or 0
         self._accepted = max(self._accepted, ack.accepted)
@@ -206,7 +208,17 @@ class Producer(Client):
         if ack.ended is not None:
             self._ended = "stable" if "stable" in (ack.ended, self._ended) else "accepted"
         self.around.history.acked.append(
-            Acked(self.now_s, w.name, w.message, ack.accepted, stable, ack.ended, disk)
+            Acked(
+                self.now_s,
+                w.name,
+                w.message,
+                ack.accepted,
+                stable,
+                ack.ended,
+                disk,
+                began_s,
+                self._made,
+            )
         )
 
 

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Acked(NamedTuple):
-    """A region acknowledged a writer's items (or a whole message): counts of the lane."""
+    """A region acknowledged a writer's items (or a whole message): counts of the lane.
+
+    ``made``: how many the writer had made when it asked, at ``began_s``.
+    """
 
     at_s: float
     writer: str
@@ -15,6 +18,8 @@ class Acked(NamedTuple):
     stable: int
     ended: str | None
     disk: str
+    began_s: float = 0.0
+    made: int = 0
 
 
 class Claimed(NamedTuple):
@@ -25,6 +30,8 @@ class Claimed(NamedTuple):
     message: str
     text: str
     mode: str
+    disk: str = ""
+    began_s: float = 0.0
 
 
 class Stopped(NamedTuple):
@@ -136,7 +143,7 @@ class History:
     calls: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
-    def accepted_holds(self, ack: Acked) -> bool:
+    def accepted_holds(self, ack: Acked | Claimed) -> bool:
         """Whether the disk that acknowledged it was kept ever since."""
         lost_s = self.lost_disks.get(ack.disk)
         return lost_s is None or lost_s < ack.at_s

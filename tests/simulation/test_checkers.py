@@ -247,6 +247,27 @@ def fenced_by_nobody(history: History) -> None:
     history.stopped.append(Stopped(2.0, W, M, "fenced"))
 
 
+def take_over(history: History, writer: str, at_s: float, after: str, count: int) -> None:
+    history.writers[writer] = Writer(writer, M, tokens(writer, 3), opens=False, mode="continue")
+    history.asked.append(Asked(at_s - 0.1, "claim", M, False, ""))
+    history.claimed.append(Claimed(at_s, writer, M, after, "continue", "eu/1", at_s - 0.1))
+    history.acked.append(Acked(at_s + 1, writer, M, count, 0, None, "eu/1", at_s + 0.5, count))
+
+
+@broken("takeovers", "had taken over there")
+def a_producer_goes_on_after_a_takeover(history: History) -> None:
+    take_over(history, V, 2.5, text(W, 2), 1)
+    history.acked.append(Acked(4.0, W, M, 2, 0, None, "eu/1", 3.9, 2))
+    history.acked.append(Acked(5.0, W, M, 3, 0, None, "eu/1", 4.9, 3))
+
+
+@broken("takeovers", "is shown")
+def an_older_takeover_has_the_message(history: History) -> None:
+    take_over(history, V, 2.5, text(W, 2), 2)
+    take_over(history, f"{M}-w3", 4.5, text(W, 2) + text(V, 1), 2)
+    show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
+
+
 @broken("available", "was lost")
 def a_healthy_region_does_not_answer(history: History) -> None:
     history.disturbed.append(Disturbed("us", 0.0, 9.0, "crash"))
@@ -291,6 +312,15 @@ def excused() -> list[tuple[str, Break]]:
         history.shown.append(shown(4.0, "replace", both, "fenced"))
         show_in_the_end(history, M, Seen(both, "complete", 3))
 
+    def a_takeover_that_others_know_later(history: History) -> None:
+        take_over(history, V, 2.5, text(W, 2), 2)
+        take_over(history, f"{M}-w3", 2.6, text(W, 1), 2)
+        history.acked.append(Acked(4.0, W, M, 2, 0, None, "eu/1", 3.9, 3))
+        history.acked.append(Acked(5.0, W, M, 3, 0, None, "eu/1", 4.9, 3))
+        history.shown.append(shown(6.0, "replace", text(W, 2) + text(V, 2), "fenced"))
+        show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
+        history.writers[W].finished = False
+
     def behind_after_the_hold(history: History) -> None:
         history.shown.append(shown(31.0, "replace", text(W, 1), "behind"))
         history.shown.append(shown(32.0, "append", text(W, 3)))
@@ -303,7 +333,14 @@ def excused() -> list[tuple[str, Break]]:
         history.disturbed.append(Disturbed("eu", 0.0, 9.0, "crash"))
         history.called.append(Called(1.0, 2.0, W, "eu", "append", "lost"))
 
-    cases = (lost_with_its_disk, cut_by_a_takeover, behind_after_the_hold, deleted, region_was_down)
+    cases = (
+        lost_with_its_disk,
+        cut_by_a_takeover,
+        a_takeover_that_others_know_later,
+        behind_after_the_hold,
+        deleted,
+        region_was_down,
+    )
     return [(case.__name__, case) for case in cases]
 
 
