@@ -82,9 +82,11 @@ class Session:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
             self._metadata.restore(fields["metadata"])
-            shown, contents, wholes, graves, graves_sum, newest, arrivals = fields["totals"]
+            shown, contents, wholes, graves, graves_sum, newest, *rest = fields["totals"]
             buried = tuple((id_, content) for id_, content in newest)
-            return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals)
+            # Heads of older versions say no window.
+            arrivals, window = rest if len(rest) > 1 else (*rest, 0)
+            return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals, window)
         except (ValueError, TypeError, KeyError) as error:
             raise Damaged(f"the head of session {self.id} is none") from error
 

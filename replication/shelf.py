@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from perdure.replication.errors import Damaged
 from perdure.replication.ids import grave_hash, slot
 from perdure.replication.images import row_of, unpack
+from perdure.replication.limits import CURSOR_ENTRIES_MAX
 from perdure.replication.message import Message
 from perdure.replication.records import Vector
 from perdure.replication.rows import Archive, Row, buried_row
 from perdure.replication.sums import Sums
-from perdure.replication.totals import GRAVES_AT_HAND, Totals, id_of
+from perdure.replication.totals import GRAVES_AT_HAND, Totals, id_of, window_of
 
 # What is at hand of a session that comes back to memory, and how much more is fetched at a time.
 WINDOW_ROWS = 32
@@ -61,7 +62,7 @@ class Shelf:
         self.dirty: set[str] = set()
         self._forgotten: set[str] = set()
         if archive is not None:
-            self.reveal(WINDOW_ROWS)
+            self.reveal(max(WINDOW_ROWS, totals.window))
 
     # Finding
 
@@ -395,4 +396,8 @@ class Shelf:
             self.graves_sum,
             tuple(list(self.graves.items())[-GRAVES_AT_HAND:]),
             self._arrivals,
+            window_of(
+                len(self.order) - bisect_left(self.order, serial)
+                for serial in self.unsettled[-CURSOR_ENTRIES_MAX:]
+            ),
         )

@@ -1,12 +1,16 @@
 """What the head of a session says of all its messages together."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from perdure.replication.ids import grave_hash
+from perdure.replication.limits import CURSOR_ENTRIES_MAX
 from perdure.replication.rows import Archive
 
 # The newest deletions, of which a returning reader may not have been told.
 GRAVES_AT_HAND = 32
+# How far back a session that comes to memory reaches for messages that cursors name.
+UNSETTLED_ROWS_MAX = 256
 _PAGE_ROWS = 256
 _SERIAL_PREFIX_CHARS = 17
 
@@ -22,12 +26,14 @@ class Totals(NamedTuple):
     graves_sum: int = 0
     newest_graves: tuple[tuple[str, int], ...] = ()
     arrivals: int = 0
+    window: int = 0
 
 
 def recount(archive: Archive) -> Totals:
     """The totals of what is stored and intact, from every row."""
     shown = contents = wholes = graves = graves_sum = arrivals = 0
     newest: list[tuple[str, int]] = []
+    unsettled: list[int] = []
     after = ""
     while rows := archive.after(after, _PAGE_ROWS):
         after = rows[-1].serial
@@ -35,6 +41,8 @@ def recount(archive: Archive) -> Totals:
             wholes += row.whole
             arrivals = max(arrivals, row.arrived)
             if row.is_shown:
+                if not row.settled:
+                    unsettled.append(shown)
                 shown += 1
                 contents += row.content
             elif row.is_buried:
@@ -42,8 +50,21 @@ def recount(archive: Archive) -> Totals:
                 graves_sum += grave_hash(row.id)
                 newest.append((row.id, row.content))
     return Totals(
-        shown, contents, wholes, graves, graves_sum, tuple(newest[-GRAVES_AT_HAND:]), arrivals
+        shown,
+        contents,
+        wholes,
+        graves,
+        graves_sum,
+        tuple(newest[-GRAVES_AT_HAND:]),
+        arrivals,
+        window_of(shown - place for place in unsettled[-CURSOR_ENTRIES_MAX:]),
     )
+
+
+def window_of(reaches: Iterable[int]) -> int:
+    """How many of the newest shown messages are to be at hand, where those that cursors name are
+    the so-many-th newest. What lies further back than ``UNSETTLED_ROWS_MAX`` is left."""
+    return max((reach for reach in reaches if reach <= UNSETTLED_ROWS_MAX), default=0)
 
 
 def id_of(serial: str) -> str:

@@ -155,6 +155,31 @@ async def test_a_reader_returns_to_a_session_that_has_left_memory(regions: Regio
     await node.stop()
 
 
+async def test_a_cursor_of_a_session_that_came_back_names_a_message_that_goes_on(
+    regions: Regions,
+) -> None:
+    """Though many newer ones are settled: its reader is told the next tokens and waits for nothing.
+    Where nothing needs them, the rows are not fetched."""
+    node, _ = regions.node()
+    node.start(None)
+    epoch = (await node.open("s", OPEN)).epoch
+    await node.append("s", "m", "p", epoch, 0, ["a"])
+    await asyncio.gather(*(send(node, "s", number) for number in range(2 * WINDOW_ROWS)))
+    await rests(node, regions.clock)
+    cursor = node.snapshot("s")["cursor"]
+    await node.append("s", "m", "p", epoch, 1, ["b"])
+    reader = node.subscribe("s", cursor)
+    events = await reader.next()
+    assert events is not None
+    assert [event.name for event in events] == ["append", "metadata", "ready"]
+    reader.close()
+    await node.append("s", "m", "p", epoch, 2, [], "complete")
+    await rests(node, regions.clock)
+    session = node.state.find("s")
+    assert session is not None and len(session.messages.order) == WINDOW_ROWS
+    await node.stop()
+
+
 @pytest.mark.failure("L3")
 async def test_memory_has_a_limit_whatever_is_idle(
     regions: Regions, monkeypatch: pytest.MonkeyPatch

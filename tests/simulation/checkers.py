@@ -224,12 +224,22 @@ def equal(history: History) -> Iterator[str]:
 
 
 def readers(history: History) -> Iterator[str]:
-    """Every reader ends with exactly what the regions show: snapshot equals concatenation."""
+    """Every reader ends with exactly what the regions show: snapshot equals concatenation.
+
+    But for a text of which the only disk was lost, and that a broken producer then wrote otherwise
+    under the same numbers: no region has heard of it, and a cursor says numbers.
+    """
     final = next(iter(history.final.values()), {})
     for reader, view in history.final_readers.items():
         session = reader.split("-")[0]
         right = {id_: seen for id_, seen in final.items() if id_.startswith(session + "-")}
-        if view != right:
+        told_otherwise = {
+            id_
+            for id_, seen in view.items()
+            if history.lost_disks and _is_broken(history, id_) and id_ in right
+            if (seen.status, seen.length) == (right[id_].status, right[id_].length)
+        }
+        if {**view, **{id_: right[id_] for id_ in told_otherwise}} != right:
             yield f"{reader} ends with {view}, not {right}"
 
 

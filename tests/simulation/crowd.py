@@ -17,8 +17,8 @@ from tests.simulation.history import Seen, Writer
 
 # After the heal: until all regions are equal, and until all readers are.
 CONVERGE_S_MAX = 60.0
-# A hold lasts 30 s, and a region that was away compares before it can serve what it lacks.
-READERS_S_MAX = 45.0
+# A reader may stall for 25 s, hear nothing for as long again, and then be held for 30 s.
+READERS_S_MAX = 90.0
 FINISH_S_MAX = 90.0
 
 

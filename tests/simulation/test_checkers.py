@@ -321,6 +321,12 @@ def excused() -> list[tuple[str, Break]]:
         show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
         history.writers[W].finished = False
 
+    def a_lost_text_that_was_written_otherwise(history: History) -> None:
+        lost_with_its_disk(history)
+        history.counts[f"broken.{M}"] = 1
+        for view in history.final_readers.values():
+            view[M] = Seen(text(W, 1) + f"{W}.1!;", "streaming", 2)
+
     def behind_after_the_hold(history: History) -> None:
         history.shown.append(shown(31.0, "replace", text(W, 1), "behind"))
         history.shown.append(shown(32.0, "append", text(W, 3)))
@@ -337,6 +343,7 @@ def excused() -> list[tuple[str, Break]]:
         lost_with_its_disk,
         cut_by_a_takeover,
         a_takeover_that_others_know_later,
+        a_lost_text_that_was_written_otherwise,
         behind_after_the_hold,
         deleted,
         region_was_down,
