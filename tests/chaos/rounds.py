@@ -10,9 +10,9 @@ from tests.chaos.faults import Faults
 from tests.chaos.regions import NAMES, Regions
 from tests.simulation.checkers import judge
 from tests.simulation.clients import Client, Surroundings
-from tests.simulation.crowd import Crowd, as_seen
+from tests.simulation.crowd import Crowd
 from tests.simulation.door import Refused, Unavailable
-from tests.simulation.history import History, Seen
+from tests.simulation.history import History, Seen, as_seen
 
 CHAOS_S = 7.0
 SESSIONS = 4

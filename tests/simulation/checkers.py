@@ -322,6 +322,22 @@ def _lost_to_an_older(history: History, answered: list[Claimed]) -> Iterator[str
         yield f"{last.writer} took over after {last.text!r} and wrote, and {seen.text!r} is shown"
 
 
+def remembered(history: History) -> Iterator[str]:
+    """What a region has shown, and was stable by then, it shows whenever it answers at all: also
+    after it has lost its disk."""
+    stable_s: dict[str, float] = {}
+    for ack in history.acked:
+        if ack.stable and ack.message not in stable_s:
+            stable_s[ack.message] = ack.at_s
+    known: dict[tuple[str, str], set[str]] = {}
+    for looked in history.looked:
+        before = known.setdefault((looked.region, looked.session), set())
+        for message in sorted(before - looked.seen.keys()):
+            if not _asked(history, "delete", message):
+                yield f"{looked.region} does not show {message} any more at {looked.at_s:.3f}"
+        before |= {m for m in looked.seen if stable_s.get(m, looked.at_s) < looked.at_s}
+
+
 def available(history: History) -> Iterator[str]:
     """A region that nothing was wrong with, on a way that nothing was wrong with, answers."""
     for call in history.called:
@@ -355,6 +371,7 @@ CHECKS: dict[str, Check] = {
         cancelled,
         refused,
         takeovers,
+        remembered,
         available,
     )
 }

@@ -1,6 +1,7 @@
 """Who uses the regions: agents, people and readers; and what everybody holds in the end."""
 
 import asyncio
+from random import Random
 from typing import Any
 
 from tests.simulation.clients import (
@@ -13,7 +14,8 @@ from tests.simulation.clients import (
     Surroundings,
 )
 from tests.simulation.door import Unavailable
-from tests.simulation.history import Seen, Writer
+from tests.simulation.history import Seen, Writer, as_seen
+from tests.simulation.restless import Restless, Watcher
 
 # After the heal: until all regions are equal, and until all readers are.
 CONVERGE_S_MAX = 60.0
@@ -29,13 +31,21 @@ class Crowd:
     paces_s: tuple[float, ...] = (0.05, 0.3, 1.0)
     chat_pace_s = 3.0
 
-    def __init__(self, around: Surroundings, sessions: list[str], chaos_s: float) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        sessions: list[str],
+        chaos_s: float,
+        whim: Random | None = None,
+    ) -> None:
+        """``whim``: where some are restless, what they draw from."""
         self.around = around
         self.history = around.history
         self.random = around.random
         self.sessions = sessions
         self.names: list[str] = []
         self._chaos_s = chaos_s
+        self._whim = whim
         self._tasks: list[asyncio.Task[None]] = []
         self._readers: list[Reader] = []
 
@@ -63,6 +73,9 @@ class Crowd:
                 )
             for number in range(self.random.randint(1, 2)):
                 self._add_reader(session, number)
+            if self._whim is not None:
+                watcher = Watcher(self.around, f"{session}-watcher", session, self._whim)
+                self._start(watcher)
 
     def _add_message(self, session: str, message: str) -> None:
         random = self.random
@@ -101,16 +114,24 @@ class Crowd:
         crash_after: int | None,
         kind: type[Producer] = Producer,
     ) -> None:
-        producer = kind(self.around, writer.name, session, writer, pace_s, crash_after)
         if kind is Broken:
             self.history.counts[f"broken.{writer.message}"] += 1
-        self._start(producer)
+            self._start(Broken(self.around, writer.name, session, writer, pace_s, crash_after))
+        else:
+            self._start(self._producer(session, writer, pace_s, crash_after))
+
+    def _producer(
+        self, session: str, writer: Writer, pace_s: float, crash_after: int | None = None
+    ) -> Producer:
+        args = (self.around, writer.name, session, writer, pace_s, crash_after)
+        if self._whim is not None and self._whim.random() < 0.5:
+            return Restless(*args, whim=self._whim)
+        return Producer(*args)
 
     def _later(self, after_s: float, session: str, writer: Writer, pace_s: float) -> None:
         async def begin() -> None:
             await asyncio.sleep(after_s)
-            producer = Producer(self.around, writer.name, session, writer, pace_s)
-            await producer.run()
+            await self._producer(session, writer, pace_s).run()
 
         self.names.append(writer.name)
         self._tasks.append(asyncio.create_task(begin()))
@@ -211,8 +232,3 @@ class Crowd:
             self.history.final[name] = await self.view(name) or {}
         for reader in self._readers:
             self.history.final_readers[reader.name] = self._held(reader)
-
-
-def as_seen(message: dict[str, Any]) -> Seen:
-    """A message of a region's answer."""
-    return Seen(message["text"], message["status"], message["length"])

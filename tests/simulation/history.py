@@ -95,6 +95,21 @@ class Seen(NamedTuple):
     length: int
 
 
+def as_seen(message: dict[str, Any]) -> Seen:
+    """A message of a region's answer."""
+    return Seen(message["text"], message["status"], message["length"])
+
+
+class Looked(NamedTuple):
+    """A region was asked for the messages of a session, and answered."""
+
+    at_s: float
+    session: str
+    region: str
+    disk: str
+    seen: dict[str, Seen]
+
+
 @dataclass
 class Writer:
     """What a writer was going to write, token by token; ``whole``: as one message.
@@ -125,6 +140,7 @@ class History:
     stopped: list[Stopped] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
+    looked: list[Looked] = field(default_factory=list)
     called: list[Called] = field(default_factory=list)
     disturbed: list[Disturbed] = field(default_factory=list)
     # Readers' views that cannot go on: what the reducer said.

@@ -13,6 +13,7 @@ from tests.simulation.history import (
     Claimed,
     Disturbed,
     History,
+    Looked,
     Seen,
     Shown,
     Stopped,
@@ -266,6 +267,12 @@ def an_older_takeover_has_the_message(history: History) -> None:
     take_over(history, V, 2.5, text(W, 2), 2)
     take_over(history, f"{M}-w3", 4.5, text(W, 2) + text(V, 1), 2)
     show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
+
+
+@broken("remembered", "does not show")
+def a_region_that_lost_its_disk_does_not_know(history: History) -> None:
+    history.looked.append(Looked(3.0, "s0", "eu", "eu/1", dict(history.final["eu"])))
+    history.looked.append(Looked(9.0, "s0", "eu", "", {}))
 
 
 @broken("available", "was lost")
