@@ -47,8 +47,11 @@ class CatchUp:
         self.is_under_way = waits and not self._bootstrap
 
     def linked(self, name: str) -> None:
-        """A link to the peer is open."""
-        self._targets.setdefault(name, dict(self._gossip.peers[name].vector))
+        """A link to the peer is open. Of what it had when it was first met, that which it does not
+        have any more was lost with its disk, and nobody may have it."""
+        has = self._gossip.peers[name].vector
+        target = self._targets.get(name, has)
+        self._targets[name] = {o: min(lsn, has[o]) for o, lsn in target.items() if o in has}
         self.look()
 
     def look(self) -> None:

@@ -507,6 +507,19 @@ async def test_a_link_that_flaps_does_not_end_the_catching_up(regions: Regions) 
     await us.stop()
 
 
+async def test_what_a_peer_has_lost_with_its_disk_is_not_waited_for(regions: Regions) -> None:
+    """It comes back by the same name with less than it had when it was first met."""
+    us, _ = joining(regions, ["eu", "ap"])
+    us.start(Silent(us))  # type: ignore[arg-type]
+    link(us, EU, 1000)
+    link(us, AP, 0)
+    us.gossip.lost("eu")
+    us.peers_changed()
+    link(us, Origin("eu", 2), 0)
+    assert us.readiness() is None
+    await us.stop()
+
+
 async def test_below_a_peer_that_is_gone_is_below_nobody(regions: Regions) -> None:
     """What it had, another has brought."""
     us, _ = joining(regions, ["eu", "ap"])
