@@ -90,7 +90,7 @@ class PeerLinks:
 
     def untried(self) -> set[str]:
         """The peers of which it is not known yet whether they can be reached."""
-        return {name for name, link in self._dialed.items() if not link.tried}
+        return {name for name, link in self._dialed.items() if not link.is_tried()}
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the connected peers have everything; False when the time was too short."""

@@ -37,6 +37,7 @@ from perdure.replication.frames import (
 )
 from perdure.replication.gossip import Batch, ReadLog
 from perdure.replication.handshake import Identity, LinkRefused, answer, establish, expect
+from perdure.replication.peers import DOWN_MS
 from perdure.replication.records import Record, Vector
 
 BACKOFF_S_MIN = 0.1
@@ -94,8 +95,9 @@ class DialedLink:
     def __init__(self, around: Surroundings, name: str, url: str) -> None:
         self.name = name
         self.refused: str | None = None
-        # Whether the first attempt has ended, or led to a link.
-        self.tried = False
+        # Whether an attempt has led to a link; and when the first began, once one has failed.
+        self._was_open = False
+        self._failed_from_s: float | None = None
         self.wake = asyncio.Event()
         self._url = url.rstrip("/") + PATH
         self._around = around
@@ -109,6 +111,13 @@ class DialedLink:
         self._pulls: dict[int, asyncio.Queue[bytes | None]] = {}
         self._asked = 0
 
+    def is_tried(self) -> bool:
+        """Whether it is known if the peer can be reached. One attempt that fails tells nothing: a
+        link may flap, and a peer be about to start."""
+        if self._was_open or self._failed_from_s is None:
+            return self._was_open
+        return asyncio.get_running_loop().time() - self._failed_from_s >= DOWN_MS / 1000
+
     async def run(self, dial: Dial) -> None:
         """Keep a link open; back off with full jitter while that fails."""
         loop = asyncio.get_running_loop()
@@ -116,7 +125,8 @@ class DialedLink:
         while True:
             began = loop.time()
             await self._try(dial)
-            self.tried = True
+            if self._failed_from_s is None:
+                self._failed_from_s = began
             share = self._around.entropy.uniform()
             await asyncio.sleep(backoff.after(share, lived_s=loop.time() - began))
 
@@ -160,7 +170,7 @@ class DialedLink:
             async with asyncio.timeout(HANDSHAKE_S_MAX):
                 them, vector = await self._introduce(socket, channel)
             self.refused = None
-            self._open = self.tried = True
+            self._open = self._was_open = True
             self._around.counters["links_opened"] += 1
             now_ms = self._around.clock.monotonic_ms()
             self._gossip.connected(self.name, them.origin, vector, now_ms)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-from perdure.regions import repair
+from perdure.regions import repair, transport_dialing
 from perdure.regions.checkpoint import Limits
 from perdure.regions.links import PeerUnreachable
 from perdure.regions.node import Node
@@ -124,9 +124,12 @@ async def test_live_traffic_does_not_disturb_a_region_that_catches_up(tmp_path: 
         assert written and len(us.state) == 200
 
 
-async def test_a_new_cluster_is_ready_at_once(tmp_path: Path) -> None:
+async def test_a_new_cluster_is_ready_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody holds anything; and a region whose peers cannot be reached waits for somebody to say
     that it is the first."""
+    monkeypatch.setattr(transport_dialing, "DOWN_MS", 200)
     async with linked(tmp_path, TRIO, start=False) as regions:
         eu = await regions.start("eu", bootstrap=False)
         await regions.until(lambda: not regions.peers["eu"].untried())
@@ -136,6 +139,25 @@ async def test_a_new_cluster_is_ready_at_once(tmp_path: Path) -> None:
         await regions.stop("us")
         ap = await regions.start("ap", bootstrap=True)
         assert ap.readiness() is None
+
+
+@pytest.mark.failure("P5")
+async def test_one_attempt_that_fails_does_not_end_the_catching_up(tmp_path: Path) -> None:
+    """Two empty regions find each other, and have not reached the one that holds everything yet."""
+    async with linked(tmp_path, TRIO, start=False) as regions:
+        us, ap = [await regions.start(name, bootstrap=False) for name in ("us", "ap")]
+        for node, other in ((us, "ap"), (ap, "us")):
+            peers = regions.peers[node.region]
+            await regions.until(
+                lambda node=node, other=other, peers=peers: (
+                    peers.counters["links_failed"] > 0 and node.gossip.peers[other].connected
+                )
+            )
+            await node.work()
+            assert node.readiness() == "catching_up"
+        await fill(await regions.start("eu"), 3)
+        await regions.until(lambda: us.readiness() is None and ap.readiness() is None)
+        await equal(regions)
 
 
 @pytest.mark.failure("C2", "P5")
