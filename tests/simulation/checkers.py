@@ -15,6 +15,8 @@ Check = Callable[[History], Iterator[str]]
 # How long the regions may take to be equal after everything is well again and written.
 EQUAL_S_MAX = 60.0
 HOLD_S_MIN = 29.0
+# How long a reader may be held as a whole, while a change is on its way.
+HELD_S_MAX = 1.0
 _TOKEN = re.compile(r"([^;.]+-w\d+)\.(\d+)(!?);")
 
 
@@ -338,6 +340,28 @@ def remembered(history: History) -> Iterator[str]:
         before |= {m for m in looked.seen if stable_s.get(m, looked.at_s) < looked.at_s}
 
 
+def elsewhere(history: History) -> Iterator[str]:
+    """A cursor works elsewhere: a reader that comes back to a region that lacks a part of one
+    message is told the rest at once.
+
+    Not judged where a disk was lost (a reader may have been told what nobody has), where something
+    was deleted (a deletion has no name in a cursor), and for producers that contradict each other.
+    """
+    for waited in history.waited:
+        messages = [m for m in history.writers.values() if m.message.startswith(waited.session)]
+        unusual = any(
+            _asked(history, "delete", w.message)
+            or _is_broken(history, w.message)
+            or _has_rivals(history, w.message)
+            for w in messages
+        )
+        if waited.held_s > HELD_S_MAX and not unusual and not history.lost_disks:
+            yield (
+                f"{waited.reader} was told nothing at {waited.region} for {waited.held_s:.1f} s"
+                f" until {waited.at_s:.3f}"
+            )
+
+
 def available(history: History) -> Iterator[str]:
     """A region that nothing was wrong with, on a way that nothing was wrong with, answers."""
     for call in history.called:
@@ -372,6 +396,7 @@ CHECKS: dict[str, Check] = {
         refused,
         takeovers,
         remembered,
+        elsewhere,
         available,
     )
 }

@@ -12,7 +12,7 @@ from perdure.replication.admission import Draft
 from perdure_client.errors import OutOfStep
 from perdure_client.reducer import SessionView, apply
 from tests.simulation.door import Door, Refused, Unavailable
-from tests.simulation.history import Acked, Asked, Claimed, History, Shown, Stopped, Writer
+from tests.simulation.history import Acked, Asked, Claimed, History, Shown, Stopped, Waited, Writer
 
 SILENCE_S_MAX = 25.0
 BATCH_ITEMS_MAX = 8
@@ -322,6 +322,8 @@ class Reader(Client):
         self._hop_s = hop_s
         self._stall = stall
         self._connected_s = 0.0
+        # Of this connection: whether everything was held, and whether all has been told.
+        self._held = self._ready = False
         self.deleted = False
         self.task: asyncio.Task[None] | None = None
 
@@ -350,6 +352,19 @@ class Reader(Client):
                 self.region = self.around.region()
 
     async def _read(self, socket: Any) -> None:
+        self._held = self._ready = False
+        try:
+            await self._read_on(socket)
+        finally:
+            if self._held and not self._ready:
+                self._waited()
+
+    def _waited(self) -> None:
+        held_s = self.now_s - self._connected_s
+        where = (self.name, self.session, self.region)
+        self.around.history.waited.append(Waited(self.now_s, *where, held_s))
+
+    async def _read_on(self, socket: Any) -> None:
         hop_at = self.now_s + self.random.expovariate(1 / self._hop_s)
         while True:
             limit = SILENCE_S_MAX
@@ -377,6 +392,11 @@ class Reader(Client):
             data = json.loads(text)
             apply(self.view, name, data)
             self.view.cursor = cursor
+            self._held |= name == "stale" and data["held"] and data["message"] is None
+            if name == "ready" and not self._ready:
+                self._ready = True
+                if self._held:
+                    self._waited()
             self._record(name, data)
 
     def _record(self, name: str, data: dict[str, Any]) -> None:

@@ -67,6 +67,16 @@ class Shown(NamedTuple):
     connected_s: float
 
 
+class Waited(NamedTuple):
+    """A reader that came back was held with all that it follows, for so long."""
+
+    at_s: float
+    reader: str
+    session: str
+    region: str
+    held_s: float
+
+
 class Called(NamedTuple):
     """A request that got no proper answer: ``code`` is that of the refusal, or ``lost``."""
 
@@ -140,6 +150,7 @@ class History:
     stopped: list[Stopped] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
+    waited: list[Waited] = field(default_factory=list)
     looked: list[Looked] = field(default_factory=list)
     called: list[Called] = field(default_factory=list)
     disturbed: list[Disturbed] = field(default_factory=list)

@@ -178,10 +178,17 @@ def never_below(self: Any, name: str) -> bool:
     return False
 
 
-@_mutant(gossip.Gossip, "on_every_disk")
-def truncates_what_peers_lack(self: Any) -> Any:
-    """The log is let go of as soon as it is in images here."""
-    return dict(self.vector)
+_truncate = SimStorage.truncate
+
+
+@_mutant(SimStorage, "truncate")
+async def truncates_what_is_in_no_image(self: Any, upto: Any) -> int:
+    """The log is let go of to its end, though a start would have to replay it."""
+    ends = dict.fromkeys(upto, 0)
+    for origin, lsn in self._log:
+        if origin in ends:
+            ends[origin] = max(lsn, ends[origin])
+    return int(await _truncate(self, ends))
 
 
 _round = repair.Repair.round
@@ -262,13 +269,11 @@ def claims_by_arrival(self: Any, root: Any) -> Any:
     return found[::-1]
 
 
-_claim_of = message.Message.claim_of
-
-
-@_mutant(message.Message, "claim_of")
-def repeated_claims_are_new(self: Any, producer: str, claim_id: str) -> Any:
-    """A claim whose answer was lost makes another epoch when it is repeated."""
-    return
+@_mutant(claims.Claims, "_rank")
+def twin_without_text_wins(self: Any, claim: Any) -> Any:
+    """Of a claim that was carried out in two regions the newer epoch counts, whichever of them the
+    producer was told and has written to."""
+    return False, claim.lane.epoch
 
 
 _apply_open = message.Message.apply_open
@@ -364,16 +369,14 @@ _reader_init = fanout.Reader.__init__
 
 @_mutant(fanout.Reader, "__init__")
 def snapshot_before_subscription(self: Any, *args: Any) -> None:
-    """What happens between a snapshot and its being sent is told to nobody."""
+    """What happens while a snapshot is being sent is told to nobody."""
     _reader_init(self, *args)
-    following, first = self.next, [True]
+    following, asked = self.next, []
 
     async def next_() -> Any:
-        if first:
-            first.clear()
-            events = await following()
+        asked.append(1)
+        if len(asked) == 2:
             self.index = self.feed.end
-            return events
         return await following()
 
     self.next = next_
@@ -461,8 +464,9 @@ _exclusive = writer.Writer._admit
 def batch_admits_against_disk(self: Any, batch: Any, intent: Any) -> None:
     """Writes of one batch do not see each other."""
     batch.pending.pop(intent.session, None)
-    intent.exclusive = False
     _exclusive(self, batch, intent)
+    batch.touched.discard(intent.session)
+    batch.closed.discard(intent.session)
 
 
 @_mutant(reading.Reading, "_check_readable")

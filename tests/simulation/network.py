@@ -38,8 +38,10 @@ class Path:
 class Network:
     """All paths, and what happens on them."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, whim: Random | None = None) -> None:
+        """``whim``: where servers take their time before they begin to answer, drawn from it."""
         self.random = random
+        self.whim = whim
         self._paths: dict[tuple[str, str], Path] = {}
         self.spoiled = 0
 

@@ -20,6 +20,7 @@ from tests.simulation.network import Network, SimSocket, connect
 SECRET = b"s" * 32
 NAME_REFUSED_S_MAX = 15
 WRITE_S_MAX = 20
+BEGIN_S_MAX = 0.03
 WALL_START_MS = 1_800_000_000_000
 
 
@@ -264,7 +265,10 @@ class Process:
 
     async def _write(self, reader: Reader, socket: SimSocket) -> None:
         """As ``api.hot`` does: what has gathered, as soon as the client takes it."""
+        whim = self._addresses.network.whim
         try:
+            if whim is not None:
+                await asyncio.sleep(whim.random() * BEGIN_S_MAX)
             while (gathered := await reader.next()) is not None:
                 events = [[event.name, event.cursor, event.data] for event in gathered]
                 async with asyncio.timeout(WRITE_S_MAX):

@@ -10,9 +10,9 @@ from tests.simulation.door import Refused, Unavailable
 from tests.simulation.history import Looked, as_seen
 
 HOP = 0.1
-HASTE = 0.3
-HASTE_S_MAX = 0.02
-LOOK_S_MEAN = 2.0
+HASTE = {"open": 0.6, "claim": 0.6, "append": 0.2}
+HASTE_S = (0.0, 0.002, 0.02)
+LOOK_S_MEAN = 0.4
 
 
 class Restless(Producer):
@@ -38,12 +38,12 @@ class Restless(Producer):
             self.region = self._whim.choice(self.around.regions)
 
     async def call(self, verb: str, *args: Any, **more: Any) -> Any:
-        if self._whim.random() >= HASTE or verb == "reopen":
+        if self._whim.random() >= HASTE.get(verb, 0.0):
             return await super().call(verb, *args, **more)
         other = self.region
         if verb != "append" and self._whim.random() < 0.5:
             other = self._whim.choice(self.around.regions)
-        calls = ((0.0, self.region), (self._whim.uniform(0, HASTE_S_MAX), other))
+        calls = ((0.0, self.region), (self._whim.choice(HASTE_S), other))
         tasks = [asyncio.create_task(self._after(*call, verb, args)) for call in calls]
         self._late += tasks
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -17,6 +17,7 @@ from tests.simulation.history import (
     Seen,
     Shown,
     Stopped,
+    Waited,
     Writer,
 )
 
@@ -267,6 +268,11 @@ def an_older_takeover_has_the_message(history: History) -> None:
     take_over(history, V, 2.5, text(W, 2), 2)
     take_over(history, f"{M}-w3", 4.5, text(W, 2) + text(V, 1), 2)
     show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
+
+
+@broken("elsewhere", "was told nothing at us")
+def a_cursor_that_does_not_work_elsewhere(history: History) -> None:
+    history.waited.append(Waited(40.0, "s0-r0", "s0", "us", 30.0))
 
 
 @broken("remembered", "does not show")

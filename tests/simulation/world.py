@@ -72,7 +72,9 @@ class World:
         self.loop = loop
         self.settings = draw(Random(f"{seed}/settings"))
         self.names = list(NAMES[: self.settings.regions])
-        self.network = Network(Random(f"{seed}/network"))
+        # In some seeds only, so that those that once failed are as they were.
+        whim = Random(f"{seed}/whim") if seed % 5 in RESTLESS else None
+        self.network = Network(Random(f"{seed}/network"), whim)
         self.addresses = Addresses(self.network)
         self.running: dict[str, Process] = {}
         self.offsets: dict[str, list[int]] = {name: [0] for name in self.names}
@@ -90,8 +92,6 @@ class World:
             Random(f"{seed}/clients"),
             self.calm,
         )
-        # In some seeds only, so that those that once failed are as they were.
-        whim = Random(f"{seed}/whim") if seed % 5 in RESTLESS else None
         self.crowd = Crowd(around, self.sessions, self.settings.chaos_s, whim)
         self.faults = Faults(self, Random(f"{seed}/faults"))
 
