@@ -170,7 +170,7 @@ class History:
     calls: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
-    def accepted_holds(self, ack: Acked | Claimed) -> bool:
+    def accepted_holds(self, ack: Acked | Claimed | Asked) -> bool:
         """Whether the disk that acknowledged it was kept ever since."""
         lost_s = self.lost_disks.get(ack.disk)
         return lost_s is None or lost_s < ack.at_s

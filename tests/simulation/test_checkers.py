@@ -144,6 +144,7 @@ def another_text_under_the_same_numbers(history: History) -> None:
 
 @broken("written", "given again after a delete")
 def a_deleted_id_again(history: History) -> None:
+    history.asked.append(Asked(2.5, "delete", M, True, "us/1"))
     show_in_the_end(history, M, Seen("written after the delete", "complete", 1))
 
 
@@ -348,6 +349,12 @@ def excused() -> list[tuple[str, Break]]:
         history.asked.append(Asked(4.0, "delete", M, True, "us/1"))
         show_in_the_end(history, M, None)
 
+    def a_delete_lost_with_its_disk(history: History) -> None:
+        lost_with_its_disk(history)
+        history.asked.append(Asked(2.5, "delete", M, True, "eu/1"))
+        history.shown = []
+        history.shown.append(shown(9.0, "message", "written after the delete"))
+
     def region_was_down(history: History) -> None:
         history.disturbed.append(Disturbed("eu", 0.0, 9.0, "crash"))
         history.called.append(Called(1.0, 2.0, W, "eu", "append", "lost"))
@@ -359,6 +366,7 @@ def excused() -> list[tuple[str, Break]]:
         a_lost_text_that_was_written_otherwise,
         behind_after_the_hold,
         deleted,
+        a_delete_lost_with_its_disk,
         region_was_down,
     )
     return [(case.__name__, case) for case in cases]
