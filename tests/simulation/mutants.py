@@ -4,12 +4,15 @@ Each is a slip that somebody could make, as small as it can be; what it breaks i
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
+from zlib import crc32
 
-from perdure.regions import checkpoint, fanout, node, reading, repair, state, writer
+from perdure.regions import checkpoint, fanout, node, repair, state
 from perdure.regions.transport_accepting import Acceptor
 from perdure.regions.transport_wire import vector_payload
 from perdure.replication import (
@@ -25,6 +28,7 @@ from perdure.replication import (
 from perdure.replication.belief import Belief
 from perdure.replication.feed import finish, snapshot_event
 from perdure.replication.frames import Kind
+from perdure.replication.ids import claim_epoch
 from perdure.replication.items import End
 from perdure.replication.judge import Verdict, judge
 from perdure.replication.operations import Items
@@ -116,6 +120,27 @@ MUTANTS["no_incarnation"] = lambda: mock.patch.object(
     node, "Origin", lambda region, _: Origin(region, 7)
 )
 
+
+_recovered = gossip.Gossip.recovered
+
+
+def _lose_the_last_lsn(self: Any, vector: Any, floors: Any) -> None:
+    _recovered(self, vector, floors)
+    if self.me in self.vector:
+        self.vector[self.me] -= 1
+
+
+@contextlib.contextmanager
+def _lsn_reused() -> Iterator[None]:
+    """A region that starts again numbers its records on from the last but one."""
+    with (
+        MUTANTS["no_incarnation"](),
+        mock.patch.object(gossip.Gossip, "recovered", _lose_the_last_lsn),
+    ):
+        yield
+
+
+MUTANTS["lsn_reused"] = _lsn_reused
 
 _replay = SimStorage.replay
 
@@ -252,6 +277,25 @@ def fence_forgotten(self: Any, lane: Any) -> bool:
     return False
 
 
+_make_claim = admission._make_claim
+
+
+@_mutant(admission, "_make_claim")
+def visible_end_origin(session: Any, message: Any, *who: Any) -> Any:
+    """A takeover goes on at the end of what is shown, counted from its beginning and not from that
+    of the lane it continues."""
+    admitted = _make_claim(session, message, *who)
+    (claim,) = admitted.operations
+    if claim.previous is None:
+        return admitted
+    base = message.shown.length
+    epoch = claim_epoch(claim.lane.epoch.counter, claim.tag, claim.previous, base)
+    lane = claim.lane._replace(epoch=epoch)
+    return admitted._replace(
+        operations=[dataclasses.replace(claim, lane=lane, base=base)], lane=lane
+    )
+
+
 @_mutant(claims.Claims, "chain")
 def oldest_claim_wins(self: Any, root: Any) -> Any:
     """Of several claims the one that is known first here counts."""
@@ -305,6 +349,23 @@ def deleted_ids_reused(session: Any, message: str | None = None) -> None:
     if message is not None and session.messages.is_buried(message):
         session.messages.tombstones.discard(message)
         session.messages.graves.pop(message, None)
+
+
+_admit_message = admission.admit_message
+_lane_of = admission._lane_of
+
+
+@_mutant(admission, "admit_message")
+def reopening_mints_a_lane(session: Any, draft: Any, site: Any) -> Any:
+    """A message that is opened once more in another region gets a lane of its own there."""
+
+    def lane_of(*what: Any) -> Any:
+        lane = _lane_of(*what)
+        nonce = lane.epoch.nonce ^ crc32(site.region.encode())
+        return lane._replace(epoch=lane.epoch._replace(nonce=nonce))
+
+    with mock.patch.object(admission, "_lane_of", lane_of):
+        return _admit_message(session, draft, site)
 
 
 _admit_reopening = admission.admit_reopening
@@ -457,18 +518,6 @@ def settled_when_over(self: Any, current: Any, id_: str) -> None:
         self.dirty.setdefault(current.id, self._storage.position)
 
 
-_exclusive = writer.Writer._admit
-
-
-@_mutant(writer.Writer, "_admit")
-def batch_admits_against_disk(self: Any, batch: Any, intent: Any) -> None:
-    """Writes of one batch do not see each other."""
-    batch.pending.pop(intent.session, None)
-    _exclusive(self, batch, intent)
-    batch.touched.discard(intent.session)
-    batch.closed.discard(intent.session)
-
-
-@_mutant(reading.Reading, "_check_readable")
+@_mutant(node.Node, "_check_readable")
 def serves_before_caught_up(self: Any) -> None:
     """A region that does not know yet what there is answers as if it knew."""

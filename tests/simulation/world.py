@@ -75,6 +75,8 @@ class World:
         # In some seeds only, so that those that once failed are as they were.
         whim = Random(f"{seed}/whim") if seed % 5 in RESTLESS else None
         self.network = Network(Random(f"{seed}/network"), whim)
+        # On a slow disk much is written at once.
+        self._latency_s = 0.001 if whim is None else whim.choice([0.001, 0.03])
         self.addresses = Addresses(self.network)
         self.running: dict[str, Process] = {}
         self.offsets: dict[str, list[int]] = {name: [0] for name in self.names}
@@ -111,7 +113,9 @@ class World:
     def new_disk(self, name: str) -> Disk:
         """An empty disk."""
         new = self.disk_name(name)
-        return Disk(new) if self._files is None else FileDisk(new, self._files)
+        disk = Disk(new) if self._files is None else FileDisk(new, self._files)
+        disk.latency_s = self._latency_s
+        return disk
 
     def make(self, name: str, disk: Disk) -> Process:
         """A process that has not been started."""
