@@ -10,7 +10,7 @@ SEEDS ?= 2000
 ROUNDS ?=
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos failures check format clean
+.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos hotspots failures check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ mutants: setup ## deliberate bugs: does the simulation catch them?
 
 chaos: setup ## real processes that are killed, stopped, wiped and cut off: ROUNDS=20 FIRST=0
 	$(BIN)/python -m tests.chaos $(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST) $(ARGS)
+
+hotspots: setup ## a storm of readers, diverged sessions, a link that flaps: ARGS="--flaps 600"
+	$(BIN)/python -m tests.hotspots $(ARGS)
 
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from perdure.replication.errors import Damaged
 from perdure.replication.ids import grave_hash, slot
 from perdure.replication.images import row_of, unpack
-from perdure.replication.limits import CURSOR_ENTRIES_MAX
 from perdure.replication.message import Message
 from perdure.replication.records import Vector
 from perdure.replication.rows import Archive, Row, buried_row
@@ -396,8 +395,5 @@ class Shelf:
             self.graves_sum,
             tuple(list(self.graves.items())[-GRAVES_AT_HAND:]),
             self._arrivals,
-            window_of(
-                len(self.order) - bisect_left(self.order, serial)
-                for serial in self.unsettled[-CURSOR_ENTRIES_MAX:]
-            ),
+            window_of(self.order, self.unsettled),
         )

@@ -1,7 +1,8 @@
 """What the head of a session says of all its messages together."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from perdure.replication.ids import grave_hash
 from perdure.replication.limits import CURSOR_ENTRIES_MAX
@@ -57,13 +58,15 @@ def recount(archive: Archive) -> Totals:
         graves_sum,
         tuple(newest[-GRAVES_AT_HAND:]),
         arrivals,
-        window_of(shown - place for place in unsettled[-CURSOR_ENTRIES_MAX:]),
+        window_of(range(shown), unsettled),
     )
 
 
-def window_of(reaches: Iterable[int]) -> int:
-    """How many of the newest shown messages are to be at hand, where those that cursors name are
-    the so-many-th newest. What lies further back than ``UNSETTLED_ROWS_MAX`` is left."""
+def window_of(order: Sequence[Any], unsettled: Sequence[Any]) -> int:
+    """How many of the newest in the order must be at hand for cursors to name what is not settled;
+    what lies further back than ``UNSETTLED_ROWS_MAX`` is left."""
+    newest = unsettled[-CURSOR_ENTRIES_MAX:]
+    reaches = [len(order) - bisect_left(order, place) for place in newest]
     return max((reach for reach in reaches if reach <= UNSETTLED_ROWS_MAX), default=0)
 
 

@@ -72,7 +72,13 @@ MODULE_LINES_MAX = 400
 # A file of tests is read a test at a time.
 TEST_MODULE_LINES_MAX = 900
 FUNCTION_LINES_MAX = 60
-SLEEPING = ("tests/bench/", "tests/simulation/", "tests/powercut/", "tests/chaos/")
+SLEEPING = (
+    "tests/bench/",
+    "tests/simulation/",
+    "tests/powercut/",
+    "tests/chaos/",
+    "tests/hotspots/",
+)
 UNFINISHED = re.compile(r"\b(TOD[O]|FIXM[E]|XX[X])\b")
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 

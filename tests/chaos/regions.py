@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -95,12 +96,22 @@ class SmallDisk:
             subprocess.run(["umount", str(self.path)], check=False)
 
 
-class Regions:
-    """Three regions. ``random`` draws the limits that a start gets."""
+def drawn(random: Random) -> Callable[[], Sequence[str]]:
+    """Limits so small that their edges are met, or those that are usual."""
 
-    def __init__(self, directory: Path, random: Random) -> None:
+    def draw() -> Sequence[str]:
+        idle_s, log_bytes = random.choice([1, 5, 60]), random.choice([3_000, 4_294_967_296])
+        return "--evict-idle-s", str(idle_s), "--log-bytes-max", str(log_bytes)
+
+    return draw
+
+
+class Regions:
+    """Three regions. ``limits`` gives the options that a start gets."""
+
+    def __init__(self, directory: Path, limits: Callable[[], Sequence[str]] = tuple) -> None:
         ports = iter(free_ports(2 * len(NAMES)))
-        self.random = random
+        self._limits = limits
         self.all = {n: Region(n, next(ports), next(ports), directory / n) for n in NAMES}
         self.small = SmallDisk(self.all["us"].root)
         self._environment = {
@@ -141,8 +152,7 @@ class Regions:
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
         command += ["--data", str(region.data), "--dev-no-auth"]
-        command += ["--evict-idle-s", str(self.random.choice([1, 5, 60]))]
-        command += ["--log-bytes-max", str(self.random.choice([3_000, 4_294_967_296]))]
+        command += self._limits()
         for other, proxy in region.dials.items():
             command += ["--peer", f"{other}=http://127.0.0.1:{proxy.port}"]
         with (region.root.parent / f"{name}.log").open("ab") as log:
@@ -157,6 +167,13 @@ class Regions:
 
     async def ready(self, name: str) -> None:
         """Until it says so. Raises ``TimeoutError``."""
+        await self._until(name, "/readyz")
+
+    async def answers(self, name: str) -> None:
+        """Until it answers at all. Raises ``TimeoutError``."""
+        await self._until(name, "/livez")
+
+    async def _until(self, name: str, path: str) -> None:
         region = self.all[name]
         async with (
             httpx2.AsyncClient(trust_env=False, timeout=2) as http,
@@ -164,7 +181,7 @@ class Regions:
         ):
             while True:
                 with contextlib.suppress(httpx2.RequestError):
-                    if (await http.get(f"{region.url}/readyz")).status_code == 200:
+                    if (await http.get(region.url + path)).status_code == 200:
                         return
                 await self.start(name)
                 await asyncio.sleep(_POLL_S)

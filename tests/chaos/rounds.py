@@ -7,7 +7,7 @@ from random import Random
 
 from tests.chaos.door import HttpDoor
 from tests.chaos.faults import Faults
-from tests.chaos.regions import NAMES, Regions
+from tests.chaos.regions import NAMES, Regions, drawn
 from tests.simulation.checkers import judge
 from tests.simulation.clients import Client, Surroundings
 from tests.simulation.crowd import Crowd
@@ -84,7 +84,7 @@ async def play(regions: Regions, seed: int) -> Outcome:
 async def campaign(directory: Path, seeds: range, told: "Told") -> list[Outcome]:
     """Many rounds on the same regions, whose disks grow older with them."""
     outcomes = []
-    async with Regions(directory, Random(f"{seeds.start}/regions")) as regions:
+    async with Regions(directory, drawn(Random(f"{seeds.start}/regions"))) as regions:
         told.on_begin(regions)
         for seed in seeds:
             outcome = await play(regions, seed)

@@ -20,7 +20,6 @@ TENANCY = "comes with tenants and the capabilities of grants"
 KEY_SETS = "comes with key sets (asymmetric grants)"
 WEBHOOKS = "comes with webhooks"
 ADMIN = "comes with the admin page"
-NOT_YET = "not yet"
 
 
 class Failure(NamedTuple):
@@ -127,7 +126,7 @@ NETWORK = [
         "N4",
         "a link that flaps every second for ten minutes",
         "bounded memory, no storm, equal within 10 s",
-        open=NOT_YET,
+        missing='ten minutes in the suite; `make hotspots ARGS="--flaps 600"` does them',
     ),
     Failure(
         "N5",
@@ -264,7 +263,7 @@ LOAD = [
         "L2",
         "5,000 clients come back at once after a region died",
         "spread by jitter; only 503 with `Retry-After`; over within 15 s",
-        open=NOT_YET,
+        missing="5,000; the suite has 100 and `make hotspots` 1,000",
     ),
     Failure(
         "L3",

@@ -1,0 +1,1 @@
+"""Places where a fault makes much happen at once, on real processes."""
