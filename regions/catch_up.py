@@ -47,11 +47,8 @@ class CatchUp:
         self.is_under_way = waits and not self._bootstrap
 
     def linked(self, name: str) -> None:
-        """A link to the peer is open. Of what it had when it was first met, that which it does not
-        have any more was lost with its disk, and nobody may have it."""
-        has = self._gossip.peers[name].vector
-        target = self._targets.get(name, has)
-        self._targets[name] = {o: min(lsn, has[o]) for o, lsn in target.items() if o in has}
+        """A link to the peer is open."""
+        self._targets.setdefault(name, dict(self._gossip.peers[name].vector))
         self.look()
 
     def look(self) -> None:
@@ -62,16 +59,24 @@ class CatchUp:
 
     def _is_caught_up(self) -> bool:
         peers, now_ms = self._gossip.peers, self._clock.monotonic_ms()
-        # One whose link has just broken is waited for, until it is down.
-        near = [name for name in self._targets if peers[name].state(now_ms) != "down"]
+        # One whose link has just broken is waited for, until it is down; one whose link has just
+        # opened, until it has been met.
+        near = {name for name, peer in peers.items() if peer.state(now_ms) != "down"}
         untried = self._repair.links.untried() if self._repair.links is not None else peers.keys()
-        if not near or untried or not any(peers[name].connected for name in near):
+        if untried or not any(peers[name].connected for name in near):
             return False
         return all(
-            name not in self._repair.below and self._has(self._targets[name]) for name in near
+            name in self._targets and name not in self._repair.below and self._has(name, near)
+            for name in near
         )
 
-    def _has(self, target: Vector) -> bool:
+    def _has(self, name: str, near: set[str]) -> bool:
+        """Whether what the peer had is here. What it has lost since with its disk is waited for
+        until everybody has been met; then, for as much of it as somebody has."""
+        target, peers = self._targets[name], self._gossip.peers
+        if self._targets.keys() == peers.keys():
+            held = {o: max(peers[other].vector.get(o, 0) for other in near) for o in target}
+            target = {origin: min(lsn, held[origin]) for origin, lsn in target.items()}
         return all(self._gossip.vector.get(origin, 0) >= lsn for origin, lsn in target.items())
 
     async def step(self) -> None:

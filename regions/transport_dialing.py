@@ -170,12 +170,13 @@ class DialedLink:
             async with asyncio.timeout(HANDSHAKE_S_MAX):
                 them, vector = await self._introduce(socket, channel)
             self.refused = None
-            self._open = self._was_open = True
+            self._open = True
             self._around.counters["links_opened"] += 1
             now_ms = self._around.clock.monotonic_ms()
             self._gossip.connected(self.name, them.origin, vector, now_ms)
             self._around.host.peers_changed()
             self._around.host.linked(self.name)
+            self._was_open = True
             await until_one_ends(self._push(socket, channel), self._listen(socket, channel))
         finally:
             await take_leave(socket, socket.transport)

@@ -82,10 +82,10 @@ class Session:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
             self._metadata.restore(fields["metadata"])
-            shown, contents, wholes, graves, graves_sum, newest, *rest = fields["totals"]
+            shown, contents, wholes, graves, graves_sum, newest, arrivals = fields["totals"]
             buried = tuple((id_, content) for id_, content in newest)
-            # Heads of older versions say no window.
-            arrivals, window = rest if len(rest) > 1 else (*rest, 0)
+            # Older versions neither say a window nor read one.
+            window = int(fields.get("window", 0))
             return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals, window)
         except (ValueError, TypeError, KeyError) as error:
             raise Damaged(f"the head of session {self.id} is none") from error
@@ -298,11 +298,13 @@ class Session:
         return None if message is None else pack(message, stable)
 
     def _head(self) -> bytes:
+        totals = self.messages.totals()
         head = {
             "created": self.created,
             "deleted": self.deleted,
             "metadata": self._metadata.stored(),
-            "totals": list(self.messages.totals()),
+            "totals": list(totals[:-1]),
+            "window": totals.window,
         }
         return canonical(head).encode()
 

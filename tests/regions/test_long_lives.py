@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import threading
 import zlib
@@ -26,6 +27,7 @@ from perdure.replication.lane import root_digest
 from perdure.replication.limits import EVICT_IDLE_S, REPLAY_BYTES_MAX
 from perdure.replication.operations import Items
 from perdure.replication.records import Origin, seal
+from perdure.replication.session import Session
 from perdure.replication.shelf import WINDOW_ROWS
 
 from tests.regions.conftest import ManualClock, Regions
@@ -177,6 +179,22 @@ async def test_a_cursor_of_a_session_that_came_back_names_a_message_that_goes_on
     await rests(node, regions.clock)
     session = node.state.find("s")
     assert session is not None and len(session.messages.order) == WINDOW_ROWS
+    await node.stop()
+
+
+@pytest.mark.failure("C6")
+async def test_heads_are_read_by_the_version_before(regions: Regions) -> None:
+    """It takes seven totals, and none of its heads says how far the window reaches."""
+    node, _ = regions.node()
+    node.start(None)
+    await send(node, "s", 1)
+    session = node.state.find("s")
+    assert session is not None
+    head = json.loads(session.image({}).head)
+    assert len(head["totals"]) == 7
+    del head["window"]
+    again = Session("s", None, json.dumps(head).encode())
+    assert again.messages.count == 1 and not again.is_dirty
     await node.stop()
 
 

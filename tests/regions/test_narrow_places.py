@@ -508,15 +508,34 @@ async def test_a_link_that_flaps_does_not_end_the_catching_up(regions: Regions) 
 
 
 async def test_what_a_peer_has_lost_with_its_disk_is_not_waited_for(regions: Regions) -> None:
-    """It comes back by the same name with less than it had when it was first met."""
+    """It comes back by the same name with less than it had; others may have it, until all of them
+    have been met."""
     us, _ = joining(regions, ["eu", "ap"])
     us.start(Silent(us))  # type: ignore[arg-type]
     link(us, EU, 1000)
-    link(us, AP, 0)
     us.gossip.lost("eu")
     us.peers_changed()
     link(us, Origin("eu", 2), 0)
+    assert us.readiness() == "catching_up"
+    link(us, AP, 900)
+    assert us.readiness() == "catching_up"
+    us.gossip.lost("ap")
+    us.peers_changed()
+    link(us, Origin("ap", 2), 0)
     assert us.readiness() is None
+    await us.stop()
+
+
+async def test_a_peer_whose_link_has_just_opened_is_waited_for(regions: Regions) -> None:
+    """The other one, which is empty, is not everybody."""
+    us, _ = joining(regions, ["eu", "ap"])
+    us.start(Silent(us))  # type: ignore[arg-type]
+    us.gossip.connected("eu", EU, {EU: 1000}, regions.clock.monotonic_ms())
+    us.peers_changed()
+    link(us, AP, 0)
+    assert us.readiness() == "catching_up"
+    us.linked("eu")
+    assert us.readiness() == "catching_up"
     await us.stop()
 
 
