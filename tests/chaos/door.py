@@ -95,8 +95,10 @@ class HttpDoor(Door):
             if refusal.code in TEMPORARY:
                 raise Unavailable(refusal.code) from None
             raise Refused(refusal) from None
-        except (TimeoutError, httpx2.RequestError, StorageError) as error:
-            raise Unavailable(repr(error)) from None
+        except (TimeoutError, httpx2.RequestError):
+            raise Unavailable("lost") from None
+        except StorageError:
+            raise Unavailable("storage_failed") from None
         if cursor is not None:
             self._history.counts["resumes"] += 1
             self._history.counts["resumes_elsewhere"] += self._last.get(who) != region

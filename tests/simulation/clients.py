@@ -12,7 +12,18 @@ from perdure.replication.admission import Draft
 from perdure_client.errors import OutOfStep
 from perdure_client.reducer import SessionView, apply
 from tests.simulation.door import Door, Refused, Unavailable
-from tests.simulation.history import Acked, Asked, Claimed, History, Shown, Stopped, Waited, Writer
+from tests.simulation.history import (
+    Acked,
+    Asked,
+    Called,
+    Claimed,
+    History,
+    Shown,
+    Stopped,
+    Waited,
+    Writer,
+)
+from tests.simulation.runs import LOST
 
 SILENCE_S_MAX = 25.0
 BATCH_ITEMS_MAX = 8
@@ -150,7 +161,6 @@ class Producer(Client):
             opened, _ = await self.call("open", self.session, draft)
             self._epoch, self._header, self._next = opened.epoch, opened.header, opened.next
         else:
-            self._note("claim", acked=False)
             args = (self.session, w.message, self.name, self._claim_id, w.mode)
             began_s = self.now_s
             answer, disk = await self.call("claim", *args)
@@ -160,9 +170,6 @@ class Producer(Client):
                 Claimed(self.now_s, w.name, w.message, answer["text"], w.mode, disk, began_s)
             )
         self._at = self.region
-
-    def _note(self, what: str, *, acked: bool, disk: str = "") -> None:
-        self.around.history.asked.append(Asked(self.now_s, what, self.writer.message, acked, disk))
 
     async def _recover(self, refused: Refused) -> None:
         if refused.code == "unknown_epoch":
@@ -283,10 +290,13 @@ class Meddler(Client):
         await asyncio.sleep(self._at_s)
         history = self.around.history
         while True:
-            history.asked.append(Asked(self.now_s, self._what, self._message, False, ""))
+            asked = Asked(self.now_s, self._what, self._message, False, "")
+            history.asked.append(asked)
             try:
                 _, disk = await self.insist(self._what, self.session, self._message)
             except Refused as refused:
+                if not any(c.who == self.name and c.code in LOST for c in history.called):
+                    history.asked.remove(asked)
                 if refused.code in ("deleted", "ended"):
                     return
                 # Not known here, or not yet.
@@ -324,15 +334,19 @@ class Reader(Client):
         self._connected_s = 0.0
         # Of this connection: whether everything was held, and whether all has been told.
         self._held = self._ready = False
-        self.deleted = False
+        # Messages that it has been told of, in order.
+        self._held_ids: dict[str, None] = {}
         self.task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         while not self.view.deleted:
+            began_s = self.now_s
             try:
                 cursor = self.view.cursor
                 socket = await self.around.door.follow(self.name, self.region, self.session, cursor)
-            except Unavailable:
+            except Unavailable as error:
+                where = (self.name, self.region, "follow", error.code)
+                self.around.history.called.append(Called(began_s, self.now_s, *where))
                 await self.give_up_here()
                 continue
             except Refused as refused:
@@ -402,10 +416,13 @@ class Reader(Client):
     def _record(self, name: str, data: dict[str, Any]) -> None:
         shown = self.around.history.shown
         if name == "snapshot":
-            for message in self.view.messages:
-                shown.append(self._shown(name, data.get("reason"), message.id))
+            ids = {message.id: None for message in self.view.messages}
+            for id_ in (*ids, *(id_ for id_ in self._held_ids if id_ not in ids)):
+                shown.append(self._shown(name, data.get("reason"), id_))
+            self._held_ids = ids
         elif name in ("message", "append", "replace", "end", "delete"):
             id_ = data["id"] if name == "message" else data["message"]
+            self._held_ids[id_] = None
             shown.append(self._shown(name, data.get("reason"), id_))
 
     def _shown(self, event: str, reason: str | None, id_: str) -> Shown:

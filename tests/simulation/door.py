@@ -9,7 +9,7 @@ from perdure.regions.answers import Ack, Sent
 from perdure.regions.ports import StorageError, StorageFull
 from perdure.replication.errors import Refusal
 
-from tests.simulation.history import Called, History
+from tests.simulation.history import Called, CarriedOut, History
 from tests.simulation.network import Network, SimSocket
 from tests.simulation.process import Addresses
 
@@ -26,7 +26,12 @@ class Refused(Exception):
 
 
 class Unavailable(Exception):
-    """No answer, or none that helps: it may have been carried out, or not."""
+    """No answer, or none that helps: it may have been carried out, or not. ``code``: the code of
+    the refusal, or ``lost``."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 TEMPORARY = frozenset({"draining", "starting", "catching_up", "storage_failed", "too_many"})
@@ -57,6 +62,9 @@ class Door(ABC):
             async with asyncio.timeout(REQUEST_S_MAX):
                 answer, disk = await self._ask(who, region, verb, args, more)
             self._log(f"{loop.time():.4f} {who} {region} {verb} ok")
+            if verb == "claim":
+                done = CarriedOut(began, args[2], args[1], disk)
+                self._history.carried_out.append(done)
             self._tell_acknowledged(region, answer)
             return answer, disk
         except Refused as refused:
@@ -153,5 +161,7 @@ class NetworkDoor(Door):
             if refusal.code in TEMPORARY:
                 raise Unavailable(refusal.code) from None
             raise Refused(refusal) from None
-        except (TimeoutError, ConnectionError, StorageError) as error:
-            raise Unavailable(str(error)) from None
+        except (TimeoutError, ConnectionError):
+            raise Unavailable("lost") from None
+        except StorageError:
+            raise Unavailable("storage_failed") from None

@@ -34,6 +34,15 @@ class Claimed(NamedTuple):
     began_s: float = 0.0
 
 
+class CarriedOut(NamedTuple):
+    """A region answered a takeover: also one that was asked for twice, and that nobody heard."""
+
+    began_s: float
+    writer: str
+    message: str
+    disk: str
+
+
 class Stopped(NamedTuple):
     """A writer was refused for good, or ended."""
 
@@ -44,7 +53,7 @@ class Stopped(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """Something was asked for, and perhaps acknowledged: ``claim``, ``cancel``, ``delete``."""
+    """A ``cancel`` or ``delete`` was asked for and not refused, and perhaps acknowledged."""
 
     at_s: float
     what: str
@@ -147,6 +156,7 @@ class History:
     sessions: list[str]
     acked: list[Acked] = field(default_factory=list)
     claimed: list[Claimed] = field(default_factory=list)
+    carried_out: list[CarriedOut] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)

@@ -10,6 +10,7 @@ from tests.simulation.history import (
     Acked,
     Asked,
     Called,
+    CarriedOut,
     Claimed,
     Disturbed,
     History,
@@ -89,6 +90,19 @@ def show_in_the_end(history: History, message: str, seen: Seen | None) -> None:
             view[message] = seen
 
 
+def take_over(
+    history: History, writer: str, at_s: float, after: str, count: int, *, finished: bool = False
+) -> None:
+    """A takeover that ``eu`` answered, and ``count`` tokens that it acknowledged then."""
+    new = Writer(writer, M, tokens(writer, 3), opens=False, mode="continue", finished=finished)
+    history.writers[writer] = new
+    began_s = at_s - 0.1
+    history.claimed.append(Claimed(at_s, writer, M, after, "continue", "eu/1", began_s))
+    history.carried_out.append(CarriedOut(began_s, writer, M, "eu/1"))
+    if count:
+        history.acked.append(Acked(at_s + 1, writer, M, count, 0, None, "eu/1", at_s + 0.5, count))
+
+
 @broken("written", "nobody wrote")
 def a_stranger_writes(history: History) -> None:
     show_in_the_end(history, M, Seen(text(f"{M}-w9", 3), "complete", 3))
@@ -165,16 +179,63 @@ def a_whole_message_is_lost(history: History) -> None:
     show_in_the_end(history, C, None)
 
 
-@broken("acknowledged", "holds")
-def a_takeover_excuses_only_who_was_taken_over(history: History) -> None:
-    history.writers[V] = Writer(V, M, tokens(V, 1), opens=False, mode="continue")
-    history.asked.append(Asked(0.5, "claim", M, True, "eu/1"))
-    show_in_the_end(history, M, Seen(text(V, 1) + text(W, 2), "streaming", 3))
+@broken("acknowledged", "are shown")
+def a_takeover_excuses_only_what_it_did_not_go_on_after(history: History) -> None:
+    take_over(history, V, 0.6, text(W, 3), 1)
+    show_in_the_end(history, M, Seen(text(W, 2) + text(V, 1), "streaming", 3))
+
+
+@broken("acknowledged", "are shown")
+def a_takeover_that_was_refused_excuses_nothing(history: History) -> None:
+    history.writers[V] = Writer(V, M, tokens(V, 3), opens=False, mode="continue")
+    history.stopped.append(Stopped(3.0, V, M, "ended"))
+    history.shown.append(shown(5.0, "replace", "", "fenced"))
+    show_in_the_end(history, M, Seen("", "streaming", 0))
+
+
+@broken("acknowledged", "are shown")
+def two_takeovers_excuse_each_other(history: History) -> None:
+    take_over(history, V, 3.0, text(W, 3), 3)
+    take_over(history, f"{M}-w3", 5.0, text(W, 3) + text(V, 3), 3)
+    show_in_the_end(history, M, Seen(text(W, 3) + text(V, 1), "streaming", 4))
+
+
+@broken("acknowledged", "are shown")
+def both_rivals_are_lost(history: History) -> None:
+    other = f"{M}-w1"
+    history.writers[other] = Writer(other, M, tokens(other, 3), opens=True, finished=True)
+    history.acked.append(Acked(2.0, other, M, 3, 3, "stable", "us/1"))
+    history.shown.append(shown(5.0, "replace", "", "conflict"))
+    show_in_the_end(history, M, Seen("", "streaming", 0))
+
+
+@broken("acknowledged", "nothing of")
+def both_branches_are_lost(history: History) -> None:
+    history.counts[f"broken.{M}"] = 1
+    history.shown.append(shown(5.0, "replace", "", "conflict"))
+    show_in_the_end(history, M, Seen("", "streaming", 0))
 
 
 @broken("finished", "finished")
 def a_finished_message_streams(history: History) -> None:
     show_in_the_end(history, M, Seen(text(W, 3), "streaming", 3))
+
+
+@broken("finished", "is streaming")
+def a_takeover_that_finished_streams(history: History) -> None:
+    take_over(history, V, 3.0, text(W, 3), 3, finished=True)
+    show_in_the_end(history, M, Seen(text(W, 3) + text(V, 3), "streaming", 6))
+
+
+@broken("forward", "nobody has deleted it")
+def a_message_is_gone_for_a_while(history: History) -> None:
+    history.shown.insert(3, shown(2.6, "delete", None))
+
+
+@broken("forward", "without a cause")
+def a_conflict_of_one_producer(history: History) -> None:
+    take_over(history, V, 0.5, text(W, 1), 0)
+    history.shown.insert(2, shown(2.5, "replace", "", "conflict"))
 
 
 @broken("forward", "without a cause")
@@ -194,7 +255,7 @@ def behind_before_the_hold_is_over(history: History) -> None:
 
 @broken("forward", "by an older snapshot")
 def an_older_snapshot(history: History) -> None:
-    history.asked.append(Asked(0.5, "claim", M, True, "eu/1"))
+    take_over(history, V, 0.5, "", 0)
     history.shown.insert(2, shown(2.5, "snapshot", text(W, 1)))
 
 
@@ -211,6 +272,16 @@ def regions_stay_different(history: History) -> None:
 @broken("equal", "after the heal")
 def regions_take_for_ever(history: History) -> None:
     history.equal_after_s = 1_000.0
+
+
+@broken("equal", "after the last token")
+def regions_take_long_for_the_last_token(history: History) -> None:
+    history.converged_s = 59.0
+
+
+@broken("equal", "show different things")
+def a_region_shows_nothing(history: History) -> None:
+    history.final["us"] = {}
 
 
 @broken("equal", "cannot finish")
@@ -245,16 +316,30 @@ def a_delete_is_forgotten(history: History) -> None:
     history.asked.append(Asked(2.0, "delete", M, True, "us/1"))
 
 
+@broken("cancelled", "after a cancel")
+def a_cancelled_producer_goes_on(history: History) -> None:
+    history.asked.append(Asked(0.5, "cancel", M, True, "eu/1"))
+    history.acked = [
+        Acked(1.0, W, M, 1, 0, None, "eu/1", 0.9, 1),
+        Acked(2.0, W, M, 3, 3, "stable", "eu/1", 1.9, 3),
+        history.acked[2],
+    ]
+
+
 @broken("refused", "nobody is the cause")
-def fenced_by_nobody(history: History) -> None:
+def refused_for_a_fault_of_the_service(history: History) -> None:
+    history.stopped.append(Stopped(2.0, W, M, "internal_error"))
+
+
+@broken("refused", "nobody is the cause")
+def fenced_by_who_never_came(history: History) -> None:
+    history.writers[V] = Writer(V, M, tokens(V, 1), opens=False, mode="continue")
     history.stopped.append(Stopped(2.0, W, M, "fenced"))
 
 
-def take_over(history: History, writer: str, at_s: float, after: str, count: int) -> None:
-    history.writers[writer] = Writer(writer, M, tokens(writer, 3), opens=False, mode="continue")
-    history.asked.append(Asked(at_s - 0.1, "claim", M, False, ""))
-    history.claimed.append(Claimed(at_s, writer, M, after, "continue", "eu/1", at_s - 0.1))
-    history.acked.append(Acked(at_s + 1, writer, M, count, 0, None, "eu/1", at_s + 0.5, count))
+@broken("refused", "nobody is the cause")
+def fenced_by_nobody(history: History) -> None:
+    history.stopped.append(Stopped(2.0, W, M, "fenced"))
 
 
 @broken("takeovers", "had taken over there")
@@ -271,15 +356,39 @@ def an_older_takeover_has_the_message(history: History) -> None:
     show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
 
 
+@broken("takeovers", "to go on after")
+def a_takeover_from_nothing(history: History) -> None:
+    take_over(history, V, 3.0, "", 3)
+    show_in_the_end(history, M, Seen(text(V, 3), "complete", 3))
+
+
+@broken("elsewhere", "was told nothing at us")
+def another_disk_was_lost(history: History) -> None:
+    history.lost_disks["ap/1"] = 0.0
+    history.waited.append(Waited(40.0, "s0-r0", "s0", "us", 30.0))
+
+
 @broken("elsewhere", "was told nothing at us")
 def a_cursor_that_does_not_work_elsewhere(history: History) -> None:
     history.waited.append(Waited(40.0, "s0-r0", "s0", "us", 30.0))
 
 
-@broken("remembered", "does not show")
+@broken("remembered", "shows nothing of")
 def a_region_that_lost_its_disk_does_not_know(history: History) -> None:
     history.looked.append(Looked(3.0, "s0", "eu", "eu/1", dict(history.final["eu"])))
     history.looked.append(Looked(9.0, "s0", "eu", "", {}))
+
+
+@broken("remembered", "shows 0 of")
+def a_region_forgets_the_text_of_a_message(history: History) -> None:
+    history.looked.append(Looked(3.0, "s0", "eu", "eu/1", dict(history.final["eu"])))
+    forgot = {**history.final["eu"], M: Seen("", "streaming", 0)}
+    history.looked.append(Looked(4.0, "s0", "eu", "eu/1", forgot))
+
+
+@broken("available", "was catching_up")
+def a_region_catches_up_for_ever(history: History) -> None:
+    history.called.append(Called(900.0, 901.0, W, "eu", "append", "catching_up"))
 
 
 @broken("available", "was lost")
@@ -319,9 +428,7 @@ def excused() -> list[tuple[str, Break]]:
         show_in_the_end(history, M, Seen(text(W, 2), "streaming", 2))
 
     def cut_by_a_takeover(history: History) -> None:
-        history.writers[V] = Writer(V, M, tokens(V, 2), opens=False, mode="continue")
-        history.asked.append(Asked(0.5, "claim", M, False, ""))
-        history.claimed.append(Claimed(0.6, V, M, text(W, 1), "continue"))
+        take_over(history, V, 0.6, text(W, 1), 2)
         both = text(W, 1) + text(V, 2)
         history.shown.append(shown(4.0, "replace", both, "fenced"))
         show_in_the_end(history, M, Seen(both, "complete", 3))

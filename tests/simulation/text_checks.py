@@ -1,0 +1,244 @@
+"""Promises about what is written: who wrote it, that it is all there, and who may end it."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from tests.simulation.history import Acked, Claimed, History, Looked, Seen, Writer
+from tests.simulation.runs import (
+    NotRuns,
+    asked,
+    attempted_s,
+    attempts,
+    claimers,
+    claims_of,
+    count_in,
+    final_of,
+    has_rivals,
+    is_broken,
+    is_kept,
+    is_streamed,
+    is_usual,
+    runs_in,
+    runs_of,
+    silent_claimers,
+)
+
+
+def written(history: History) -> Iterator[str]:
+    """Whatever anybody is shown was written by somebody, in order, without gap or duplicate."""
+    for shown in history.shown:
+        if shown.text is not None:
+            yield from _written(history, shown.message, shown.text, shown.reader)
+    for place, seen in (*history.final.items(), *history.final_readers.items()):
+        for message, value in seen.items():
+            yield from _written(history, message, value.text, place)
+
+
+def _written(history: History, message: str, text: str, who: str) -> Iterator[str]:
+    if not is_streamed(message):
+        known = history.writers.get(message)
+        if known is None or text != known.tokens[0]:
+            yield f"{who} shows in {message} what nobody wrote: {text!r}"
+        return
+    if text == "written after the delete":
+        # A deletion that was only accepted may be lost with its disk.
+        deletes = [a for a in history.asked if (a.what, a.message) == ("delete", message)]
+        if any(is_kept(history, a) for a in deletes):
+            yield f"{who} shows {message}, whose id was given again after a delete"
+        return
+    try:
+        runs = runs_of(text)
+    except NotRuns as error:
+        yield f"{who} shows in {message}: {error}"
+        return
+    for run in runs:
+        writer = history.writers.get(run.writer)
+        if writer is None or writer.message != message or run.count > len(writer.tokens):
+            yield f"{who} shows in {message} what nobody wrote: {run}"
+        elif run.odd and not is_broken(history, message):
+            yield f"{who} shows in {message} the other text of {run.writer}"
+
+
+def acknowledged(history: History) -> Iterator[str]:
+    """What was acknowledged is in the end there, unless a takeover, a conflict or a delete that the
+    history shows excludes it, or it was only ``accepted`` and its disk was lost."""
+    final = final_of(history)
+    for ack in history.acked:
+        promised = ack.accepted if history.accepted_holds(ack) else ack.stable
+        if not promised:
+            continue
+        seen = final.get(ack.message)
+        if seen is None:
+            if not asked(history, "delete", ack.message):
+                yield f"{ack.message} is gone, and {promised} of {ack.writer} were acknowledged"
+        elif is_streamed(ack.message):
+            yield from _kept(history, ack, promised, seen)
+        elif seen.text != history.writers[ack.message].tokens[0]:
+            yield f"{ack.message} has another text"
+
+
+def _kept(history: History, ack: Acked, promised: int, seen: Seen) -> Iterator[str]:
+    """All that was promised; or just as much as is in the text that a takeover goes on after."""
+    message, others = ack.message, set(claimers(history, ack.message)) - {ack.writer}
+    held = count_in(seen.text, ack.writer)
+    if held >= promised or seen.text == "written after the delete":
+        return
+    if is_broken(history, message):
+        if not seen.text and not others:
+            yield f"nothing of {message} is shown, and {promised} were acknowledged"
+        return
+    if has_rivals(history, message) and (others or (not held and _rival_won(history, ack, seen))):
+        return
+    if others & set(silent_claimers(history, message)):
+        return
+    texts = [c.text for c in claims_of(history, message) if c.writer in others]
+    if not any(count_in(text, ack.writer) == held for text in texts):
+        yield f"{held} of {ack.writer} are shown, {promised} were acknowledged at {ack.at_s:.3f}"
+
+
+def _rival_won(history: History, ack: Acked, seen: Seen) -> bool:
+    """Another one opened the message, and it is that one's."""
+    runs = runs_in(seen.text)
+    if runs:
+        return runs[0].writer != ack.writer
+    openers = {w.name for w in history.writers.values() if w.opens and w.message == ack.message}
+    return bool(openers - {a.writer for a in history.acked if a.accepted} - {ack.writer})
+
+
+def finished(history: History) -> Iterator[str]:
+    """A producer that lived to the end has its whole text shown, and its end, unless another one
+    has taken the message over."""
+    final = final_of(history)
+    for writer in history.writers.values():
+        message = writer.message
+        if not writer.finished or asked(history, "delete", message):
+            continue
+        seen = final.get(message)
+        if seen is None and is_usual(history, message):
+            yield f"{message} is gone, and {writer.name} finished it"
+        elif seen is not None and is_streamed(message) and is_usual(history, message):
+            yield from _finished(history, writer, seen)
+
+
+def _finished(history: History, writer: Writer, seen: Seen) -> Iterator[str]:
+    others = set(claimers(history, writer.message)) - {writer.name}
+    runs = runs_in(seen.text)
+    if others and (not runs or runs[-1].writer != writer.name):
+        return
+    count = runs[-1].count if runs else 0
+    cut = any(
+        count_in(c.text, writer.name) == count
+        for c in claims_of(history, writer.message)
+        if c.writer in others
+    )
+    if cut or others & set(silent_claimers(history, writer.message)):
+        return
+    if count < len(writer.tokens):
+        yield f"{writer.name} finished, and {seen.text!r} is shown"
+    if seen.status != "complete":
+        yield f"{writer.name} finished, and {writer.message} is {seen.status}"
+
+
+def takeovers(history: History) -> Iterator[str]:
+    """A takeover that was answered goes on after all that its region knew, fences who wrote before,
+    and the last one has the message."""
+    for message in sorted({claim.message for claim in history.claimed}):
+        if not is_usual(history, message) or asked(history, "delete", message):
+            continue
+        answered = claims_of(history, message)
+        for claim in answered:
+            yield from _goes_on(history, claim)
+            yield from _undisturbed(history, claim)
+        yield from _lost_to_an_older(history, answered)
+
+
+def _goes_on(history: History, claim: Claimed) -> Iterator[str]:
+    """The first takeover of a message, asked for once."""
+    first = all(
+        attempted_s(history, name) > claim.at_s
+        for name in claimers(history, claim.message)
+        if name != claim.writer
+    )
+    if claim.mode != "continue" or not first or attempts(history, claim.writer) > 1:
+        return
+    for ack in history.acked:
+        known = ack.disk == claim.disk and ack.at_s < claim.began_s
+        if known and ack.message == claim.message and ack.writer != claim.writer:
+            held = count_in(claim.text, ack.writer)
+            if held < ack.accepted:
+                yield (
+                    f"{claim.writer} was given {held} of {ack.writer} to go on after, and"
+                    f" {ack.accepted} were acknowledged there at {ack.at_s:.3f}"
+                )
+
+
+def _undisturbed(history: History, claim: Claimed) -> Iterator[str]:
+    """Who opened the message is acknowledged nothing fresh where a takeover was answered."""
+    who = [w.name for w in history.writers.values() if w.message == claim.message and w.opens]
+    for ack in fresh(history, who[0], claim.disk, claim.at_s):
+        yield (
+            f"{ack.writer} was acknowledged {ack.accepted} at {ack.at_s:.3f}, and"
+            f" {claim.writer} had taken over there at {claim.at_s:.3f}"
+        )
+
+
+def fresh(history: History, writer: str, disk: str, since_s: float) -> Iterator[Acked]:
+    """Acknowledgements on a disk, asked for later, of tokens that the writer had not made when it
+    was acknowledged there before: nobody else can have brought them."""
+    for before, ack in pairwise(a for a in history.acked if a.writer == writer):
+        elsewhere = any(
+            c.who == writer and before.at_s <= c.began_s <= ack.at_s for c in history.called
+        )
+        here = before.disk == ack.disk == disk and before.began_s > since_s
+        if here and ack.accepted > before.made and not elsewhere:
+            yield ack
+
+
+def _lost_to_an_older(history: History, answered: list[Claimed]) -> Iterator[str]:
+    """The last takeover of all, if the others stand in its text and it has written: what it goes on
+    after and what it wrote is the message."""
+    last = answered[-1]
+    known = {run.writer for run in runs_in(last.text)} | {last.writer}
+    held = [a for a in history.acked if a.writer == last.writer and history.accepted_holds(a)]
+    seen = final_of(history).get(last.message)
+    if seen is None or not held or not history.accepted_holds(last):
+        return
+    asking = [w for w in history.writers.values() if w.message == last.message and w.mode != "open"]
+    if not {w.name for w in asking} <= known or not max(a.accepted for a in held):
+        return
+    rest = seen.text.removeprefix(last.text) if seen.text.startswith(last.text) else None
+    if rest is None or {run.writer for run in runs_in(rest)} != {last.writer}:
+        yield f"{last.writer} took over after {last.text!r} and wrote, and {seen.text!r} is shown"
+
+
+def remembered(history: History) -> Iterator[str]:
+    """What a region has shown, and was stable by then, it shows whenever it answers at all: also
+    after it has lost its disk. (Not at once after it was given an old copy of it.)"""
+    known: dict[tuple[str, str], dict[str, int]] = {}
+    for looked in history.looked:
+        if _is_restored(history, looked):
+            continue
+        before = known.setdefault((looked.region, looked.session), {})
+        for message, stable in sorted(before.items()):
+            if asked(history, "delete", message):
+                continue
+            seen = looked.seen.get(message)
+            fixed = is_usual(history, message) and not claimers(history, message)
+            if seen is None or (fixed and seen.length < stable):
+                left = "nothing" if seen is None else seen.length
+                yield (
+                    f"{looked.region} shows {left} of {message} at {looked.at_s:.3f}, and has"
+                    f" shown {stable} that were stable"
+                )
+        for ack in history.acked:
+            seen = looked.seen.get(ack.message)
+            if seen is not None and ack.stable and ack.at_s < looked.at_s:
+                held = min(ack.stable, seen.length)
+                before[ack.message] = max(held, before.get(ack.message, 0))
+
+
+def _is_restored(history: History, looked: Looked) -> bool:
+    return any(
+        d.place == looked.region and d.what == "backup" and d.began_s <= looked.at_s <= d.ended_s
+        for d in history.disturbed
+    )
