@@ -250,11 +250,15 @@ class Acceptor:
 
     async def _tell(self, link: AcceptedLink, ask: int, sessions: list[str]) -> None:
         # What ends it ends the link's other tasks too, and is told there.
-        with contextlib.suppress(TimeoutError, OSError, StorageError):
-            async for piece in self._around.host.tell(sessions):
-                await self._send(link, Kind.SESSIONS, encode_piece(ask, piece))
-                self._around.counters["pieces_sent"] += 1
-            await self._send(link, Kind.SESSIONS, encode_piece(ask, b""))
+        with contextlib.suppress(TimeoutError, OSError):
+            try:
+                async for piece in self._around.host.tell(sessions):
+                    await self._send(link, Kind.SESSIONS, encode_piece(ask, piece))
+                    self._around.counters["pieces_sent"] += 1
+                await self._send(link, Kind.SESSIONS, encode_piece(ask, b""))
+            except StorageError:
+                # Who asks would wait for the next piece: it goes on without.
+                await self._send(link, Kind.DIGESTS, encode_json({"ask": ask}))
 
     def _digests(self, question: dict[str, Any]) -> bytes:
         session, numbers = question.get("session"), question.get("buckets")

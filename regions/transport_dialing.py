@@ -153,8 +153,7 @@ class DialedLink:
             self._asks.clear()
             self._questions.clear()
             for pieces in self._pulls.values():
-                _empty(pieces)
-                pieces.put_nowait(None)
+                _end(pieces)
             self._gossip.lost(self.name)
             self._around.host.peers_changed()
         # A peer that is away refuses nobody: only the last attempt counts.
@@ -284,7 +283,12 @@ class DialedLink:
 
     def _answered(self, value: dict[str, Any]) -> None:
         number = value.get("ask")
-        future = self._asks.get(number) if isinstance(number, int) else None
+        if not isinstance(number, int):
+            return
+        if number in self._pulls:
+            # Instead of more pieces: the peer cannot tell now.
+            _end(self._pulls[number])
+        future = self._asks.get(number)
         buckets, sessions = value.get("buckets"), value.get("sessions")
         if future is None or future.done():
             return
@@ -329,6 +333,11 @@ class DialedLink:
         pieces = self._pulls.get(number)
         if pieces is not None:
             await pieces.put(piece)
+
+
+def _end(pieces: asyncio.Queue[bytes | None]) -> None:
+    _empty(pieces)
+    pieces.put_nowait(None)
 
 
 def _empty(pieces: asyncio.Queue[bytes | None]) -> None:

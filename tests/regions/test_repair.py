@@ -11,6 +11,7 @@ from perdure.regions import repair, transport_dialing
 from perdure.regions.checkpoint import Limits
 from perdure.regions.links import PeerUnreachable
 from perdure.regions.node import Node
+from perdure.regions.ports import StorageFull
 from perdure.regions.storage import SqliteStorage
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
@@ -139,6 +140,28 @@ async def test_a_new_cluster_is_ready_at_once(
         await regions.stop("us")
         ap = await regions.start("ap", bootstrap=True)
         assert ap.readiness() is None
+
+
+@pytest.mark.failure("P7")
+async def test_a_peer_with_a_full_disk_says_that_it_cannot_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stores a session before it tells of it. Who asks goes on at once, and asks again."""
+    async with linked(tmp_path, PAIR) as regions:
+        eu, us = regions.nodes["eu"], regions.nodes["us"]
+        await send(eu, "s")
+        await regions.until(lambda: us.gossip.peers["eu"].connected)
+
+        async def full(*_: object) -> None:
+            raise StorageFull("no room")
+
+        monkeypatch.setattr(eu._storage, "save", full)
+        with pytest.raises(PeerUnreachable):
+            async with asyncio.timeout(3):
+                async for _ in regions.peers["us"].pull("eu", ["s"]):
+                    pass
+        monkeypatch.undo()
+        assert [piece async for piece in regions.peers["us"].pull("eu", ["s"])]
 
 
 @pytest.mark.failure("P5")

@@ -88,8 +88,8 @@ def elsewhere(history: History) -> Iterator[str]:
     message is told the rest at once.
 
     Not judged where a disk was lost that the session was written to before (its reader may have
-    been told what nobody has), or the region's own (it may have got an old copy), where something was deleted (a deletion has no name in a cursor),
-    and for producers that contradict each other.
+    been told what nobody has), or the region's own (it may have got an old copy), where something
+    was deleted (a deletion has no name in a cursor), and for producers that contradict each other.
     """
     for waited in history.waited:
         if waited.held_s > HELD_S_MAX and not _may_wait(history, waited):
