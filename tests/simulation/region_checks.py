@@ -9,7 +9,7 @@ from tests.simulation.text_checks import fresh
 # How long the regions may take to be equal after everything is well again; and after the last
 # client has said everything.
 EQUAL_S_MAX = 150.0
-CONVERGED_S_MAX = 30.0
+CONVERGED_S_MAX = 20.0
 # How long a region with an empty disk may catch up while nothing is in its way.
 CATCHING_UP_S_MAX = 30.0
 
