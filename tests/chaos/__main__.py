@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -17,7 +18,8 @@ from tests.seeded import commit
 _TEXT = """Run three regions as processes on this machine, with proxies between them, and clients
 over HTTP; kill, stop, pause, wipe, cut and fill up, and judge what the clients saw. The seed of a
 round draws its clients and its faults; processes and the network are the machine's. Exit codes:
-0 every promise held, 1 one was broken (the logs and disks are kept), 2 wrong arguments."""
+0 every promise held, 1 one was broken (the logs and disks are kept), 2 wrong arguments, 130 it was
+stopped before the end."""
 
 
 class Console(Told):
@@ -76,8 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rounds: at least 1")
     directory = Path(tempfile.mkdtemp(prefix="perdure-chaos-"))
     seeds = range(options.first, options.first + options.rounds)
-    outcomes = asyncio.run(campaign(directory, seeds, Console()))
+    outcomes: list[Outcome] = []
+    whole = asyncio.run(_played(directory, seeds, outcomes))
+    if not outcomes:
+        _say(f"stopped; what the regions printed is in {directory}")
+        return 130
     told = summary(outcomes)
+    if not whole:
+        _say(f"stopped after {len(outcomes)} rounds")
     if told["failed"]:
         _say(f"what the regions printed and stored is kept in {directory}")
     else:
@@ -86,7 +94,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(told))
     else:
         print("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in told.items()))
-    return 1 if told["failed"] else 0
+    return 1 if told["failed"] else 0 if whole else 130
+
+
+async def _played(directory: Path, seeds: range, outcomes: list[Outcome]) -> bool:
+    """Whether all were played: SIGINT and SIGTERM end the campaign, and the regions with it."""
+    playing = asyncio.create_task(campaign(directory, seeds, Console(), outcomes))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, playing.cancel)
+    try:
+        await playing
+    except asyncio.CancelledError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

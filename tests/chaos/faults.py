@@ -55,14 +55,21 @@ class Faults:
         self._history.counts[f"fault.{kind.__name__}"] += 1
         await kind()
 
-    async def _during(self, seconds: float, what: str, *names: str) -> None:
-        began = asyncio.get_running_loop().time()
+    async def _during(
+        self, seconds: float, what: str, *names: str, began: float | None = None
+    ) -> None:
+        """``began``: where it has begun already."""
+        began = self._now() if began is None else began
         try:
             await asyncio.sleep(seconds)
         finally:
-            ended = asyncio.get_running_loop().time() + GRACE_S
+            ended = self._now() + GRACE_S
             noted = (Disturbed(name, began, ended, what) for name in names)
             self._history.disturbed.extend(noted)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _region(self) -> str:
         return self._random.choice(NAMES)
@@ -74,18 +81,19 @@ class Faults:
 
     async def kill(self) -> None:
         """SIGKILL; the disk is kept."""
-        name = self._region()
+        name, began = self._region(), self._now()
         await self._regions.kill(name)
-        await self._during(self._seconds(4), "kill", name)
+        await self._during(self._seconds(4), "kill", name, began=began)
         await self._regions.start(name)
 
     async def restart_loop(self) -> None:
         """Killed while it starts, again and again."""
         name = self._region()
         for _ in range(self._random.randint(2, 4)):
+            began = self._now()
             await self._regions.kill(name)
             await self._regions.start(name)
-            await self._during(self._seconds(1.5), "restart_loop", name)
+            await self._during(self._seconds(1.5), "restart_loop", name, began=began)
 
     async def restart(self) -> None:
         """SIGTERM, as a deploy does."""
@@ -98,10 +106,10 @@ class Faults:
 
     async def wipe(self) -> None:
         """The region is lost with its disk; an empty one takes its place."""
-        name = self._region()
+        name, began = self._region(), self._now()
         lost = await self._regions.wipe(name)
-        self._history.lost_disks[lost] = asyncio.get_running_loop().time()
-        await self._during(self._seconds(3), "wipe", name)
+        self._history.lost_disks[lost] = self._now()
+        await self._during(self._seconds(3), "wipe", name, began=began)
         await self._regions.start(name)
 
     async def pause(self) -> None:

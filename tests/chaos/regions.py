@@ -36,6 +36,8 @@ class Region:
     root: Path
     generation: int = 0
     process: asyncio.subprocess.Process | None = None
+    # Whether its process was told to end, or is none.
+    ending: bool = True
     paused: bool = False
     # Regions that it dials, each over a proxy.
     dials: dict[str, Proxy] = field(default_factory=dict)
@@ -113,6 +115,9 @@ class Regions:
         ports = iter(free_ports(2 * len(NAMES)))
         self._limits = limits
         self.all = {n: Region(n, next(ports), next(ports), directory / n) for n in NAMES}
+        # Processes that ended though nobody ended them, or not as they were told: (when, region,
+        # how).
+        self.deaths: list[tuple[float, str, str]] = []
         self.small = SmallDisk(self.all["us"].root)
         self._environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith("PERDURE_")},
@@ -149,13 +154,16 @@ class Regions:
         region = self.all[name]
         if region.is_up:
             return
+        if not region.ending and region.process is not None:
+            self._died(name, f"ended by itself with {region.process.returncode}")
+        region.ending = False
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
         command += ["--data", str(region.data), "--dev-no-auth"]
         command += self._limits()
         for other, proxy in region.dials.items():
             command += ["--peer", f"{other}=http://127.0.0.1:{proxy.port}"]
-        with (region.root.parent / f"{name}.log").open("ab") as log:
+        with self._log(name).open("ab") as log:
             region.process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -164,6 +172,9 @@ class Regions:
                 env=self._environment,
                 start_new_session=True,
             )
+
+    def _died(self, name: str, how: str) -> None:
+        self.deaths.append((asyncio.get_running_loop().time(), name, how))
 
     async def ready(self, name: str) -> None:
         """Until it says so. Raises ``TimeoutError``."""
@@ -175,22 +186,30 @@ class Regions:
 
     async def _until(self, name: str, path: str) -> None:
         region = self.all[name]
-        async with (
-            httpx2.AsyncClient(trust_env=False, timeout=2) as http,
-            asyncio.timeout(READY_S_MAX),
-        ):
-            while True:
-                with contextlib.suppress(httpx2.RequestError):
-                    if (await http.get(region.url + path)).status_code == 200:
-                        return
-                await self.start(name)
-                await asyncio.sleep(_POLL_S)
+        try:
+            async with (
+                httpx2.AsyncClient(trust_env=False, timeout=2) as http,
+                asyncio.timeout(READY_S_MAX),
+            ):
+                while True:
+                    with contextlib.suppress(httpx2.RequestError):
+                        if (await http.get(region.url + path)).status_code == 200:
+                            return
+                    await self.start(name)
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            printed = self._log(name).read_text(encoding="utf-8", errors="replace")[-2_000:]
+            raise TimeoutError(f"{name} is not well after {READY_S_MAX:.0f} s: {printed}") from None
+
+    def _log(self, name: str) -> Path:
+        return self.all[name].root.parent / f"{name}.log"
 
     async def kill(self, name: str) -> None:
         """SIGKILL."""
         region = self.all[name]
         region.paused = False
         if region.process is not None and region.is_up:
+            region.ending = True
             region.process.kill()
             await region.process.wait()
 
@@ -200,12 +219,18 @@ class Regions:
         if process is None:
             return 0
         if process.returncode is None:
+            self.all[name].ending = True
             process.send_signal(signal.SIGTERM)
             try:
                 async with asyncio.timeout(STOP_S_MAX):
                     await process.wait()
             except TimeoutError:
+                self._died(name, f"did not end within {STOP_S_MAX:.0f} s of SIGTERM")
                 process.kill()
+            else:
+                # Killed meanwhile, by another fault, is no fault of its own.
+                if process.returncode not in (0, -signal.SIGTERM, -signal.SIGKILL):
+                    self._died(name, f"ended with {process.returncode} on SIGTERM")
         return await process.wait()
 
     def pause(self, name: str) -> None:

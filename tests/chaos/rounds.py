@@ -75,21 +75,27 @@ async def play(regions: Regions, seed: int) -> Outcome:
         await crowd.finish(healed_s)
         await crowd.until_read()
         await crowd.look()
+        history.deaths, regions.deaths = regions.deaths, []
     finally:
         await crowd.leave()
         await door.aclose()
     return Outcome(seed, faults.names, history, judge(history), loop.time() - began)
 
 
-async def campaign(directory: Path, seeds: range, told: "Told") -> list[Outcome]:
-    """Many rounds on the same regions, whose disks grow older with them."""
-    outcomes = []
+async def campaign(
+    directory: Path, seeds: range, told: "Told", outcomes: list[Outcome] | None = None
+) -> list[Outcome]:
+    """Many rounds on the same regions, whose disks grow older with them.
+
+    ``outcomes`` gets each as it comes, for who may be stopped on the way.
+    """
+    outcomes = [] if outcomes is None else outcomes
     async with Regions(directory, drawn(Random(f"{seeds.start}/regions"))) as regions:
         told.on_begin(regions)
         for seed in seeds:
             outcome = await play(regions, seed)
-            told.on_round(outcome)
             outcomes.append(outcome)
+            told.on_round(outcome)
     return outcomes
 
 

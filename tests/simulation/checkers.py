@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from tests.simulation.history import History
 from tests.simulation.reader_checks import elsewhere, forward, in_step, readers
-from tests.simulation.region_checks import available, cancelled, equal, refused
+from tests.simulation.region_checks import alive, available, cancelled, equal, refused
 from tests.simulation.text_checks import acknowledged, finished, remembered, takeovers, written
 
 Check = Callable[[History], Iterator[str]]
@@ -28,6 +28,7 @@ CHECKS: dict[str, Check] = {
         takeovers,
         remembered,
         elsewhere,
+        alive,
         available,
     )
 }

@@ -166,6 +166,8 @@ class History:
     disturbed: list[Disturbed] = field(default_factory=list)
     # Readers' views that cannot go on: what the reducer said.
     out_of_step: list[str] = field(default_factory=list)
+    # Processes that ended though nobody ended them, or not as they were told: (when, region, how).
+    deaths: list[tuple[float, str, str]] = field(default_factory=list)
     # Disks that were lost for good, and when.
     lost_disks: dict[str, float] = field(default_factory=dict)
     writers: dict[str, Writer] = field(default_factory=dict)

@@ -86,6 +86,18 @@ def _has_cause(history: History, stopped: Stopped) -> bool:
     }.get(stopped.code, False)
 
 
+def alive(history: History) -> Iterator[str]:
+    """A process ends when it is told to, and then as it should; but one may not start, or may end,
+    where its disk is full."""
+    for at_s, region, how in history.deaths:
+        full = any(
+            d.what == "disk_full" and d.place == region and d.began_s <= at_s <= d.ended_s
+            for d in history.disturbed
+        )
+        if not full:
+            yield f"{region} {how}, at {at_s:.3f}"
+
+
 def available(history: History) -> Iterator[str]:
     """A region that nothing was wrong with, on a way that nothing was wrong with, answers."""
     for call in history.called:

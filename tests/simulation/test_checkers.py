@@ -386,6 +386,11 @@ def a_region_forgets_the_text_of_a_message(history: History) -> None:
     history.looked.append(Looked(4.0, "s0", "eu", "eu/1", forgot))
 
 
+@broken("alive", "ended by itself")
+def a_region_dies_at_its_start(history: History) -> None:
+    history.deaths.append((3.0, "eu", "ended by itself with 1"))
+
+
 @broken("available", "was catching_up")
 def a_region_catches_up_for_ever(history: History) -> None:
     history.called.append(Called(900.0, 901.0, W, "eu", "append", "catching_up"))
