@@ -170,6 +170,8 @@ class History:
     deaths: list[tuple[float, str, str]] = field(default_factory=list)
     # Disks that were lost for good, and when.
     lost_disks: dict[str, float] = field(default_factory=dict)
+    # Disks that are older copies of one that was lost.
+    old_disks: set[str] = field(default_factory=set)
     writers: dict[str, Writer] = field(default_factory=dict)
     # By region or reader, then by message.
     final: dict[str, dict[str, Seen]] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 from zlib import crc32
 
-from perdure.regions import checkpoint, fanout, node, repair, state
+from perdure.regions import catch_up, checkpoint, fanout, node, repair, state
 from perdure.regions.transport_accepting import Acceptor
 from perdure.regions.transport_wire import vector_payload
 from perdure.replication import (
@@ -26,6 +26,7 @@ from perdure.replication import (
     session,
 )
 from perdure.replication.belief import Belief
+from perdure.replication.errors import Refusal
 from perdure.replication.feed import finish, snapshot_event
 from perdure.replication.frames import Kind
 from perdure.replication.ids import claim_epoch
@@ -280,6 +281,13 @@ def fence_forgotten(self: Any, lane: Any) -> bool:
 _make_claim = admission._make_claim
 
 
+def _from_zero(session: Any, message: Any, producer: str, claim_id: str, _: str) -> Any:
+    return _make_claim(session, message, producer, claim_id, "restart")
+
+
+MUTANTS["continues_from_nothing"] = lambda: mock.patch.object(admission, "_make_claim", _from_zero)
+
+
 @_mutant(admission, "_make_claim")
 def visible_end_origin(session: Any, message: Any, *who: Any) -> Any:
     """A takeover goes on at the end of what is shown, counted from its beginning and not from that
@@ -294,6 +302,13 @@ def visible_end_origin(session: Any, message: Any, *who: Any) -> Any:
     return admitted._replace(
         operations=[dataclasses.replace(claim, lane=lane, base=base)], lane=lane
     )
+
+
+@_mutant(admission, "_check_writable")
+def cancel_forgotten(message: Any, lane: Any) -> None:
+    """A producer whose message was cancelled goes on where that is known."""
+    if message.is_fenced(lane):
+        raise Refusal("fenced", "another producer has taken the message over")
 
 
 @_mutant(claims.Claims, "chain")
@@ -521,3 +536,13 @@ def settled_when_over(self: Any, current: Any, id_: str) -> None:
 @_mutant(node.Node, "_check_readable")
 def serves_before_caught_up(self: Any) -> None:
     """A region that does not know yet what there is answers as if it knew."""
+
+
+_caught_up = catch_up.CatchUp.recovered
+
+
+@_mutant(catch_up.CatchUp, "recovered")
+def every_start_catches_up(self: Any) -> None:
+    """A region that starts with all that it had serves nothing until it has met its peers."""
+    _caught_up(self)
+    self.is_under_way = True

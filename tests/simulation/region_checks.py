@@ -12,6 +12,8 @@ EQUAL_S_MAX = 150.0
 CONVERGED_S_MAX = 20.0
 # How long a region with an empty disk may catch up while nothing is in its way.
 CATCHING_UP_S_MAX = 30.0
+# After so long it has certainly noted that it has caught up.
+NOTED_S = 5.0
 
 
 def equal(history: History) -> Iterator[str]:
@@ -119,9 +121,17 @@ def _excused(history: History, call: Called) -> bool:
 
 
 def _is_fresh(history: History, call: Called) -> bool:
-    """A region with an empty disk catches up, however long its peers are out of reach."""
+    """A region with an empty disk catches up, however long its peers are out of reach; one that has
+    answered for a while on its disk (which it notes there) does not."""
     lost = [at for disk, at in history.lost_disks.items() if disk.split("/")[0] == call.region]
     late = [d.began_s for d in history.disturbed if d.place == call.region and d.what == "late"]
-    began = [at for at in (0.0, *lost, *late) if at <= call.ended_s]
-    ways = [d.ended_s for d in history.disturbed]
-    return call.began_s <= max(max(began), *ways, 0.0) + CATCHING_UP_S_MAX
+    began = max(at for at in (0.0, *lost, *late) if at <= call.ended_s)
+    last = max((d.ended_s for d in history.disturbed), default=0.0)
+    full = any(d.place == call.region and d.what == "disk_full" for d in history.disturbed)
+    answers = [
+        what.at_s
+        for what in (*history.acked, *history.claimed, *history.looked)
+        if what.disk.split("/")[0] == call.region and began < what.at_s < call.began_s
+    ]
+    caught_up = bool(answers) and max(answers) - min(answers) > NOTED_S and not full
+    return call.began_s <= max(began, last) + CATCHING_UP_S_MAX and not caught_up

@@ -9,8 +9,8 @@ from tests.simulation.clients import Client, Producer, Surroundings
 from tests.simulation.door import Refused, Unavailable
 from tests.simulation.history import Looked, as_seen
 
-HOP = 0.1
-HASTE = {"open": 0.6, "claim": 0.6, "append": 0.2}
+HOP = 0.25
+HASTE = {"open": 0.6, "claim": 1.0, "append": 0.2}
 HASTE_S = (0.0, 0.002, 0.02)
 LOOK_S_MEAN = 0.4
 
@@ -41,7 +41,7 @@ class Restless(Producer):
         if self._whim.random() >= HASTE.get(verb, 0.0):
             return await super().call(verb, *args, **more)
         other = self.region
-        if verb != "append" and self._whim.random() < 0.5:
+        if verb == "claim" or (verb == "open" and self._whim.random() < 0.5):
             other = self._whim.choice(self.around.regions)
         calls = ((0.0, self.region), (self._whim.choice(HASTE_S), other))
         tasks = [asyncio.create_task(self._after(*call, verb, args)) for call in calls]

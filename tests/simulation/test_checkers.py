@@ -396,6 +396,13 @@ def a_region_catches_up_for_ever(history: History) -> None:
     history.called.append(Called(900.0, 901.0, W, "eu", "append", "catching_up"))
 
 
+@broken("available", "was catching_up")
+def a_region_catches_up_that_had_done_so(history: History) -> None:
+    history.looked.append(Looked(9.0, "s0", "eu", "eu/1", dict(history.final["eu"])))
+    history.disturbed.append(Disturbed("eu", 10.0, 20.0, "crash"))
+    history.called.append(Called(15.0, 16.0, W, "eu", "append", "catching_up"))
+
+
 @broken("available", "was lost")
 def a_healthy_region_does_not_answer(history: History) -> None:
     history.disturbed.append(Disturbed("us", 0.0, 9.0, "crash"))

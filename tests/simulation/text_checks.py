@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tests.simulation.history import Acked, Claimed, History, Looked, Seen, Writer
+from tests.simulation.history import Acked, Claimed, History, Seen, Writer
 from tests.simulation.runs import (
     NotRuns,
     asked,
@@ -213,10 +213,10 @@ def _lost_to_an_older(history: History, answered: list[Claimed]) -> Iterator[str
 
 def remembered(history: History) -> Iterator[str]:
     """What a region has shown, and was stable by then, it shows whenever it answers at all: also
-    after it has lost its disk. (Not at once after it was given an old copy of it.)"""
+    after it has lost its disk. (Not on an old copy of it, which may lack what it had.)"""
     known: dict[tuple[str, str], dict[str, int]] = {}
     for looked in history.looked:
-        if _is_restored(history, looked):
+        if looked.disk in history.old_disks:
             continue
         before = known.setdefault((looked.region, looked.session), {})
         for message, stable in sorted(before.items()):
@@ -235,10 +235,3 @@ def remembered(history: History) -> Iterator[str]:
             if seen is not None and ack.stable and ack.at_s < looked.at_s:
                 held = min(ack.stable, seen.length)
                 before[ack.message] = max(held, before.get(ack.message, 0))
-
-
-def _is_restored(history: History, looked: Looked) -> bool:
-    return any(
-        d.place == looked.region and d.what == "backup" and d.began_s <= looked.at_s <= d.ended_s
-        for d in history.disturbed
-    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,8 +76,12 @@ class World:
         # In some seeds only, so that those that once failed are as they were.
         whim = Random(f"{seed}/whim") if seed % 5 in RESTLESS else None
         self.network = Network(Random(f"{seed}/network"), whim)
-        # On a slow disk much is written at once.
-        self._latency_s = 0.001 if whim is None else whim.choice([0.001, 0.03])
+        # On a slow disk much is written at once; logs may end by their age, as after a week.
+        self._latency_s, self._limits = 0.001, self.settings.limits
+        if whim is not None:
+            self._latency_s = whim.choice([0.001, 0.03])
+            age_s = whim.choice([3, self._limits.log_age_s_max])
+            self._limits = dataclasses.replace(self._limits, log_age_s_max=age_s)
         self.addresses = Addresses(self.network)
         self.running: dict[str, Process] = {}
         self.offsets: dict[str, list[int]] = {name: [0] for name in self.names}
@@ -129,7 +134,7 @@ class World:
             [other for other in self.names if other != name],
             Random(f"{self.seed}/{name}/{self._starts}"),
             self.offsets[name],
-            self.settings.limits,
+            self._limits,
         )
 
     def boot(self, name: str) -> None:
@@ -159,6 +164,8 @@ class World:
     def lose_disk(self, name: str, instead: Disk | None = None) -> None:
         """The disk is gone; the region gets an empty one, or an old copy."""
         self.history.lost_disks[self.disks[name].name] = self.loop.now_s
+        if instead is not None:
+            self.history.old_disks.add(instead.name)
         self.disks[name] = instead or self.new_disk(name)
 
     # The phases
