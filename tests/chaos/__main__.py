@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.regions import Regions
+from tests.chaos.namespaces import Namespaces, NoNamespaces
+from tests.chaos.regions import NAMES, Regions
 from tests.chaos.rounds import Outcome, Told, campaign
 from tests.seeded import commit
 
@@ -73,13 +74,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20, help="how many (default 20)")
     parser.add_argument("--first", type=int, default=0, help="the first round (default 0)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--namespaces",
+        action="store_true",
+        help="regions in network namespaces of their own, where links lose packets; as root",
+    )
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
+    namespaces = Namespaces(NAMES) if options.namespaces else None
+    if namespaces is not None:
+        try:
+            namespaces.make()
+        except NoNamespaces as error:
+            parser.error(f"--namespaces: {error}")
     directory = Path(tempfile.mkdtemp(prefix="perdure-chaos-"))
     seeds = range(options.first, options.first + options.rounds)
     outcomes: list[Outcome] = []
-    whole = asyncio.run(_played(directory, seeds, outcomes))
+    try:
+        whole = asyncio.run(_played(directory, seeds, outcomes, namespaces))
+    finally:
+        if namespaces is not None:
+            namespaces.remove()
     if not outcomes:
         _say(f"stopped; what the regions printed is in {directory}")
         return 130
@@ -97,9 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if told["failed"] else 0 if whole else 130
 
 
-async def _played(directory: Path, seeds: range, outcomes: list[Outcome]) -> bool:
+async def _played(
+    directory: Path, seeds: range, outcomes: list[Outcome], namespaces: Namespaces | None
+) -> bool:
     """Whether all were played: SIGINT and SIGTERM end the campaign, and the regions with it."""
-    playing = asyncio.create_task(campaign(directory, seeds, Console(), outcomes))
+    playing = asyncio.create_task(campaign(directory, seeds, Console(), outcomes, namespaces))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, playing.cancel)

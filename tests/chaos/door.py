@@ -54,7 +54,9 @@ class HttpDoor(Door):
         self._regions = regions
         self._last: dict[str, str] = {}
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-        self._http = httpx2.AsyncClient(trust_env=False, timeout=None, limits=limits)
+        self._http = httpx2.AsyncClient(
+            trust_env=False, timeout=None, limits=limits, headers=regions.headers
+        )
 
     async def aclose(self) -> None:
         """Close every connection."""

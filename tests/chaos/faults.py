@@ -31,6 +31,9 @@ class Faults:
             "slow": self.slow,
             "flapping": self.flapping,
         }
+        if regions.namespaces is not None:
+            # There are no proxies that could be slow.
+            del kinds["slow"]
         if regions.small.mounted:
             kinds["disk_full"] = self.disk_full
         self.names = random.sample(list(kinds), random.choice([0, 1, 1, 2, 3]))

@@ -8,20 +8,24 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 import httpx2
+import jwt
 from perdure.regions.cluster import free_ports
-from perdure.regions.config import PEER_SECRET
+from perdure.regions.config import JWT_SECRET, PEER_SECRET
 
+from tests.chaos.namespaces import Namespaces, Route
 from tests.chaos.proxy import Proxy, Way
 
 NAMES = ("eu", "us", "ap")
 READY_S_MAX = 60.0
 STOP_S_MAX = 15.0
+GRANT_S = 86_400
 SMALL_DISK_BYTES = 33_554_432
 _POLL_S = 0.05
 
@@ -39,13 +43,14 @@ class Region:
     # Whether its process was told to end, or is none.
     ending: bool = True
     paused: bool = False
-    # Regions that it dials, each over a proxy.
-    dials: dict[str, Proxy] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+    # The ways to the regions that it dials.
+    dials: dict[str, Proxy | Route] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
         """The URL for clients."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def disk(self) -> str:
@@ -109,12 +114,22 @@ def drawn(random: Random) -> Callable[[], Sequence[str]]:
 
 
 class Regions:
-    """Three regions. ``limits`` gives the options that a start gets."""
+    """Three regions, on loopback with proxies between them, or in ``namespaces`` of their own.
+    ``limits`` gives the options that a start gets."""
 
-    def __init__(self, directory: Path, limits: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: Callable[[], Sequence[str]] = tuple,
+        namespaces: Namespaces | None = None,
+    ) -> None:
         ports = iter(free_ports(2 * len(NAMES)))
         self._limits = limits
+        self.namespaces = namespaces
         self.all = {n: Region(n, next(ports), next(ports), directory / n) for n in NAMES}
+        if namespaces is not None:
+            for name, region in self.all.items():
+                region.address = namespaces.address(name)
         # Processes that ended though nobody ended them, or not as they were told: (when, region,
         # how).
         self.deaths: list[tuple[float, str, str]] = []
@@ -122,15 +137,20 @@ class Regions:
         self._environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith("PERDURE_")},
             PEER_SECRET: secrets.token_hex(32),
+            JWT_SECRET: (secret := secrets.token_hex(32)),
         }
+        claims = {"sub": "chaos", "exp": int(time.time()) + GRANT_S}
+        grant = jwt.encode(claims, secret, "HS256")
+        # For clients: nobody else is served outside loopback.
+        self.headers = {"authorization": f"Bearer {grant}"} if namespaces is not None else {}
 
     async def __aenter__(self) -> "Regions":
         for region in self.all.values():
             region.root.mkdir(parents=True, exist_ok=True)
             for other in self.all.values():
                 if other is not region:
-                    region.dials[other.name] = proxy = Proxy(other.peer_port)
-                    await proxy.start()
+                    region.dials[other.name] = way = self._way(region.name, other)
+                    await way.start()
         try:
             for name in self.all:
                 await self.start(name)
@@ -139,6 +159,11 @@ class Regions:
             await self.__aexit__()
             raise
         return self
+
+    def _way(self, start: str, end: Region) -> Proxy | Route:
+        if self.namespaces is not None:
+            return self.namespaces.route(start, end.name)
+        return Proxy(end.peer_port)
 
     async def __aexit__(self, *_: object) -> None:
         for name in self.all:
@@ -159,10 +184,16 @@ class Regions:
         region.ending = False
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
-        command += ["--data", str(region.data), "--dev-no-auth"]
-        command += self._limits()
-        for other, proxy in region.dials.items():
-            command += ["--peer", f"{other}=http://127.0.0.1:{proxy.port}"]
+        command += ["--data", str(region.data), *self._limits()]
+        if self.namespaces is None:
+            command += ["--dev-no-auth"]
+        else:
+            command = [*self.namespaces.inside(name), *command]
+            command += ["--host", region.address, "--peer-host", region.address]
+        for other, way in region.dials.items():
+            peer = self.all[other]
+            port = way.port if isinstance(way, Proxy) else peer.peer_port
+            command += ["--peer", f"{other}=http://{peer.address}:{port}"]
         with self._log(name).open("ab") as log:
             region.process = await asyncio.create_subprocess_exec(
                 *command,
@@ -255,7 +286,7 @@ class Regions:
         region.generation += 1
         return lost
 
-    def ways(self, one: str, other: str) -> list[Proxy]:
+    def ways(self, one: str, other: str) -> list[Proxy | Route]:
         """From one to the other and back."""
         return [self.all[one].dials[other], self.all[other].dials[one]]
 

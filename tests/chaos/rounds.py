@@ -7,6 +7,7 @@ from random import Random
 
 from tests.chaos.door import HttpDoor
 from tests.chaos.faults import Faults
+from tests.chaos.namespaces import Namespaces
 from tests.chaos.regions import NAMES, Regions, drawn
 from tests.simulation.checkers import judge
 from tests.simulation.clients import Client, Surroundings
@@ -83,14 +84,19 @@ async def play(regions: Regions, seed: int) -> Outcome:
 
 
 async def campaign(
-    directory: Path, seeds: range, told: "Told", outcomes: list[Outcome] | None = None
+    directory: Path,
+    seeds: range,
+    told: "Told",
+    outcomes: list[Outcome] | None = None,
+    namespaces: Namespaces | None = None,
 ) -> list[Outcome]:
     """Many rounds on the same regions, whose disks grow older with them.
 
     ``outcomes`` gets each as it comes, for who may be stopped on the way.
     """
     outcomes = [] if outcomes is None else outcomes
-    async with Regions(directory, drawn(Random(f"{seeds.start}/regions"))) as regions:
+    limits = drawn(Random(f"{seeds.start}/regions"))
+    async with Regions(directory, limits, namespaces) as regions:
         told.on_begin(regions)
         for seed in seeds:
             outcome = await play(regions, seed)

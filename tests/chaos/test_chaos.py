@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 
+from tests.chaos.namespaces import Namespaces, NoNamespaces
 from tests.chaos.proxy import Proxy, Way
+from tests.chaos.regions import NAMES
 from tests.chaos.rounds import Outcome, Told, campaign
 from tests.simulation.checkers import judge
 
 # `make chaos` runs more.
 SLICE = range(2)
+# A region is cut off from the others in this one.
+IN_NAMESPACES = range(531, 532)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,22 @@ def test_regions_survive_what_happens_to_processes(outcomes: list[Outcome]) -> N
     counts = [outcome.history.counts for outcome in outcomes]
     assert all(count["fault.kill"] for count in counts)
     assert sum(count["resumes_elsewhere"] for count in counts) >= 10
+
+
+@pytest.mark.failure("N1", "N2")
+def test_regions_in_namespaces(tmp_path: Path) -> None:
+    """Where links lose packets, and nobody is told that they do."""
+    namespaces = Namespaces(NAMES)
+    try:
+        namespaces.make()
+    except NoNamespaces as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+    try:
+        outcomes = asyncio.run(campaign(tmp_path, IN_NAMESPACES, Told(), namespaces=namespaces))
+    finally:
+        namespaces.remove()
+    for outcome in outcomes:
+        assert not outcome.breaches, f"round {outcome.seed}: " + "\n".join(outcome.breaches)
 
 
 def test_a_lost_token_would_be_seen(outcomes: list[Outcome]) -> None:

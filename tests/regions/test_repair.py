@@ -166,7 +166,7 @@ async def test_a_peer_with_a_full_disk_says_that_it_cannot_tell(
         assert await pull()
 
 
-@pytest.mark.failure("P5")
+@pytest.mark.failure("C2")
 async def test_one_attempt_that_fails_does_not_end_the_catching_up(tmp_path: Path) -> None:
     """Two empty regions find each other, and have not reached the one that holds everything yet."""
     async with linked(tmp_path, TRIO, start=False) as regions:

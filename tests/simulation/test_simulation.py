@@ -29,9 +29,7 @@ def told(result: object) -> str:
     return f"again: make simulate SEED={result.seed}\n" + "\n".join(result.breaches)  # type: ignore
 
 
-@pytest.mark.failure(
-    "P4", "P11", "P14", "N1", "N2", "N3", "N7", "C1", "C2", "C3", "C5", "C8", "C9", "C11"
-)
+@pytest.mark.failure("P4", "P11", "P14", "N2", "N3", "C1", "C2", "C5", "C8", "C9", "C11")
 def test_a_slice_of_the_seeds() -> None:
     """Chaos, then healing: every promise holds, in each of them, and they saw enough."""
     jobs = os.cpu_count() or 1
