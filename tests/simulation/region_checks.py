@@ -2,8 +2,16 @@
 
 from collections.abc import Iterator
 
-from tests.simulation.history import Called, History, Stopped
-from tests.simulation.runs import asked, claimers, final_of, has_rivals, is_kept, is_usual
+from tests.simulation.history import Asked, Called, History, Stopped
+from tests.simulation.runs import (
+    asked,
+    claimers,
+    final_of,
+    has_rivals,
+    is_kept,
+    is_usual,
+    silent_claimers,
+)
 from tests.simulation.text_checks import fresh
 
 # How long the regions may take to be equal after everything is well again; and after the last
@@ -46,7 +54,7 @@ def cancelled(history: History) -> Iterator[str]:
         if what.what == "delete":
             yield f"{what.message} was deleted, and is there"
         streams = what.what == "cancel" and seen.status == "streaming"
-        if streams and not has_rivals(history, what.message):
+        if streams and not _is_another(history, what):
             yield f"{what.message} was cancelled, and streams"
 
 
@@ -60,6 +68,15 @@ def _goes_on(history: History, what: str, message: str, disk: str, at_s: float) 
                     f"{writer.name} was acknowledged {ack.accepted} at {ack.at_s:.3f}, after a"
                     f" {what} of {message} there at {at_s:.3f}"
                 )
+
+
+def _is_another(history: History, what: Asked) -> bool:
+    """Whether what streams may be of another epoch than what was cancelled: of a rival, or of a
+    takeover that another region carried out."""
+    claims = [c for c in history.carried_out if c.message == what.message]
+    elsewhere = any(c.disk != what.disk for c in claims)
+    silent = silent_claimers(history, what.message)
+    return has_rivals(history, what.message) or elsewhere or bool(silent)
 
 
 def refused(history: History) -> Iterator[str]:
@@ -128,10 +145,20 @@ def _is_fresh(history: History, call: Called) -> bool:
     began = max(at for at in (0.0, *lost, *late) if at <= call.ended_s)
     last = max((d.ended_s for d in history.disturbed), default=0.0)
     full = any(d.place == call.region and d.what == "disk_full" for d in history.disturbed)
-    answers = [
+    caught_up = not full and _has_answered(history, call.region, began, call.began_s)
+    return call.began_s <= max(began, last) + CATCHING_UP_S_MAX and not caught_up
+
+
+def _has_answered(history: History, region: str, since_s: float, until_s: float) -> bool:
+    """Whether it did in this time for ``NOTED_S`` without a fault, long enough to note it."""
+    answers = sorted(
         what.at_s
         for what in (*history.acked, *history.claimed, *history.looked)
-        if what.disk.split("/")[0] == call.region and began < what.at_s < call.began_s
-    ]
-    caught_up = bool(answers) and max(answers) - min(answers) > NOTED_S and not full
-    return call.began_s <= max(began, last) + CATCHING_UP_S_MAX and not caught_up
+        if what.disk.split("/")[0] == region and since_s < what.at_s < until_s
+    )
+    faults = [(d.began_s, d.ended_s) for d in history.disturbed if d.place == region]
+    for first in answers:
+        after = next((at for at in answers if at > first + NOTED_S), None)
+        if after is not None and not any(b <= after and first <= e for b, e in faults):
+            return True
+    return False

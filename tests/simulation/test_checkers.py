@@ -398,7 +398,8 @@ def a_region_catches_up_for_ever(history: History) -> None:
 
 @broken("available", "was catching_up")
 def a_region_catches_up_that_had_done_so(history: History) -> None:
-    history.looked.append(Looked(9.0, "s0", "eu", "eu/1", dict(history.final["eu"])))
+    for at_s in (3.0, 9.0):
+        history.looked.append(Looked(at_s, "s0", "eu", "eu/1", dict(history.final["eu"])))
     history.disturbed.append(Disturbed("eu", 10.0, 20.0, "crash"))
     history.called.append(Called(15.0, 16.0, W, "eu", "append", "catching_up"))
 
