@@ -50,7 +50,7 @@ def run_seed(seed: int, mutant: str | None = None) -> Result:
         history = outcome.history
     except Exception as error:
         trace = traceback.format_exc(limit=-4)
-        breach = f"{type(error).__name__}: {error}\n{trace}"
+        breach = f"crash: {type(error).__name__}: {error}\n{trace}"
         return Result(seed, [breach], "", {}, None, 0, 0.0, time.process_time() - began)
     little, breaches = False, []
     try:

@@ -185,6 +185,6 @@ class History:
     counts: Counter[str] = field(default_factory=Counter)
 
     def accepted_holds(self, ack: Acked | Claimed | Asked) -> bool:
-        """Whether the disk that acknowledged it was kept ever since."""
-        lost_s = self.lost_disks.get(ack.disk)
-        return lost_s is None or lost_s < ack.at_s
+        """Whether the disk that acknowledged it was kept ever since (an answer may still be on its
+        way when the disk is lost). No two disks have one name."""
+        return ack.disk not in self.lost_disks
