@@ -10,14 +10,16 @@ from tests.simulation.door import Refused, Unavailable
 from tests.simulation.history import Looked, as_seen
 
 HOP = 0.25
+SILENCE = 0.03
+SILENCE_S = (5.0, 30.0)
 HASTE = {"open": 0.6, "claim": 1.0, "append": 0.2}
 HASTE_S = (0.0, 0.002, 0.02)
 LOOK_S_MEAN = 0.4
 
 
 class Restless(Producer):
-    """An agent that goes to another region for no reason, and that asks once more before it has
-    been answered; the first answer counts."""
+    """An agent that goes to another region for no reason, that is silent for long, and that asks
+    once more before it has been answered; the first answer counts."""
 
     def __init__(self, *args: Any, whim: Random, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -34,6 +36,8 @@ class Restless(Producer):
 
     async def _make(self) -> None:
         await super()._make()
+        if self._whim.random() < SILENCE:
+            await asyncio.sleep(self._whim.uniform(*SILENCE_S))
         if self._whim.random() < HOP:
             self.region = self._whim.choice(self.around.regions)
 
