@@ -263,7 +263,7 @@ LOAD = [
         "L2",
         "5,000 clients come back at once after a region died",
         "spread by jitter; only 503 with `Retry-After`; over within 15 s",
-        missing="5,000; the suite has 100 and `make hotspots` 1,000",
+        missing="5,000 in the suite, which has 1,000; `make hotspots` has them",
     ),
     Failure(
         "L3",

@@ -20,24 +20,25 @@ with logs that do not; and a link breaks and comes back every second, for minute
 _SHORT_LOGS = ("--log-bytes-max", "3000", "--evict-idle-s", "5")
 
 
-async def measure(readers: int, sessions: int, flaps: int) -> dict[str, Any]:
+async def measure(readers: int, light: int, sessions: int, flaps: int) -> dict[str, Any]:
     """The figures; times in seconds, memory in KiB."""
     told: dict[str, Any] = {"commit": commit()}
     with tempfile.TemporaryDirectory(prefix="perdure-hotspots-") as directory:
         path = Path(directory)
-        if readers:
-            async with Regions(path / "storm") as regions:
-                _say(f"{readers} readers; their region is killed")
-                found = await storm(regions, readers)
-            told["storm"] = {
-                "readers": found.readers,
-                "back_s": {name: round(found.share_s(s), 2) for name, s in _SHARES.items()},
-                "answers": found.answers,
-                "errors": found.errors,
-                "not_back": found.missing,
-                "wrong": found.wrong,
-                "steps_lost": found.steps_lost,
-            }
+        for name, count in (("storm", readers), ("storm_light", light)):
+            if count:
+                async with Regions(path / name) as regions:
+                    _say(f"{count} readers ({name}); their region is killed")
+                    found = await storm(regions, count, light=name == "storm_light")
+                told[name] = {
+                    "readers": found.readers,
+                    "back_s": {share: round(found.share_s(s), 2) for share, s in _SHARES.items()},
+                    "answers": found.answers,
+                    "errors": found.errors,
+                    "not_back": found.missing,
+                    "wrong": found.wrong,
+                    "steps_lost": found.steps_lost,
+                }
         for name, limits in (("diverged", ()), ("diverged_below_logs", _SHORT_LOGS)):
             if sessions:
                 async with Regions(path / name, lambda limits=limits: limits) as regions:
@@ -75,12 +76,16 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make hotspots", description=_TEXT)
     parser.add_argument("--readers", type=int, default=1_000, help="of one region (default 1000)")
+    parser.add_argument(
+        "--light", type=int, default=5_000, help="readers that are less than a client (5000)"
+    )
     parser.add_argument("--sessions", type=int, default=1_000, help="that diverge (default 1000)")
     parser.add_argument("--flaps", type=int, default=60, help="of a link (default 60)")
     options = parser.parse_args(arguments)
-    if min(options.readers, options.sessions, options.flaps) < 0:
+    numbers = (options.readers, options.light, options.sessions, options.flaps)
+    if min(numbers) < 0:
         parser.error("numbers must not be negative")
-    told = asyncio.run(measure(options.readers, options.sessions, options.flaps))
+    told = asyncio.run(measure(*numbers))
     print(json.dumps(told, indent=1))
     return 0
 

@@ -13,11 +13,19 @@ GROWN_BYTES_MAX = 8_388_608
 
 
 @pytest.mark.failure("L2")
-async def test_readers_of_a_region_that_died_are_back_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("readers", "light"), [(100, False), (1_000, True)])
+async def test_readers_of_a_region_that_died_are_back_elsewhere(
+    tmp_path: Path, readers: int, light: bool
+) -> None:
     """All of them, with all that there is; none is told anything but to come back."""
     async with Regions(tmp_path) as regions:
-        found = await storm(regions, 100)
-    assert found.readers > 50 and not found.missing and not found.wrong and not found.steps_lost
+        found = await storm(regions, readers, light=light)
+    assert (
+        found.readers > readers // 2
+        and not found.missing
+        and not found.wrong
+        and not found.steps_lost
+    )
     assert found.errors == {} and found.back_s[-1] < 15
 
 
