@@ -60,8 +60,12 @@ class CatchUp:
     def _is_caught_up(self) -> bool:
         peers, now_ms = self._gossip.peers, self._clock.monotonic_ms()
         # One whose link has just broken is waited for, until it is down; one whose link has just
-        # opened, until it has been met.
-        near = {name for name, peer in peers.items() if peer.state(now_ms) != "down"}
+        # opened, until it has been met. One that cannot be dialled may dial: it is met never.
+        near = {
+            name
+            for name, peer in peers.items()
+            if peer.state(now_ms) != "down" and (peer.connected or name in self._targets)
+        }
         untried = self._repair.links.untried() if self._repair.links is not None else peers.keys()
         if untried or not any(peers[name].connected for name in near):
             return False
@@ -72,9 +76,9 @@ class CatchUp:
 
     def _has(self, name: str, near: set[str]) -> bool:
         """Whether what the peer had is here. What it has lost since with its disk is waited for
-        until everybody has been met; then, for as much of it as somebody has."""
+        while another one may have it: one that is near has, or is to be met."""
         target, peers = self._targets[name], self._gossip.peers
-        if self._targets.keys() == peers.keys():
+        if near <= self._targets.keys():
             held = {o: max(peers[other].vector.get(o, 0) for other in near) for o in target}
             target = {origin: min(lsn, held[origin]) for origin, lsn in target.items()}
         return all(self._gossip.vector.get(origin, 0) >= lsn for origin, lsn in target.items())

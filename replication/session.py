@@ -82,7 +82,7 @@ class Session:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
             self._metadata.restore(fields["metadata"])
-            shown, contents, wholes, graves, graves_sum, newest, arrivals = fields["totals"]
+            shown, contents, wholes, graves, graves_sum, newest, arrivals, *_ = fields["totals"]
             buried = tuple((id_, content) for id_, content in newest)
             # Older versions neither say a window nor read one.
             window = int(fields.get("window", 0))

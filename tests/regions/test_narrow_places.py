@@ -71,14 +71,15 @@ def joining(regions: Regions, peers: Sequence[str]) -> tuple[Node, SqliteStorage
 class Silent:
     """Links over which nothing comes; a peer that is asked holds what this region does."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *untried: str) -> None:
         self._node = node
+        self._untried = set(untried)
         self.counters: dict[str, int] = {}
 
     def wake(self) -> None: ...
 
     def untried(self) -> set[str]:
-        return set()
+        return self._untried
 
     def refused(self) -> str | None:
         return None
@@ -509,14 +510,15 @@ async def test_a_link_that_flaps_does_not_end_the_catching_up(regions: Regions) 
 
 async def test_what_a_peer_has_lost_with_its_disk_is_not_waited_for(regions: Regions) -> None:
     """It comes back by the same name with less than it had; others may have it, until all of them
-    have been met."""
-    us, _ = joining(regions, ["eu", "ap"])
-    us.start(Silent(us))  # type: ignore[arg-type]
+    have been met, or cannot be reached."""
+    us, _ = joining(regions, ["eu", "ap", "sa"])
+    us.start(links := Silent(us, "ap", "sa"))  # type: ignore[arg-type]
     link(us, EU, 1000)
     us.gossip.lost("eu")
     us.peers_changed()
     link(us, Origin("eu", 2), 0)
     assert us.readiness() == "catching_up"
+    links.untried().clear()
     link(us, AP, 900)
     assert us.readiness() == "catching_up"
     us.gossip.lost("ap")

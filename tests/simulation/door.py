@@ -79,6 +79,10 @@ class Door(ABC):
             code = "storage_failed"
         except (TimeoutError, ConnectionError):
             code = "lost"
+        except asyncio.CancelledError:
+            # Nobody waits for the answer any more; it may be carried out all the same.
+            self._failed(began, who, region, verb, "lost")
+            raise
         self._log(f"{loop.time():.4f} {who} {region} {verb} {code}")
         self._failed(began, who, region, verb, code)
         raise Unavailable(code)

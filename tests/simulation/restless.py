@@ -36,7 +36,7 @@ class Restless(Producer):
 
     async def _make(self) -> None:
         await super()._make()
-        if self._whim.random() < SILENCE:
+        if self._whim.random() < SILENCE and not self.around.calm.is_set():
             await asyncio.sleep(self._whim.uniform(*SILENCE_S))
         if self._whim.random() < HOP:
             self.region = self._whim.choice(self.around.regions)

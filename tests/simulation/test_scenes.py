@@ -59,6 +59,34 @@ async def everywhere(stage: Stage, within_s: float = EQUAL_S_MAX) -> None:
 # Processes and disks
 
 
+@pytest.mark.failure("C2")
+def test_an_empty_region_that_cannot_dial_one_peer_is_ready() -> None:
+    """A firewall lets that peer out and nobody in: it is seen, and never met."""
+
+    async def scene(stage: Stage) -> None:
+        await send(stage, "eu", "c1")
+        await everywhere(stage)
+        stage.kill("us")
+        stage.disks["us"] = Disk("us2")
+        process = stage.running["us"] = stage.made("us", stage.disks["us"])
+        dial = process.dial
+
+        async def shut(name: str) -> Any:
+            if name == "ap":
+                raise ConnectionRefusedError("nobody gets in")
+            return await dial(name)
+
+        with mock.patch.object(process, "dial", shut):
+            process.start()
+            await stage.until(lambda: process.node.readiness() is None, 30)
+            assert ids(stage, "us") == ["c1"]
+            assert (
+                process.node.gossip.peers["ap"].state(process.node._clock.monotonic_ms()) != "down"
+            )
+
+    played(scene)
+
+
 @pytest.mark.failure("P4")
 def test_killed_after_the_answer_and_before_gossip() -> None:
     """What was ``accepted`` is there after the start and reaches the others late, without a gap;
