@@ -67,7 +67,7 @@ class Faults:
             await asyncio.sleep(seconds)
         finally:
             ended = self._now() + GRACE_S
-            noted = (Disturbed(name, began, ended, what) for name in names)
+            noted = (Disturbed(name, began, ended, what) for name in names or ("links",))
             self._history.disturbed.extend(noted)
 
     @staticmethod

@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 from tests.simulation.history import History
 from tests.simulation.reader_checks import elsewhere, forward, in_step, readers
 from tests.simulation.region_checks import alive, available, cancelled, equal, refused
-from tests.simulation.text_checks import acknowledged, finished, remembered, takeovers, written
+from tests.simulation.text_checks import (
+    acknowledged,
+    answers,
+    consistent,
+    finished,
+    remembered,
+    takeovers,
+    written,
+)
 
 Check = Callable[[History], Iterator[str]]
 
@@ -17,6 +25,8 @@ CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
         written,
+        answers,
+        consistent,
         acknowledged,
         finished,
         forward,

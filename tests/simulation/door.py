@@ -81,7 +81,7 @@ class Door(ABC):
             code = "lost"
         except asyncio.CancelledError:
             # Nobody waits for the answer any more; it may be carried out all the same.
-            self._failed(began, who, region, verb, "lost")
+            self._failed(began, who, region, verb, "left")
             raise
         self._log(f"{loop.time():.4f} {who} {region} {verb} {code}")
         self._failed(began, who, region, verb, code)

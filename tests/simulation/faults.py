@@ -88,7 +88,8 @@ class Faults:
 
     def _note(self, began_s: float, what: str, *places: str) -> None:
         now = asyncio.get_running_loop().time()
-        for place in places:
+        # Ways between regions are nobody's own.
+        for place in places or ("links",):
             noted = Disturbed(place, began_s, now + GRACE_S, what)
             self._world.history.disturbed.append(noted)
 

@@ -33,7 +33,7 @@ def forward(history: History) -> Iterator[str]:
 def _taken(history: History, before: Shown, shown: Shown) -> Iterator[str]:
     """A message that is not there any more."""
     behind = shown.reason == "behind" and shown.at_s - shown.connected_s >= HOLD_S_MIN
-    if not behind and not asked(history, "delete", shown.message):
+    if not behind and not asked(history, "delete", shown.message, shown.at_s):
         yield (
             f"{shown.reader} lost {shown.message} at {shown.at_s:.3f} ({shown.event}), of which it"
             f" had {len(before.text or '')} characters, and nobody has deleted it"
@@ -79,7 +79,8 @@ def readers(history: History) -> Iterator[str]:
             if history.lost_disks and is_broken(history, id_) and id_ in right
             if (seen.status, seen.length) == (right[id_].status, right[id_].length)
         }
-        if {**view, **{id_: right[id_] for id_ in told_otherwise}} != right:
+        held = {**view, **{id_: right[id_] for id_ in told_otherwise}}
+        if list(held.items()) != list(right.items()):
             yield f"{reader} ends with {view}, not {right}"
 
 

@@ -26,7 +26,7 @@ NOTED_S = 5.0
 
 def equal(history: History) -> Iterator[str]:
     """After the heal all regions come to show the same, in bounded time, and know that they do."""
-    views = {place: sorted(seen.items()) for place, seen in history.final.items()}
+    views = {place: list(seen.items()) for place, seen in history.final.items()}
     if history.equal_after_s is None:
         yield f"the regions do not come to be equal: {views}"
     elif history.equal_after_s > EQUAL_S_MAX:
@@ -92,11 +92,12 @@ def _has_cause(history: History, stopped: Stopped) -> bool:
     others = [w for w in history.writers.values() if w.message == message]
     writer = history.writers.get(stopped.writer)
     claims = writer is not None and writer.mode != "open"
-    deleted = asked(history, "delete", message)
+    deleted = asked(history, "delete", message, stopped.at_s)
+    taken = [n for n in claimers(history, message, stopped.at_s) if n != stopped.writer]
     return {
-        "fenced": unusual or any(n != stopped.writer for n in claimers(history, message)),
+        "fenced": unusual or bool(taken),
         "conflict": unusual or deleted,
-        "cancelled": asked(history, "cancel", message),
+        "cancelled": asked(history, "cancel", message, stopped.at_s),
         "deleted": deleted,
         "ended": unusual or len(others) > 1,
         # Who claims may come before the message does; and to where its disk was lost.
@@ -130,6 +131,9 @@ def available(history: History) -> Iterator[str]:
 def _excused(history: History, call: Called) -> bool:
     if call.code == "catching_up":
         return _is_fresh(history, call)
+    if call.code == "left":
+        # Who asked did not wait.
+        return True
     places = (call.region, f"{call.who}>{call.region}")
     return any(
         d.place in places and d.began_s <= call.ended_s and call.began_s <= d.ended_s

@@ -2,6 +2,7 @@
 
 import re
 from itertools import groupby
+from math import inf
 from typing import NamedTuple
 
 from tests.simulation.history import Asked, Claimed, History, Seen
@@ -79,9 +80,9 @@ def is_usual(history: History, message: str) -> bool:
     return not is_broken(history, message) and not has_rivals(history, message)
 
 
-def asked(history: History, what: str, message: str) -> bool:
-    """Whether somebody asked for it, and was not refused."""
-    return any(a.what == what and a.message == message for a in history.asked)
+def asked(history: History, what: str, message: str, by_s: float = inf) -> bool:
+    """Whether somebody asked for it by then, and was not refused."""
+    return any(a.what == what and a.message == message and a.at_s <= by_s for a in history.asked)
 
 
 def is_kept(history: History, what: Asked) -> bool:
@@ -103,15 +104,16 @@ def attempts(history: History, writer: str) -> int:
 
 
 # Codes of requests that may have been carried out all the same.
-LOST = frozenset({"lost", "storage_failed"})
+LOST = frozenset({"lost", "left", "storage_failed"})
 
 
-def claimers(history: History, message: str) -> list[str]:
-    """Who may have taken the message over."""
+def claimers(history: History, message: str, by_s: float = inf) -> list[str]:
+    """Who may have taken the message over by then."""
     return [
         w.name
         for w in history.writers.values()
-        if w.message == message and w.mode != "open" and attempts(history, w.name)
+        if w.message == message and w.mode != "open" and attempted_s(history, w.name) <= by_s
+        if attempts(history, w.name)
     ]
 
 
@@ -133,4 +135,4 @@ def attempted_s(history: History, writer: str) -> float:
         for c in history.called
         if c.who == writer and c.verb == "claim" and c.code in LOST
     ]
-    return min(times, default=float("inf"))
+    return min(times, default=inf)

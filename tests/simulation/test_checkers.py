@@ -162,6 +162,76 @@ def a_deleted_id_again(history: History) -> None:
     show_in_the_end(history, M, Seen("written after the delete", "complete", 1))
 
 
+@broken("answers", "and then 1")
+def a_disk_says_less_than_it_has_said(history: History) -> None:
+    history.acked.insert(2, Acked(2.5, W, M, 1, 0, None, "eu/1"))
+
+
+@broken("answers", "was told 3 of 2")
+def more_is_stable_than_accepted(history: History) -> None:
+    history.acked[0] = Acked(1.0, W, M, 2, 3, None, "eu/1")
+
+
+@broken("answers", "was told 0 of 3 of 2")
+def more_is_accepted_than_was_made(history: History) -> None:
+    history.acked[0] = Acked(1.0, W, M, 3, 0, None, "eu/1", 0.9, 2)
+
+
+@broken("consistent", "is complete")
+def complete_with_half_of_its_text(history: History) -> None:
+    history.writers[W].finished = False
+    history.acked = [Acked(1.0, W, M, 2, 2, None, "eu/1"), history.acked[2]]
+    show_in_the_end(history, M, Seen(text(W, 2), "complete", 2))
+
+
+@broken("consistent", "has 7 items")
+def a_length_that_is_not_that_of_the_text(history: History) -> None:
+    show_in_the_end(history, M, Seen(text(W, 3), "complete", 7))
+
+
+@broken("consistent", "is failed")
+def a_status_that_nobody_gave(history: History) -> None:
+    history.writers[W].finished = False
+    show_in_the_end(history, M, Seen(text(W, 3), "failed", 3))
+
+
+@broken("acknowledged", "are shown")
+def a_second_takeover_drops_all_of_the_first(history: History) -> None:
+    take_over(history, V, 3.0, text(W, 3), 3)
+    take_over(history, f"{M}-w3", 5.0, text(W, 3), 3)
+    other = f"{M}-w3"
+    show_in_the_end(history, M, Seen(text(W, 3) + text(other, 3), "complete", 6))
+
+
+@broken("equal", "show different things")
+def regions_list_messages_in_other_orders(history: History) -> None:
+    history.final["us"] = dict(reversed(history.final["us"].items()))
+
+
+@broken("takeovers", "starts anew")
+def a_restart_keeps_the_old_text(history: History) -> None:
+    take_over(history, V, 3.0, text(W, 3), 0)
+    history.claimed[0] = history.claimed[0]._replace(mode="restart")
+
+
+@broken("takeovers", "its end was acknowledged there")
+def what_has_ended_is_taken_over(history: History) -> None:
+    history.acked[1] = Acked(2.0, W, M, 3, 3, "stable", "eu/1", 1.9, 3)
+    take_over(history, V, 3.0, text(W, 3), 0)
+
+
+@broken("refused", "nobody is the cause")
+def fenced_before_anybody_came(history: History) -> None:
+    take_over(history, V, 50.0, text(W, 3), 0)
+    history.stopped.append(Stopped(1.0, W, M, "fenced"))
+
+
+@broken("remembered", "shows 0 of")
+def a_later_takeover_excuses_nothing(history: History) -> None:
+    a_region_forgets_the_text_of_a_message(history)
+    take_over(history, V, 50.0, text(W, 3), 0)
+
+
 @broken("acknowledged", "3 were acknowledged")
 def a_stable_token_is_lost(history: History) -> None:
     history.lost_disks["eu/1"] = 5.0
@@ -441,18 +511,19 @@ def excused() -> list[tuple[str, Break]]:
         show_in_the_end(history, M, Seen(text(W, 2), "streaming", 2))
 
     def cut_by_a_takeover(history: History) -> None:
-        take_over(history, V, 0.6, text(W, 1), 2)
-        both = text(W, 1) + text(V, 2)
+        take_over(history, V, 0.6, text(W, 1), 3)
+        both = text(W, 1) + text(V, 3)
         history.shown.append(shown(4.0, "replace", both, "fenced"))
-        show_in_the_end(history, M, Seen(both, "complete", 3))
+        show_in_the_end(history, M, Seen(both, "complete", 4))
 
     def a_takeover_that_others_know_later(history: History) -> None:
-        take_over(history, V, 2.5, text(W, 2), 2)
+        history.acked[:2] = [ack._replace(disk="us/1") for ack in history.acked[:2]]
+        take_over(history, V, 2.5, text(W, 2), 3)
         take_over(history, f"{M}-w3", 2.6, text(W, 1), 2)
-        history.acked.append(Acked(4.0, W, M, 2, 0, None, "eu/1", 3.9, 3))
-        history.acked.append(Acked(5.0, W, M, 3, 0, None, "eu/1", 4.9, 3))
-        history.shown.append(shown(6.0, "replace", text(W, 2) + text(V, 2), "fenced"))
-        show_in_the_end(history, M, Seen(text(W, 2) + text(V, 2), "complete", 4))
+        history.acked.append(Acked(4.0, W, M, 2, 0, None, "us/1", 3.9, 3))
+        history.acked.append(Acked(5.0, W, M, 3, 0, None, "us/1", 4.9, 3))
+        history.shown.append(shown(6.0, "replace", text(W, 2) + text(V, 3), "fenced"))
+        show_in_the_end(history, M, Seen(text(W, 2) + text(V, 3), "complete", 5))
         history.writers[W].finished = False
 
     def a_lost_text_that_was_written_otherwise(history: History) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from itertools import pairwise
 
-from tests.simulation.history import Acked, Claimed, History, Seen, Writer
+from tests.simulation.history import Acked, Claimed, History, Looked, Seen, Writer
 from tests.simulation.runs import (
     NotRuns,
     asked,
-    attempted_s,
     attempts,
     claimers,
     claims_of,
@@ -91,9 +90,19 @@ def _kept(history: History, ack: Acked, promised: int, seen: Seen) -> Iterator[s
         return
     if others & set(silent_claimers(history, message)):
         return
-    texts = [c.text for c in claims_of(history, message) if c.writer in others]
+    texts = [
+        c.text
+        for c in claims_of(history, message)
+        if c.writer in others and not _must_have(history, c, ack)
+    ]
     if not any(count_in(text, ack.writer) == held for text in texts):
         yield f"{held} of {ack.writer} are shown, {promised} were acknowledged at {ack.at_s:.3f}"
+
+
+def _must_have(history: History, claim: Claimed, ack: Acked) -> bool:
+    """A takeover at the region that had acknowledged it goes on after all of it."""
+    later = claim.disk == ack.disk and claim.began_s > ack.at_s
+    return later and claim.mode == "continue" and attempts(history, claim.writer) == 1
 
 
 def _rival_won(history: History, ack: Acked, seen: Seen) -> bool:
@@ -153,23 +162,32 @@ def takeovers(history: History) -> Iterator[str]:
 
 
 def _goes_on(history: History, claim: Claimed) -> Iterator[str]:
-    """The first takeover of a message, asked for once."""
-    first = all(
-        attempted_s(history, name) > claim.at_s
-        for name in claimers(history, claim.message)
-        if name != claim.writer
-    )
-    if claim.mode != "continue" or not first or attempts(history, claim.writer) > 1:
+    """A takeover that was asked for once, by the only region that has carried out any before."""
+    if claim.mode == "restart" and claim.text:
+        yield f"{claim.writer} starts anew, and was given {claim.text!r}"
+    others = set(claimers(history, claim.message, claim.at_s)) - {claim.writer}
+    before = [c for c in claims_of(history, claim.message) if c.writer in others]
+    here = all(c.disk == claim.disk and c.at_s < claim.began_s for c in before)
+    once = all(attempts(history, name) == 1 for name in (*others, claim.writer))
+    if not (here and once and len(before) == len(others)):
         return
+    opener = next(
+        w.name for w in history.writers.values() if w.message == claim.message and w.opens
+    )
+    holder = before[-1].writer if before else opener
+    since_s = before[-1].at_s if before else 0.0
     for ack in history.acked:
-        known = ack.disk == claim.disk and ack.at_s < claim.began_s
-        if known and ack.message == claim.message and ack.writer != claim.writer:
-            held = count_in(claim.text, ack.writer)
-            if held < ack.accepted:
-                yield (
-                    f"{claim.writer} was given {held} of {ack.writer} to go on after, and"
-                    f" {ack.accepted} were acknowledged there at {ack.at_s:.3f}"
-                )
+        known = ack.disk == claim.disk and since_s <= ack.at_s < claim.began_s
+        if not known or ack.writer != holder:
+            continue
+        held = count_in(claim.text, holder)
+        if claim.mode == "continue" and held < ack.accepted:
+            yield (
+                f"{claim.writer} was given {held} of {holder} to go on after, and"
+                f" {ack.accepted} were acknowledged there at {ack.at_s:.3f}"
+            )
+        if ack.ended:
+            yield f"{claim.writer} took {claim.message} over, and its end was acknowledged there"
 
 
 def _undisturbed(history: History, claim: Claimed) -> Iterator[str]:
@@ -213,17 +231,19 @@ def _lost_to_an_older(history: History, answered: list[Claimed]) -> Iterator[str
 
 def remembered(history: History) -> Iterator[str]:
     """What a region has shown, and was stable by then, it shows whenever it answers at all: also
-    after it has lost its disk. (Not on an old copy of it, which may lack what it had.)"""
-    known: dict[tuple[str, str], dict[str, int]] = {}
+    after it has lost its disk, where it can reach the others. (Not on an old copy of it, which may
+    lack what it had.)"""
+    known: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
     for looked in history.looked:
         if looked.disk in history.old_disks:
             continue
         before = known.setdefault((looked.region, looked.session), {})
-        for message, stable in sorted(before.items()):
-            if asked(history, "delete", message):
+        for message, (stable, at_s) in sorted(before.items()):
+            if asked(history, "delete", message) or _may_lack(history, looked, at_s):
                 continue
             seen = looked.seen.get(message)
-            fixed = is_usual(history, message) and not claimers(history, message)
+            claimed = claimers(history, message, looked.at_s)
+            fixed = is_usual(history, message) and not claimed
             if seen is None or (fixed and seen.length < stable):
                 left = "nothing" if seen is None else seen.length
                 yield (
@@ -233,5 +253,52 @@ def remembered(history: History) -> Iterator[str]:
         for ack in history.acked:
             seen = looked.seen.get(ack.message)
             if seen is not None and ack.stable and ack.at_s < looked.at_s:
-                held = min(ack.stable, seen.length)
-                before[ack.message] = max(held, before.get(ack.message, 0))
+                held = max(min(ack.stable, seen.length), before.get(ack.message, (0, 0.0))[0])
+                before[ack.message] = held, looked.at_s
+
+
+def _may_lack(history: History, looked: Looked, since_s: float) -> bool:
+    """Whether it has lost its disk since, and could not ask all the others what they hold."""
+    lost = [
+        at_s
+        for disk, at_s in history.lost_disks.items()
+        if disk.split("/")[0] == looked.region and since_s < at_s <= looked.at_s
+    ]
+    return bool(lost) and any(
+        d.place != looked.region and d.began_s <= looked.at_s and d.ended_s >= min(lost)
+        for d in history.disturbed
+    )
+
+
+def answers(history: History) -> Iterator[str]:
+    """What an answer says of a lane can be: no more is stable than accepted, and no more accepted
+    than was made; and one disk does not say less than it has said."""
+    said: dict[tuple[str, str], int] = {}
+    for ack in history.acked:
+        if not is_streamed(ack.message):
+            continue
+        key = (ack.writer, ack.disk)
+        most = max(ack.made or ack.accepted, said.get(key, 0))
+        if not ack.stable <= ack.accepted <= most:
+            counts = f"{ack.stable} of {ack.accepted} of {ack.made}"
+            yield f"{ack.writer} was told {counts} at {ack.at_s:.3f}"
+        if ack.accepted < said.get(key, 0):
+            yield f"{ack.writer} was told {said[key]} by {ack.disk}, and then {ack.accepted}"
+        said[key] = max(ack.accepted, said.get(key, 0))
+
+
+def consistent(history: History) -> Iterator[str]:
+    """What is said of a message in the end fits its text."""
+    for place, seen in (*history.final.items(), *history.final_readers.items()):
+        for message, value in seen.items():
+            if value.status not in ("streaming", "complete", "cancelled"):
+                yield f"{place} says that {message} is {value.status}"
+            runs = runs_in(value.text)
+            if not is_streamed(message) or not runs or not is_usual(history, message):
+                continue
+            if value.length != sum(run.count for run in runs):
+                yield f"{place} says that {message} has {value.length} items: {value.text!r}"
+            writer = history.writers.get(runs[-1].writer)
+            whole = writer is not None and runs[-1].count == len(writer.tokens)
+            if value.status == "complete" and not whole:
+                yield f"{place} says that {message} is complete: {value.text!r}"
