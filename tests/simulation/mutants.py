@@ -24,6 +24,7 @@ from perdure.replication import (
     peers,
     resume,
     session,
+    shelf,
 )
 from perdure.replication.belief import Belief
 from perdure.replication.errors import Refusal
@@ -286,6 +287,38 @@ def _from_zero(session: Any, message: Any, producer: str, claim_id: str, _: str)
 
 
 MUTANTS["continues_from_nothing"] = lambda: mock.patch.object(admission, "_make_claim", _from_zero)
+
+
+def _continues(session: Any, message: Any, producer: str, claim_id: str, _: str) -> Any:
+    return _make_claim(session, message, producer, claim_id, "continue")
+
+
+MUTANTS["restarts_continue"] = lambda: mock.patch.object(admission, "_make_claim", _continues)
+
+
+@_mutant(admission, "_make_claim")
+def continues_after_the_first_run(session: Any, message: Any, *who: Any) -> Any:
+    """A second takeover goes on where the first one did, and drops what that one wrote."""
+    shown = dataclasses.replace(message.shown, runs=message.shown.runs[:1])
+    with mock.patch.object(message, "shown", shown):
+        return _make_claim(session, message, *who)
+
+
+@_mutant(admission, "_check_claimable")
+def ended_is_claimable(message: Any) -> None:
+    """What has ended may be taken over."""
+    if message.is_cancelled(message.tip):
+        raise Refusal("cancelled", "the message was cancelled")
+
+
+_page = shelf.Shelf.page
+
+
+@_mutant(shelf.Shelf, "page")
+def listed_by_arrival(self: Any, before: Any, limit: int) -> Any:
+    """Messages are listed in the order in which they came to this region."""
+    ids, more = _page(self, before, limit)
+    return sorted(ids, key=lambda id_: self.arrival.get(id_, 0)), more
 
 
 @_mutant(admission, "_make_claim")

@@ -520,8 +520,8 @@ def excused() -> list[tuple[str, Break]]:
         history.acked[:2] = [ack._replace(disk="us/1") for ack in history.acked[:2]]
         take_over(history, V, 2.5, text(W, 2), 3)
         take_over(history, f"{M}-w3", 2.6, text(W, 1), 2)
-        history.acked.append(Acked(4.0, W, M, 2, 0, None, "us/1", 3.9, 3))
-        history.acked.append(Acked(5.0, W, M, 3, 0, None, "us/1", 4.9, 3))
+        history.acked.append(Acked(4.0, W, M, 2, 0, None, "ap/1", 3.9, 3))
+        history.acked.append(Acked(5.0, W, M, 3, 0, None, "ap/1", 4.9, 3))
         history.shown.append(shown(6.0, "replace", text(W, 2) + text(V, 3), "fenced"))
         show_in_the_end(history, M, Seen(text(W, 2) + text(V, 3), "complete", 5))
         history.writers[W].finished = False
