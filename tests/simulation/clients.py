@@ -332,8 +332,10 @@ class Reader(Client):
         self._hop_s = hop_s
         self._stall = stall
         self._connected_s = 0.0
-        # Of this connection: whether everything was held, and whether all has been told.
+        # Of this connection: whether everything was held, whether all has been told, and when its
+        # first event came.
         self._held = self._ready = False
+        self._first_s = 0.0
         # Messages that it has been told of, in order.
         self._held_ids: dict[str, None] = {}
         self.task: asyncio.Task[None] | None = None
@@ -367,6 +369,7 @@ class Reader(Client):
 
     async def _read(self, socket: Any) -> None:
         self._held = self._ready = False
+        self._first_s = 0.0
         try:
             await self._read_on(socket)
         finally:
@@ -374,7 +377,7 @@ class Reader(Client):
                 self._waited()
 
     def _waited(self) -> None:
-        held_s = self.now_s - self._connected_s
+        held_s = self.now_s - self._first_s
         where = (self.name, self.session, self.region)
         self.around.history.waited.append(Waited(self.now_s, *where, held_s))
 
@@ -406,6 +409,7 @@ class Reader(Client):
             data = json.loads(text)
             apply(self.view, name, data)
             self.view.cursor = cursor
+            self._first_s = self._first_s or self.now_s
             self._held |= name == "stale" and data["held"] and data["message"] is None
             if name == "ready" and not self._ready:
                 self._ready = True
