@@ -37,9 +37,14 @@ async def answering(port: int, raw: bytes) -> AsyncIterator[list[bytes]]:
     asked: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(raw)
-        writer.close()
+        try:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(raw)
+        except asyncio.IncompleteReadError:
+            # Whoever dialled has left in the middle of it.
+            return
+        finally:
+            writer.close()
 
     async with await asyncio.start_server(handle, "127.0.0.1", port):
         yield asked
