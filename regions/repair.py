@@ -52,6 +52,9 @@ class Repair:
         self._jump = jump
         # When a round with a peer is due, in ms; and with which peers this region is below.
         self._due_ms: dict[str, int] = {}
+        # The last incarnation of each peer that was met, and which of them are down.
+        self._met: dict[str, int | None] = {}
+        self._down: set[str] = set()
         # After a round that was interrupted, the next with that peer is not before.
         self._again_ms: dict[str, int] = {}
         self.below: set[str] = set()
@@ -64,7 +67,23 @@ class Repair:
     def linked(self, name: str) -> None:
         """A link to the peer is open: compare when it has settled."""
         self.below.discard(name)
-        self._due_ms[name] = self._clock.monotonic_ms() + SETTLE_S * 1000
+        self._down.discard(name)
+        self._soon(name)
+        incarnation = self._gossip.peers[name].incarnation
+        if self._met.get(name) not in (None, incarnation):
+            self._ask_the_others(name)
+        self._met[name] = incarnation
+
+    def _ask_the_others(self, name: str) -> None:
+        """What a peer had told others of its sessions before it died may be in no log: compare with
+        them too."""
+        for other, peer in self._gossip.peers.items():
+            if other != name and peer.connected:
+                self._soon(other)
+
+    def _soon(self, name: str) -> None:
+        due_ms = self._clock.monotonic_ms() + SETTLE_S * 1000
+        self._due_ms[name] = min(self._due_ms.get(name, due_ms), due_ms)
 
     def is_below(self, name: str) -> None:
         """The peer's logs no longer hold what this region lacks."""
@@ -86,6 +105,10 @@ class Repair:
     def tick(self) -> None:
         """A second has passed."""
         now_ms = self._clock.monotonic_ms()
+        for name in self._met.keys() - self._down:
+            if self._gossip.peers[name].state(now_ms) == "down":
+                self._down.add(name)
+                self._ask_the_others(name)
         if self.wanted or self.below or any(due <= now_ms for due in self._due_ms.values()):
             self._wake.set()
 

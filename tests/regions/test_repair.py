@@ -142,6 +142,28 @@ async def test_a_new_cluster_is_ready_at_once(
         assert ap.readiness() is None
 
 
+@pytest.mark.failure("C2")
+async def test_what_a_lost_region_had_told_one_of_two_reaches_the_other(tmp_path: Path) -> None:
+    """It is in no log, only in what one of them has absorbed. They compare as soon as the lost one
+    is found down, or comes back with another disk."""
+    async with linked(tmp_path, TRIO) as regions:
+        eu, ap = regions.nodes["eu"], regions.nodes["ap"]
+        await regions.until(lambda: not regions.peers["ap"].untried())
+        regions.clock.shift_ms += 6_000
+        await regions.until(lambda: ap.repair.counters["repair_rounds"] >= 2)
+        async with linked(tmp_path / "other", {"kr": []}) as others:
+            await send(others.nodes["kr"], "s")
+            pieces = [piece async for piece in others.nodes["kr"].tell(["s"])]
+        await eu.repair._absorb(pieces)
+        assert eu.state.find("s") is not None and ap.state.find("s") is None
+        await regions.stop("us")
+        await regions.start("us")
+        await regions.until(lambda: ap.gossip.peers["us"].connected)
+        regions.clock.shift_ms += 6_000
+        await regions.until(lambda: ap.state.find("s") is not None)
+        assert ap.message("s", "m") == eu.message("s", "m")
+
+
 @pytest.mark.failure("P7")
 async def test_a_peer_with_a_full_disk_says_that_it_cannot_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
