@@ -32,14 +32,12 @@ class EventSocket:
         self._closing: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
-        """The next events, as JSON."""
-        while True:
-            try:
-                events = self._parser.feed(await anext(self._chunks))
-            except (StopAsyncIteration, httpx2.RequestError):
-                return Message(None)
-            if events:
-                return Message(json.dumps([[e.event, e.id, e.data] for e in events]).encode())
+        """The next events, as JSON; none for a comment, which says that the region lives."""
+        try:
+            events = self._parser.feed(await anext(self._chunks))
+        except (StopAsyncIteration, httpx2.RequestError):
+            return Message(None)
+        return Message(json.dumps([[e.event, e.id, e.data] for e in events]).encode())
 
     def abort(self) -> None:
         """Nobody reads any more."""

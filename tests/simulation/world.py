@@ -79,6 +79,10 @@ class World:
         # On a slow disk much is written at once; logs may end by their age, as after a week.
         self._latency_s, self._limits = 0.001, self.settings.limits
         if whim is not None:
+            # One region is far from another, and near to what is near to that one.
+            one, other = whim.sample(self.names, 2)
+            for pair in ((one, other), (other, one)):
+                self.network.path(*pair).delay_s = whim.choice([0.005, 0.2, 0.5])
             self._latency_s = whim.choice([0.001, 0.03])
             age_s = whim.choice([3, self._limits.log_age_s_max])
             self._limits = dataclasses.replace(self._limits, log_age_s_max=age_s)
