@@ -163,9 +163,10 @@ def takeovers(history: History) -> Iterator[str]:
 
 def _goes_on(history: History, claim: Claimed) -> Iterator[str]:
     """A takeover that was asked for once, by the only region that has carried out any before."""
-    if claim.mode == "restart" and claim.text:
-        yield f"{claim.writer} starts anew, and was given {claim.text!r}"
     others = set(claimers(history, claim.message, claim.at_s)) - {claim.writer}
+    # Who is fenced before the answer comes is told what the message is then.
+    if claim.mode == "restart" and claim.text and not others:
+        yield f"{claim.writer} starts anew, and was given {claim.text!r}"
     before = [c for c in claims_of(history, claim.message) if c.writer in others]
     here = all(c.disk == claim.disk and c.at_s < claim.began_s for c in before)
     once = all(attempts(history, name) == 1 for name in (*others, claim.writer))
