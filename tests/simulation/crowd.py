@@ -93,6 +93,10 @@ class Crowd:
                 mode = random.choice(["continue", "continue", "restart"])
                 writer = self._writer(message, 2 + number, random.choice([2, 10]), mode)
                 self._later(random.uniform(0.5, self._chaos_s), session, writer, pace_s)
+        if self._whim is not None and self._whim.random() < 0.4:
+            # One that comes while another still writes.
+            writer = self._writer(message, 5, 6, "continue")
+            self._later(self._whim.uniform(0.3, 3.0), session, writer, pace_s)
         for what, chance in (("cancel", 0.2), ("delete", 0.12)):
             if random.random() < chance:
                 at_s = random.uniform(0.5, self._chaos_s)

@@ -118,12 +118,14 @@ def claimers(history: History, message: str, by_s: float = inf) -> list[str]:
 
 
 def silent_claimers(history: History, message: str) -> list[str]:
-    """Those of them of whom it is not known after which text they go on."""
+    """Those of them of whom it is not known after which text they go on: of a takeover that was
+    carried out twice that one counts which the writer was told of, once it has written."""
     answered = {claim.writer for claim in claims_of(history, message)}
+    wrote = {a.writer for a in history.acked if a.accepted and history.accepted_holds(a)}
     return [
         name
         for name in claimers(history, message)
-        if name not in answered or attempts(history, name) > 1
+        if name not in answered or (attempts(history, name) > 1 and name not in wrote)
     ]
 
 
