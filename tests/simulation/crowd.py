@@ -22,6 +22,7 @@ CONVERGE_S_MAX = 60.0
 # A reader may stall for 25 s, hear nothing for as long again, and then be held for 30 s.
 READERS_S_MAX = 90.0
 FINISH_S_MAX = 90.0
+LOOK_S_MAX = 10.0
 
 
 class Crowd:
@@ -233,6 +234,11 @@ class Crowd:
             if task is not None and task.done():
                 task.result()
         for name in self.around.regions:
-            self.history.final[name] = await self.view(name) or {}
+            # A disk that failed before the heal may end a process after it, which is started anew.
+            began, seen = self.now_s, await self.view(name)
+            while seen is None and self.now_s - began < LOOK_S_MAX:
+                await asyncio.sleep(0.5)
+                seen = await self.view(name)
+            self.history.final[name] = seen or {}
         for reader in self._readers:
             self.history.final_readers[reader.name] = self._held(reader)
