@@ -60,7 +60,7 @@ class CatchUp:
     def _is_caught_up(self) -> bool:
         peers, now_ms = self._gossip.peers, self._clock.monotonic_ms()
         # One whose link has just broken is waited for, until it is down; one whose link has just
-        # opened, until it has been met. One that cannot be dialled may dial: it is met never.
+        # opened, until it has been met. One that dials and cannot be dialled is never met.
         near = {
             name
             for name, peer in peers.items()
@@ -69,19 +69,18 @@ class CatchUp:
         untried = self._repair.links.untried() if self._repair.links is not None else peers.keys()
         if untried or not any(peers[name].connected for name in near):
             return False
-        return all(
-            name in self._targets and name not in self._repair.below and self._has(name, near)
-            for name in near
-        )
+        if not near <= self._targets.keys():
+            return False
+        return all(name not in self._repair.below and self._has(name, near) for name in near)
 
     def _has(self, name: str, near: set[str]) -> bool:
-        """Whether what the peer had is here. What it has lost since with its disk is waited for
-        while another one may have it: one that is near has, or is to be met."""
-        target, peers = self._targets[name], self._gossip.peers
-        if near <= self._targets.keys():
-            held = {o: max(peers[other].vector.get(o, 0) for other in near) for o in target}
-            target = {origin: min(lsn, held[origin]) for origin, lsn in target.items()}
-        return all(self._gossip.vector.get(origin, 0) >= lsn for origin, lsn in target.items())
+        """Whether what the peer had is here, but for what nobody that is near has: it was lost with
+        the peer's disk."""
+        held, peers = self._gossip.vector, self._gossip.peers
+        return all(
+            held.get(origin, 0) >= min(lsn, max(peers[n].vector.get(origin, 0) for n in near))
+            for origin, lsn in self._targets[name].items()
+        )
 
     async def step(self) -> None:
         """A second has passed: note on disk that a start need not catch up. Raises ``StorageFull``

@@ -28,6 +28,7 @@ from tests.simulation.network import Network
 from tests.simulation.process import Addresses, Process
 from tests.simulation.real import AppProcess, FileDisk
 
+# Seeds with restless clients, by their remainder of five.
 RESTLESS = (3, 4)
 NAMES = ("eu", "us", "ap", "sa", "af")
 
