@@ -4,20 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from perdure.api.bodies import (
-    Receive,
-    Scope,
-    Send,
-    check_media_type,
-    header,
-    parse_object,
-    read_body,
-)
+from perdure.api.answers import answer, no_query, read_object
+from perdure.api.bodies import Receive, Scope, Send, header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.grants import Grants
-from perdure.api.hot import JSON, encode_json
 from perdure.api.openapi import describe
+from perdure.api.presence import add_presence
 from perdure.api.problems import problem
 from perdure.regions.answers import Opened
 from perdure.regions.node import Node
@@ -91,6 +84,7 @@ def create_app(
     _add_health(routes, node, version)
     _add_sessions(routes, node)
     _add_messages(routes, node)
+    add_presence(routes, node)
     routes.add_exception_handler(HTTPException, _http_problem)
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)
@@ -132,48 +126,35 @@ async def _http_problem(_: Request, error: Exception) -> Response:
     return Response(found.encode(), found.status, headers=headers)
 
 
-def _answer(value: Any, status: int = 200) -> Response:
-    return Response(encode_json(value), status, media_type=JSON)
-
-
-async def _object(request: Request, *, empty: bool = False) -> dict[str, Any]:
-    check_media_type(request.scope, JSON)
-    return parse_object(await read_body(request.scope, request.receive), empty=empty)
-
-
-def _no_query(request: Request) -> None:
-    query(request.scope["query_string"])
-
-
 def _add_health(routes: FastAPI, node: Node, version: str) -> None:
     @routes.get("/livez")
     async def livez() -> Response:
         """The process lives."""
-        return _answer({"live": True})
+        return answer({"live": True})
 
     @routes.get("/readyz")
     async def readyz() -> Response:
         """Whether this region takes requests: 200, or 503 with the reason."""
         reason = node.readiness()
         if reason is None:
-            return _answer({"ready": True})
-        return _answer({"ready": False, "reason": reason}, 503)
+            return answer({"ready": True})
+        return answer({"ready": False, "reason": reason}, 503)
 
     @routes.get("/version")
     async def show_version() -> Response:
         """The version, the region, this start of it, and the versions of the peers' wire."""
-        return _answer({"version": version, **node.version()})
+        return answer({"version": version, **node.version()})
 
     @routes.get("/v1/regions")
     async def regions(request: Request) -> Response:
         """What this region knows of the others."""
-        _no_query(request)
-        return _answer(node.regions())
+        no_query(request)
+        return answer(node.regions())
 
     @routes.get("/v1/verify")
     async def verify(request: Request) -> Response:
         """Compare digests with every region that can be reached."""
-        return _answer(
+        return answer(
             await node.verify(query(request.scope["query_string"], "session").get("session"))
         )
 
@@ -183,40 +164,40 @@ def _add_sessions(routes: FastAPI, node: Node) -> None:
     async def sessions(request: Request) -> Response:
         """Sessions by id, a page at a time."""
         values = query(request.scope["query_string"], "after", "limit")
-        return _answer(node.sessions(values.get("after"), limit(values)))
+        return answer(node.sessions(values.get("after"), limit(values)))
 
     @routes.put("/v1/sessions/{s}", status_code=201)
     async def create(s: str, request: Request) -> Response:
         """Create a session; an existing one is not changed."""
-        _no_query(request)
-        fields = Fields(await _object(request, empty=True), frozenset({"metadata"}))
+        no_query(request)
+        fields = Fields(await read_object(request, empty=True), frozenset({"metadata"}))
         created, value = await node.create(s, fields.object("metadata"))
-        return _answer(value, 201 if created else 200)
+        return answer(value, 201 if created else 200)
 
     @routes.get("/v1/sessions/{s}")
     async def session(s: str, request: Request) -> Response:
         """The session with its newest 200 messages."""
-        _no_query(request)
-        return _answer(node.snapshot(s))
+        no_query(request)
+        return answer(node.snapshot(s))
 
     @routes.delete("/v1/sessions/{s}", status_code=204)
     async def delete_session(s: str, request: Request) -> Response:
         """Delete the session, for ever, in every region."""
-        _no_query(request)
+        no_query(request)
         await node.delete(s)
         return Response(status_code=204)
 
     @routes.get("/v1/sessions/{s}/metadata")
     async def metadata(s: str, request: Request) -> Response:
         """The session's metadata."""
-        _no_query(request)
-        return _answer({"metadata": node.metadata(s)})
+        no_query(request)
+        return answer({"metadata": node.metadata(s)})
 
     @routes.patch("/v1/sessions/{s}/metadata")
     async def patch_metadata(s: str, request: Request) -> Response:
         """Set top-level keys; null deletes; the last writer wins per key."""
-        _no_query(request)
-        return _answer({"metadata": await node.patch_metadata(s, await _object(request))})
+        no_query(request)
+        return answer({"metadata": await node.patch_metadata(s, await read_object(request))})
 
 
 def _add_messages(routes: FastAPI, node: Node) -> None:
@@ -224,48 +205,48 @@ def _add_messages(routes: FastAPI, node: Node) -> None:
     async def messages(s: str, request: Request) -> Response:
         """Messages, newest first by pages, each page oldest first."""
         values = query(request.scope["query_string"], "before", "limit")
-        return _answer(node.messages(s, values.get("before"), limit(values)))
+        return answer(node.messages(s, values.get("before"), limit(values)))
 
     @routes.post("/v1/sessions/{s}/messages", status_code=201)
     async def send_or_open(s: str, request: Request) -> Response:
         """Send a complete message, open a streaming one, or reopen one with its header."""
         wait_ms = ack_wait_ms(query(request.scope["query_string"], "ack", "wait_ms"))
-        fields = Fields(await _object(request), _MESSAGE_FIELDS)
+        fields = Fields(await read_object(request), _MESSAGE_FIELDS)
         if fields.has("header"):
             return _opened(await node.reopen(s, _only_header(fields)))
         draft = _draft(fields, request)
         if draft.text is None:
             return _opened(await node.open(s, draft))
         sent = await node.send(s, draft, wait_ms)
-        return _answer({**sent.message, "stable": sent.stable}, 201 if sent.created else 200)
+        return answer({**sent.message, "stable": sent.stable}, 201 if sent.created else 200)
 
     @routes.get("/v1/sessions/{s}/messages/{m}")
     async def message(s: str, m: str, request: Request) -> Response:
         """One message, assembled."""
-        _no_query(request)
-        return _answer(node.message(s, m))
+        no_query(request)
+        return answer(node.message(s, m))
 
     @routes.delete("/v1/sessions/{s}/messages/{m}", status_code=204)
     async def delete_message(s: str, m: str, request: Request) -> Response:
         """Delete the message, for ever, in every region."""
-        _no_query(request)
+        no_query(request)
         await node.delete(s, m)
         return Response(status_code=204)
 
     @routes.post("/v1/sessions/{s}/messages/{m}/claim")
     async def claim(s: str, m: str, request: Request) -> Response:
         """Take the message over from its producer."""
-        _no_query(request)
-        fields = Fields(await _object(request), frozenset({"producer", "claim_id", "mode"}))
+        no_query(request)
+        fields = Fields(await read_object(request), frozenset({"producer", "claim_id", "mode"}))
         names = ("producer", "claim_id", "mode")
-        return _answer(await node.claim(s, m, *(fields.needed(name) for name in names)))
+        return answer(await node.claim(s, m, *(fields.needed(name) for name in names)))
 
     @routes.post("/v1/sessions/{s}/messages/{m}/cancel")
     async def cancel(s: str, m: str, request: Request) -> Response:
         """Mark the message's epoch cancelled: nothing more is admitted, nothing is taken back."""
-        _no_query(request)
-        Fields(await _object(request, empty=True), frozenset())
-        return _answer({"status": await node.cancel(s, m)})
+        no_query(request)
+        Fields(await read_object(request, empty=True), frozenset())
+        return answer({"status": await node.cancel(s, m)})
 
 
 def _only_header(fields: Fields) -> str:
@@ -298,4 +279,4 @@ def _draft(fields: Fields, request: Request) -> Draft:
 
 def _opened(opened: Opened) -> Response:
     value = opened._asdict()
-    return _answer(value, 201 if value.pop("created") else 200)
+    return answer(value, 201 if value.pop("created") else 200)

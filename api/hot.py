@@ -6,6 +6,7 @@ once, whoever reads them.
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from perdure.api.bodies import (
@@ -14,6 +15,7 @@ from perdure.api.bodies import (
     Send,
     check_media_type,
     header,
+    parse_json,
     parse_object,
     read_body,
 )
@@ -157,9 +159,8 @@ def encode_events(gathered: Gathered) -> bytes:
     return gathered.wire
 
 
-def cursor_of(scope: Scope) -> str | None:
+def cursor_of(scope: Scope, values: Mapping[str, str]) -> str | None:
     """The cursor of ``Last-Event-ID``, else of the query; ``Refusal`` ``invalid_cursor``."""
-    values = query(scope["query_string"], "cursor")
     try:
         last = header(scope, b"last-event-id")
     except ValueError as error:
@@ -168,6 +169,23 @@ def cursor_of(scope: Scope) -> str | None:
     if cursor is not None and len(cursor) > CURSOR_CHARS_MAX:
         raise Refusal("invalid_cursor", "the cursor is too long")
     return cursor or None
+
+
+def presence_data(values: Mapping[str, str]) -> Any:
+    """The data of the member that a connection brings; ``Refusal`` ``invalid_query``."""
+    text = values.get("presence_data")
+    if text is None:
+        return None
+    if "presence" not in values:
+        raise Refusal(
+            "invalid_query", "presence_data needs presence, a member", field="presence_data"
+        )
+    try:
+        return parse_json(text.encode())
+    except Refusal as refusal:
+        raise Refusal(
+            "invalid_query", f"presence_data is no JSON: {refusal.detail}", field="presence_data"
+        ) from refusal
 
 
 async def events(
@@ -179,7 +197,9 @@ async def events(
     headers: list[tuple[bytes, bytes]],
 ) -> None:
     """``GET …/events``: server-sent events until the client leaves."""
-    reader = node.subscribe(session, cursor_of(scope))
+    values = query(scope["query_string"], "cursor", "presence", "presence_data")
+    cursor = cursor_of(scope, values)
+    reader = node.subscribe(session, cursor, values.get("presence"), presence_data(values))
     writing = asyncio.ensure_future(_write_events(reader, send, headers))
     gone = asyncio.ensure_future(_until_gone(receive))
     try:

@@ -16,6 +16,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft, Event, change_drafts, finish
 from perdure.replication.limits import FEED_BYTES_MAX, READERS_MAX
 from perdure.replication.resume import Returning, resume
+from perdure.replication.roster import Roster
 from perdure.replication.session import Session
 
 
@@ -29,8 +30,9 @@ class Gathered(list[Event]):
 class Feed:
     """The events of one session for its readers here."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, roster: Roster) -> None:
         self.session = session
+        self.roster = roster
         self.readers: set[Reader] = set()
         self.closing = False
         self._events: deque[Event] = deque()
@@ -66,6 +68,21 @@ class Feed:
                 reader.offer([reader.returning.tell(draft)])
         self._add(finish(self.session, draft))
         self.wake()
+
+    def tell_presence(self) -> bool:
+        """Tell all readers who has come and gone since they were last told; whether anybody has."""
+        changes = self.roster.changes()
+        for data in changes:
+            self.announce(Draft("presence", data))
+        return bool(changes)
+
+    def fields(self) -> str:
+        """What a snapshot says beside the messages."""
+        return f'"presence":{self.roster.everybody()},"runs":[]'
+
+    def drafts(self) -> list[Draft]:
+        """What a reader is told that comes back."""
+        return [Draft("presence", f'{{"all":{self.roster.everybody()}}}')]
 
     def _add(self, event: Event) -> None:
         self._events.append(event)
@@ -120,7 +137,7 @@ class Reader:
         # The first answer may be a long snapshot: it is written by pull and not counted.
         self._own_bytes = 0
         self._cut = False
-        self._gone = gone
+        self._gone = [gone]
 
     def offer(self, events: list[Event]) -> None:
         """Events for this reader alone; when it no longer differs it joins the others."""
@@ -174,15 +191,27 @@ class Reader:
         """Leave; idempotent."""
         if self in self.feed.readers:
             self.feed.readers.discard(self)
-            self._gone()
+            for call in self._gone:
+                call()
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """What is to be done when this subscription is over."""
+        self._gone.append(call)
 
 
 class Fanout:
     """The feeds of a region. A session has one while it has readers."""
 
-    def __init__(self, pin: Callable[[str], None], unpin: Callable[[str], None]) -> None:
-        """``pin`` is told of a session that has got readers, ``unpin`` when the last has left."""
+    def __init__(
+        self,
+        pin: Callable[[str], None],
+        unpin: Callable[[str], None],
+        roster: Callable[[str], Roster],
+    ) -> None:
+        """``pin`` is told of a session that has got readers, ``unpin`` when the last has left;
+        ``roster`` says who is present in a session."""
         self._feeds: dict[str, Feed] = {}
+        self._roster = roster
         self._pin = pin
         self._unpin = unpin
         self.count = 0
@@ -203,10 +232,10 @@ class Fanout:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         if self.count >= READERS_MAX:
             raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
-        first, returning = resume(session, position, now_ms)
-        feed = self._feeds.get(session.id)
-        if feed is None:
-            feed = self._feeds[session.id] = Feed(session)
+        feed = self._feeds.get(session.id) or Feed(session, self._roster(session.id))
+        first, returning = resume(session, position, now_ms, feed)
+        if session.id not in self._feeds:
+            self._feeds[session.id] = feed
             self._pin(session.id)
         reader = Reader(feed, first, returning, lambda: self._left(session.id))
         feed.readers.add(reader)

@@ -15,12 +15,13 @@ from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
+from perdure.regions.meeting import Meeting
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
+from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
 from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
-from perdure.regions.writing import Writing
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.frames import VERSIONS
@@ -39,7 +40,7 @@ MEND_SAVES_MAX = 20
 _INCARNATION_BITS = 64
 
 
-class Node(Writing):
+class Node(Meeting):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -60,6 +61,7 @@ class Node(Writing):
         state = State(region, self.gossip, storage)
         state.now = clock.monotonic_ms() // 1000
         super().__init__(region, state, self.gossip, clock, Headers(secret))
+        self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
         # Set when the disk can no longer be trusted: the process is to end.
         self.failed = asyncio.Event()
         self._storage = storage
@@ -118,10 +120,13 @@ class Node(Writing):
     def start(self, links: Links | None) -> None:
         """Begin to work; ``links`` carry what is committed to the peers."""
         self._links = self.repair.links = links
+        if links is not None:
+            self.desk.wake = links.wake
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="perdure-writer"),
             asyncio.create_task(self._tick(), name="perdure-tick"),
             asyncio.create_task(self.repair.run(), name="perdure-repair"),
+            asyncio.create_task(self.desk.run(), name="perdure-presence"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
@@ -220,6 +225,7 @@ class Node(Writing):
         """What time brings: holds that end, keep-alives."""
         now_ms = self._clock.monotonic_ms()
         self.fanout.expire(now_ms)
+        self.desk.tick()
         self.repair.tick()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
             self._last_keep_alive_ms = now_ms
@@ -237,6 +243,8 @@ class Node(Writing):
             else:
                 for _ in session.refresh():
                     pass
+            if session.deleted:
+                self.desk.attendance.leave_all(session.id)
         self.peers_changed()
         if self._links is not None:
             self._links.wake()
@@ -312,6 +320,7 @@ class Node(Writing):
             **(self._links.counters if self._links is not None else {}),
             "sessions": len(self.state),
             "readers": self.fanout.count,
+            "present": len(self.desk.presence),
             "resumes": self.resumes,
             "undecodable": self.state.undecodable,
             "unapplied": self.state.unapplied,

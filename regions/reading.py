@@ -14,6 +14,7 @@ from perdure.replication.hlc import check_serial
 from perdure.replication.ids import LaneKey, check_id, parse_epoch
 from perdure.replication.lane import Lane
 from perdure.replication.message import Message
+from perdure.replication.roster import Roster
 from perdure.replication.session import Session
 
 
@@ -23,9 +24,17 @@ class Reading:
     def __init__(self, state: State, gossip: Gossip, clock: Clock) -> None:
         self.state = state
         self.gossip = gossip
-        self.fanout = Fanout(state.pin, state.unpin)
+        self.fanout = Fanout(state.pin, state.unpin, self._roster)
         self.resumes = 0
         self._clock = clock
+
+    def _roster(self, session: str) -> Roster:
+        """Who is present in a session, for its readers."""
+        raise NotImplementedError
+
+    def _beside(self, session: str) -> dict[str, Any]:
+        """What a snapshot says beside the messages."""
+        raise NotImplementedError
 
     def _check_readable(self) -> None:
         """Raises ``Refusal`` where an answer would be a wrong one."""
@@ -52,7 +61,7 @@ class Reading:
     def snapshot(self, session: str) -> dict[str, Any]:
         """The session with its newest messages."""
         state = self._existing(session)
-        return state.value(encode(state.position()))
+        return {**state.value(encode(state.position())), **self._beside(session)}
 
     def message(self, session: str, id_: str) -> dict[str, Any]:
         """One message."""

@@ -155,6 +155,7 @@ class Acceptor:
         establish(channel, self._around.secret, them, me)
         link = AcceptedLink(them, socket, transport, channel, self._around.clock.monotonic_ms())
         self._supersede(link)
+        self._around.host.desk.accepted(link.name)
         self._gossip.heard(link.name, vector, True, link.heard_ms)
         payload = encode_json({"vector": vector_to_json(self._gossip.vector)})
         await socket.send_bytes(channel.encode(Kind.WELCOME, payload))
@@ -220,6 +221,12 @@ class Acceptor:
             await self._send(link, Kind.DIGESTS, self._digests(decode_json(frame.payload)))
         elif frame.kind is Kind.ASK_SESSIONS:
             await self._start_telling(link, decode_json(frame.payload))
+        elif frame.kind is Kind.PRESENCE:
+            self._around.host.desk.told(link.name, frame.payload)
+        elif frame.kind is Kind.PRESENCE_DIGEST:
+            ask = self._around.host.desk.heard(link.name, frame.payload)
+            if ask is not None:
+                await self._send(link, Kind.ASK_PRESENCE, ask)
         else:
             raise FrameError("unexpected", frame.kind.name)
 

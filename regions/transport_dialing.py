@@ -155,6 +155,7 @@ class DialedLink:
             for pieces in self._pulls.values():
                 _end(pieces)
             self._gossip.lost(self.name)
+            self._around.host.desk.lost(self.name)
             self._around.host.peers_changed()
         # A peer that is away refuses nobody: only the last attempt counts.
         self.refused = name_in_use
@@ -173,6 +174,7 @@ class DialedLink:
             self._around.counters["links_opened"] += 1
             now_ms = self._around.clock.monotonic_ms()
             self._gossip.connected(self.name, them.origin, vector, now_ms)
+            self._around.host.desk.linked(self.name)
             self._around.host.peers_changed()
             self._around.host.linked(self.name)
             self._was_open = True
@@ -194,8 +196,10 @@ class DialedLink:
         loop = asyncio.get_running_loop()
         next_heartbeat = loop.time()
         while True:
+            await self._push_presence(socket, channel)
             if loop.time() >= next_heartbeat:
                 next_heartbeat = loop.time() + HEARTBEAT_S
+                await self._push_digest(socket, channel)
                 below = self._gossip.is_below(self.name)
                 payload = vector_payload(self._gossip.vector, full=True, below=below)
                 await socket.send_bytes(channel.encode(Kind.VECTOR, payload))
@@ -213,6 +217,18 @@ class DialedLink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_heartbeat):
                     await self.wake.wait()
+
+    async def _push_presence(self, socket: PeerSocket, channel: Channel) -> None:
+        while (payload := self._around.host.desk.next(self.name)) is not None:
+            await socket.send_bytes(channel.encode(Kind.PRESENCE, payload))
+            self._around.counters["presence_sent"] += 1
+
+    async def _push_digest(self, socket: PeerSocket, channel: Channel) -> None:
+        """The peer has been told everything by now, so what differs is missing there, or here."""
+        await self._push_presence(socket, channel)
+        digest = self._around.host.desk.digest()
+        if digest is not None:
+            await socket.send_bytes(channel.encode(Kind.PRESENCE_DIGEST, digest))
 
     async def _next(self) -> list[Record]:
         """What to send now. What cannot be sent is set aside, and the next thing is asked for."""
@@ -252,6 +268,8 @@ class DialedLink:
                 self._answered(decode_json(frame.payload))
             elif frame.kind is Kind.SESSIONS:
                 await self._take_piece(*decode_piece(frame.payload))
+            elif frame.kind is Kind.ASK_PRESENCE:
+                self._around.host.desk.asked(self.name, frame.payload)
             else:
                 raise FrameError("unexpected", frame.kind.name)
 

@@ -35,8 +35,40 @@ MESSAGE_BYTES_LIMIT = FRAME_BYTES_MAX + 1
 _NONCE_BITS = 256
 
 
+class Desk(Protocol):
+    """What the links ask of those who keep presence. What comes in raises ``FrameError``."""
+
+    def linked(self, name: str) -> None:
+        """The link to the peer is open."""
+
+    def lost(self, name: str) -> None:
+        """It is closed."""
+
+    def accepted(self, name: str) -> None:
+        """The link from the peer is open."""
+
+    def next(self, name: str) -> bytes | None:
+        """The next payload for the peer; None when it was told everything."""
+
+    def digest(self) -> bytes | None:
+        """What to say every second; None where there is nothing to say."""
+
+    def told(self, name: str, payload: bytes) -> None:
+        """What a peer tells."""
+
+    def heard(self, name: str, payload: bytes) -> bytes | None:
+        """What a peer says every second; what it is to be asked."""
+
+    def asked(self, name: str, payload: bytes) -> None:
+        """What a peer asks for."""
+
+
 class Host(Protocol):
     """What the links ask of the node."""
+
+    @property
+    def desk(self) -> Desk:
+        """Who keeps presence."""
 
     async def receive(self, records: Sequence[Record]) -> None:
         """Store and apply; on disk when it returns."""

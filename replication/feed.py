@@ -6,7 +6,7 @@ one encoding; a reader that is held has its own.
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from perdure.replication.belief import Belief, Change, Told
 from perdure.replication.cursor import encode
@@ -29,6 +29,16 @@ class Event:
 
     def __repr__(self) -> str:
         return f"Event({self.name!r}, {self.data})"
+
+
+class Beside(Protocol):
+    """What readers of a session are told beside its messages, and no cursor counts."""
+
+    def fields(self) -> str:
+        """The fields of a snapshot, as JSON without braces."""
+
+    def drafts(self) -> "list[Draft]":
+        """All of it, for who comes back."""
 
 
 class Draft(NamedTuple):
@@ -138,11 +148,11 @@ def ready_draft() -> Draft:
     return Draft("ready", "{}")
 
 
-def snapshot_event(session: Session, reason: str | None = None) -> Event:
+def snapshot_event(session: Session, beside: Beside, reason: str | None = None) -> Event:
     """The session as it is, for a reader that takes it as its whole state."""
     cursor = encode(session.position())
     value = session.value(cursor)
     if reason is not None:
         value["reason"] = reason
     data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Event("snapshot", cursor, data)
+    return Event("snapshot", cursor, f"{data[:-1]},{beside.fields()}}}")

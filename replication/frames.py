@@ -65,6 +65,9 @@ class Kind(IntEnum):
     DIGESTS = 8
     ASK_SESSIONS = 9
     SESSIONS = 10
+    PRESENCE = 11
+    PRESENCE_DIGEST = 12
+    ASK_PRESENCE = 13
 
 
 # Sent before both sides have shown that they know the secret.

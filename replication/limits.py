@@ -50,3 +50,19 @@ REPLAY_BYTES_MAX = 16_777_216
 # A log is kept until every region has it on disk, but not longer, and not more of it.
 LOG_AGE_S_MAX = 604_800
 LOG_BYTES_MAX = 4_294_967_296
+PRESENCE_DATA_BYTES_MAX = 4_096
+PRESENCE_TTL_S_MAX = 3_600
+PRESENCE_TTL_S_DEFAULT = 60
+# A member whose connection has dropped is still here for so long.
+PRESENCE_GRACE_S = 5
+# Connections and leases of members that a region holds itself.
+PRESENCE_ENTRIES_MAX = 50_000
+MEMBERS_MAX = 10_000
+MEMBER_CONNECTIONS_MAX = 100
+PRESENCE_EVENT_MEMBERS_MAX = 500
+# Of an agent's lease it is "run/", the run and the epoch.
+PRESENCE_CONNECTION_CHARS_MAX = 256
+# An origin that was not heard for so long is hidden: with a digest every second, and a look every
+# second, within 10 s of its last sign of life.
+PRESENCE_HIDE_MS = 8_500
+DEAD_ORIGINS_MAX = 4_096

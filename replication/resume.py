@@ -13,6 +13,7 @@ from perdure.replication.belief import Belief, Change
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import (
+    Beside,
     Draft,
     Event,
     delete_draft,
@@ -122,8 +123,9 @@ def _match(
 class Returning:
     """A reader with a position of its own. ``start`` once; then every change and the time."""
 
-    def __init__(self, session: Session, position: Position) -> None:
+    def __init__(self, session: Session, position: Position, beside: Beside) -> None:
         self._session = session
+        self._beside = beside
         self._position = position
         self._belief = Belief()
         self._deadline_ms = 0
@@ -144,7 +146,7 @@ class Returning:
         if self._session.deleted:
             return [finish(self._session, Draft("deleted", "{}"))]
         if self._position.session != session_tag(self._session.id) or ambiguous:
-            return [snapshot_event(self._session), finish(self._session, ready_draft())]
+            return self._whole()
         events = self._catch_up()
         if events is None:
             self._waiting = True
@@ -170,7 +172,7 @@ class Returning:
         unknown = [s for s in self._belief.overrides if not self._session.messages.by_slot(s)]
         if self._waiting or unknown:
             was_waiting, self._waiting, self._belief = self._waiting, False, Belief()
-            events = [snapshot_event(self._session, "behind")]
+            events = [snapshot_event(self._session, self._beside, "behind")]
             if was_waiting:
                 events.append(finish(self._session, ready_draft()))
             return events
@@ -227,7 +229,7 @@ class Returning:
         )
         if self._is_far_behind(missing):
             self._belief = Belief()
-            return [snapshot_event(self._session), finish(self._session, ready_draft())]
+            return self._whole()
         events: list[Event] = []
         for ghost in missing.ghosts:
             self._belief.ghosts.discard(ghost)
@@ -238,7 +240,13 @@ class Returning:
         for id_ in missing.messages:
             self._belief.absent.discard(id_)
             events.append(self._own(message_draft(self._session.messages[id_])))
-        return [*events, self._own(metadata_draft(self._session)), self._own(ready_draft())]
+        last = (metadata_draft(self._session), *self._beside.drafts(), ready_draft())
+        return [*events, *map(self._own, last)]
+
+    def _whole(self) -> list[Event]:
+        """The session as it is, and that this is all."""
+        first = snapshot_event(self._session, self._beside)
+        return [first, finish(self._session, ready_draft())]
 
     def _is_far_behind(self, missing: Missing) -> bool:
         """Whether one snapshot says it all, in fewer events and taking nothing back."""
@@ -296,7 +304,7 @@ def _same_header(message: Message, entry: Entry) -> bool:
 
 
 def resume(
-    session: Session, position: Position | None, now_ms: int
+    session: Session, position: Position | None, now_ms: int, beside: Beside
 ) -> tuple[list[Event], Returning]:
     """The first events of a subscription, and the reader's machine from then on.
 
@@ -305,8 +313,8 @@ def resume(
     if position is None:
         if session.deleted:
             raise Refusal("deleted", "this session was deleted")
-        returning = Returning(session, session.position())
-        first = [snapshot_event(session), finish(session, ready_draft())]
+        returning = Returning(session, session.position(), beside)
+        first = [snapshot_event(session, beside), finish(session, ready_draft())]
         return first, returning
-    returning = Returning(session, position)
+    returning = Returning(session, position, beside)
     return returning.start(now_ms), returning

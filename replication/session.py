@@ -372,8 +372,6 @@ class Session:
             "metadata": self.metadata(),
             "messages": messages,
             "more": more,
-            "presence": [],
-            "runs": [],
         }
 
     def summary(self, cursor: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from perdure.replication.admission import Draft
 from perdure.replication.coding import decode as decode_operation
 from perdure.replication.cursor import Position, decode, encode
 from perdure.replication.errors import Refusal
+from perdure.replication.feed import Draft as EventDraft
 from perdure.replication.feed import Event, change_drafts, finish
 from perdure.replication.ids import LaneKey
 from perdure.replication.items import End
@@ -28,6 +29,19 @@ from perdure.replication.resume import Returning, resume
 from perdure_client.reducer import SessionView, apply
 from tests.replication.memory_archive import unload
 from tests.replication.test_convergence import ACTIONS, Cluster, Replica, small_windows
+
+
+class Nobody:
+    """Nobody is present, and nothing runs."""
+
+    def fields(self) -> str:
+        return '"presence":[],"runs":[]'
+
+    def drafts(self) -> list[EventDraft]:
+        return []
+
+
+NOBODY = Nobody()
 
 
 @dataclass(eq=False)
@@ -43,7 +57,7 @@ class Reader:
     def connect(self, replica: "ServingReplica", now_ms: int) -> None:
         self.leave()
         position = decode(self.view.cursor) if self.view.cursor else None
-        first, returning = resume(replica.session, position, now_ms)
+        first, returning = resume(replica.session, position, now_ms, NOBODY)
         self.queue = list(first)
         self.returning = returning if returning.differs else None
         self.replica = replica

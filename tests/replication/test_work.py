@@ -19,6 +19,7 @@ from perdure.replication.resume import resume
 from perdure.replication.session import Session
 
 from tests.replication.strategies import lane_key
+from tests.replication.test_resume import NOBODY
 
 KEY = lane_key()
 MILLION = 1_000_000
@@ -110,7 +111,7 @@ class Writing:
     def read(self) -> list[str]:
         """A snapshot, and what one who comes with its cursor gets."""
         value = self.session.value("-")
-        first, _ = resume(self.session, None, 0)
+        first, _ = resume(self.session, None, 0, NOBODY)
         return [value["messages"][0]["text"], *(event.name for event in first)]
 
 

@@ -1,0 +1,166 @@
+"""Who is present, as one region holds it, tells its readers of it, and gossips it.
+
+Readers are told at once when it is calm, and of what has gathered when many come and go.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from perdure.regions.attendance import Attendance
+from perdure.regions.fanout import Fanout
+from perdure.regions.ports import Clock, Entropy
+from perdure.replication.hlc import HybridClock
+from perdure.replication.presence import Presence, Touched
+from perdure.replication.presence_gossip import PresenceGossip
+from perdure.replication.presence_wire import (
+    decode_ask,
+    decode_delta,
+    decode_digest,
+    encode_ask,
+    encode_delta,
+    encode_digest,
+)
+from perdure.replication.records import Origin
+from perdure.replication.roster import Roster
+
+# Readers of a session are told no more often than this; less often where thousands are present.
+TELL_EVERY_MS = 100
+TELL_EVERY_MS_MAX = 800
+MEMBERS_PER_MS = 7
+
+
+class PresenceDesk:
+    """The presence of one region. ``run`` beside everything else, ``tick`` every second."""
+
+    def __init__(
+        self,
+        me: Origin,
+        peers: Sequence[str],
+        fanout: Fanout,
+        clock: Clock,
+        hlc: HybridClock,
+        entropy: Entropy,
+    ) -> None:
+        self.presence = Presence(me)
+        self.gossip = PresenceGossip(self.presence, peers)
+        self.attendance = Attendance(self.gossip, clock, hlc, entropy, self._touched)
+        # What wakes the links that push.
+        self.wake: Callable[[], None] = lambda: None
+        self._fanout = fanout
+        self._clock = clock
+        # When readers of a session were last told, and when they are to be told next, in ms.
+        self._last_ms: dict[str, int] = {}
+        self._due_ms: dict[str, int] = {}
+        self._news = asyncio.Event()
+
+    # Who is here
+
+    def values(self, session: str) -> Iterator[dict[str, Any]]:
+        """Everybody who is shown in a session now, by name."""
+        return self.presence.values(session, self.gossip.is_hidden)
+
+    def value(self, session: str, member: str) -> dict[str, Any] | None:
+        """One member; None when it is not here."""
+        return self.presence.value(session, member, self.gossip.is_hidden)
+
+    def roster(self, session: str) -> Roster:
+        """For the readers of a session, who were told nothing yet."""
+        return Roster(
+            self.presence.members_in(session), lambda member: self.value(session, member)
+        )
+
+    # Telling readers
+
+    def _touched(self, touched: Touched) -> None:
+        now_ms = self._clock.monotonic_ms()
+        for session, members in touched.items():
+            feed = self._fanout.get(session)
+            if feed is None:
+                continue
+            feed.roster.touch(members)
+            most = min(len(feed.roster) // MEMBERS_PER_MS, TELL_EVERY_MS_MAX - TELL_EVERY_MS)
+            due_ms = self._last_ms.get(session, -TELL_EVERY_MS_MAX) + TELL_EVERY_MS + most
+            if due_ms <= now_ms:
+                self._tell(session, now_ms)
+            else:
+                self._due_ms.setdefault(session, due_ms)
+                self._news.set()
+        self.wake()
+
+    def _tell(self, session: str, now_ms: int) -> None:
+        self._due_ms.pop(session, None)
+        feed = self._fanout.get(session)
+        if feed is not None and feed.tell_presence():
+            self._last_ms[session] = now_ms
+
+    async def run(self) -> None:
+        """Tell what has gathered when it is due, for as long as it is not cancelled."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._due_ms:
+                now_ms = self._clock.monotonic_ms()
+                for session in [s for s, due_ms in self._due_ms.items() if due_ms <= now_ms]:
+                    self._tell(session, now_ms)
+                if self._due_ms:
+                    await asyncio.sleep((min(self._due_ms.values()) - now_ms) / 1000)
+
+    def tick(self) -> None:
+        """A second has passed: leases and graces end, regions are hidden and shown."""
+        self.attendance.tick()
+        self._look()
+        now_ms = self._clock.monotonic_ms()
+        for session in [s for s, ms in self._last_ms.items() if now_ms - ms > TELL_EVERY_MS_MAX]:
+            del self._last_ms[session]
+
+    def _look(self) -> None:
+        for session in self.gossip.look(self._clock.monotonic_ms()):
+            self._touched({session: set(self.presence.members_in(session))})
+
+    # Links
+
+    def linked(self, name: str) -> None:
+        """The link to a peer is open."""
+        self.gossip.linked(name)
+
+    def lost(self, name: str) -> None:
+        """It is closed."""
+        self.gossip.lost(name)
+
+    def accepted(self, name: str) -> None:
+        """The link from a peer is open."""
+        self.gossip.accepted(name)
+
+    def next(self, name: str) -> bytes | None:
+        """The next ``presence`` payload for a peer; None when it was told everything."""
+        delta = self.gossip.next(name)
+        return None if delta is None else encode_delta(delta)
+
+    def digest(self) -> bytes | None:
+        """The ``presence_digest`` payload of this second; None where nobody was ever here."""
+        if not self.presence.origins() and not self.presence.dead:
+            return None
+        return encode_digest(self.gossip.digest(self._clock.monotonic_ms()))
+
+    def told(self, name: str, payload: bytes) -> None:
+        """A ``presence`` frame of a peer. Raises ``FrameError``."""
+        self._merged(self.gossip.received(name, decode_delta(payload)))
+
+    def heard(self, name: str, payload: bytes) -> bytes | None:
+        """A ``presence_digest`` frame; what is to be asked. Raises ``FrameError``."""
+        digest = decode_digest(payload)
+        ask = self.gossip.heard(name, digest, self._clock.monotonic_ms())
+        if self.gossip.is_hidden(digest.me):
+            self._look()
+        return None if ask.is_empty else encode_ask(ask)
+
+    def asked(self, name: str, payload: bytes) -> None:
+        """An ``ask_presence`` frame of a peer. Raises ``FrameError``."""
+        self._merged(self.gossip.asked(name, decode_ask(payload)))
+        self.wake()
+
+    def _merged(self, touched: Touched) -> None:
+        self.attendance.merged(touched)
+        if touched:
+            self._touched(touched)
