@@ -32,6 +32,8 @@ TRUSTED_GRANTS_MAX = 10_000
 LINGER_S = 2
 LINGER_BYTES_MAX = BODY_BYTES_MAX
 _SESSIONS = "/v1/sessions/"
+# What the segment after these names.
+_NAMED = {"messages": "message", "presence": "member", "runs": "run"}
 _CLOSED = frozenset({"starting", "draining"})
 _HOT = {(5, "events"): "GET", (7, "tokens"): "POST", (7, "stream"): "POST"}
 
@@ -155,8 +157,8 @@ def _parts(scope: Scope) -> list[str]:
         parts = [unquote_to_bytes(part).decode("utf-8", "replace") for part in raw.split(b"/")]
     if len(parts) > 3:
         check_id(parts[3], "session")
-    if len(parts) > 5 and parts[4] == "messages":
-        check_id(parts[5], "message")
+    if len(parts) > 5 and parts[4] in _NAMED:
+        check_id(parts[5], _NAMED[parts[4]])
     if len(parts) != path.count("/") + 1:
         raise Refusal("not_found", "there is nothing at this path")
     return parts

@@ -5,174 +5,22 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from perdure.api.edge import OPEN_PATHS
+from perdure.api.schemas import SCHEMAS, ref
 
 _PROBLEM = {
     "description": "A refusal (RFC 9457); `code` is stable and listed in docs/PROTOCOL.md A.1",
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
-_ITEM = {
-    "oneOf": [
-        {"type": "string", "description": "a token"},
-        {"type": "object", "description": 'a mark: {"part": {…}} or {"set": {…}}'},
-    ]
-}
 _UNREADY = {"ready": {"type": "boolean"}, "reason": {"type": "string"}}
-_END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
-_DRAFT_TEXTS = (
-    *("id", "role", "text", "author", "after"),
-    *("replaces", "producer", "claim_id", "header"),
-)
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    """An object that has all of these; a plain word is the name of a JSON type."""
-    kinds = {
-        name: {"type": kind} if isinstance(kind, str) else kind for name, kind in properties.items()
-    }
-    return {"type": "object", "required": list(kinds), "properties": kinds}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _list(of: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": of}
-
-
-def _message() -> dict[str, Any]:
-    message = _object(
-        id="string",
-        serial="string",
-        role="string",
-        author={"type": ["string", "null"]},
-        status={"enum": ["streaming", "complete", "failed", "cancelled"]},
-        text="string",
-        parts=_list(_ref("Part")),
-        length="integer",
-        created={"type": "string", "format": "date-time"},
-        metadata="object",
-    )
-    message["properties"]["replaces"] = {"type": "string"}
-    return message
-
-
-def _answers() -> dict[str, Any]:
-    opened = _object(id="string", serial="string", epoch="string", header="string", next="integer")
-    stable = {"stable": {"type": ["boolean", "null"]}}
-    created = {"type": "string", "format": "date-time"}
-    return {
-        "Part": {
-            **_object(type="string", text="string"),
-            "additionalProperties": True,
-            "description": "text, reasoning, tool-call, source, file, data, and others",
-        },
-        "Message": _message(),
-        "Sent": {
-            "oneOf": [
-                {"allOf": [_ref("Message"), {"type": "object", "properties": stable}]},
-                _ref("Opened"),
-            ]
-        },
-        "Opened": {
-            **opened,
-            "description": "epoch and header are opaque: give them back as they are",
-        },
-        "Claimed": _object(
-            epoch="string",
-            header="string",
-            base="integer",
-            next="integer",
-            length="integer",
-            text="string",
-            parts=_list(_ref("Part")),
-        ),
-        "Session": _object(
-            id="string",
-            cursor="string",
-            created=created,
-            metadata="object",
-            messages=_list(_ref("Message")),
-            more="boolean",
-            presence={"type": "array"},
-            runs={"type": "array"},
-        ),
-        "Sessions": _object(
-            sessions=_list(
-                _object(id="string", created=created, messages="integer", cursor="string")
-            ),
-            next={"type": ["string", "null"]},
-        ),
-        "Messages": _object(messages=_list(_ref("Message")), more="boolean"),
-        "Metadata": _object(metadata="object"),
-        "Status": _object(status="string"),
-    }
-
-
-_SCHEMAS: dict[str, Any] = {
-    "Problem": {
-        "type": "object",
-        "required": ["type", "title", "status", "detail", "code"],
-        "properties": {
-            "type": {"type": "string"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-            "code": {"type": "string"},
-            "expected": {"type": "integer", "description": "with gap: the next seq"},
-            "field": {"type": "string", "description": "what was wrong"},
-        },
-    },
-    "Ack": {
-        "type": "object",
-        "required": ["next", "accepted", "stable", "duplicates", "ended"],
-        "properties": {
-            "next": {"type": "integer", "description": "the next seq of the lane"},
-            "accepted": {"type": "integer", "description": "items on disk here"},
-            "stable": {
-                "type": ["integer", "null"],
-                "description": "items on disk in another region too; null: none is configured",
-            },
-            "duplicates": {"type": "integer", "description": "items that were here already"},
-            "ended": {"enum": [None, "accepted", "stable"]},
-        },
-    },
-    "Append": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {"tokens": {"type": "array", "items": _ITEM, "maxItems": 4096}, "end": _END},
-    },
-    "Draft": {
-        "type": "object",
-        "additionalProperties": False,
-        "description": "with text: a complete message; without: opens a streaming one; or header",
-        "properties": {name: {"type": "string"} for name in _DRAFT_TEXTS}
-        | {"metadata": {"type": "object"}},
-    },
-    "Claim": {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["producer", "claim_id", "mode"],
-        "properties": {
-            "producer": {"type": "string"},
-            "claim_id": {"type": "string", "minLength": 8},
-            "mode": {"enum": ["continue", "restart"]},
-        },
-    },
-    "Create": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {"metadata": {"type": "object"}},
-    },
-    "Patch": {"type": "object", "description": "top-level keys; null deletes"},
-    **_answers(),
-}
 _BODIES = {
     ("/v1/sessions/{s}", "put"): "Create",
     ("/v1/sessions/{s}/metadata", "patch"): "Patch",
     ("/v1/sessions/{s}/messages", "post"): "Draft",
     ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claim",
+    ("/v1/sessions/{s}/presence/{member}", "put"): "Put",
 }
+# Bodies that may be left out.
+_OPTIONAL = frozenset({"Create", "Put"})
 _ANSWERS = {
     ("/v1/sessions", "get"): "Sessions",
     ("/v1/sessions/{s}", "get"): "Session",
@@ -184,6 +32,8 @@ _ANSWERS = {
     ("/v1/sessions/{s}/messages/{m}", "get"): "Message",
     ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claimed",
     ("/v1/sessions/{s}/messages/{m}/cancel", "post"): "Status",
+    ("/v1/sessions/{s}/presence", "get"): "Presence",
+    ("/v1/sessions/{s}/presence/{member}", "put"): "Member",
 }
 _NEW_OR_KNOWN = ("/v1/sessions/{s}", "put"), ("/v1/sessions/{s}/messages", "post")
 _QUERIES = {
@@ -205,7 +55,7 @@ def _parameter(name: str, where: str, *, required: bool = True, text: str = "") 
 
 
 def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": _ref(schema)}}
+    return {"application/json": {"schema": ref(schema)}}
 
 
 def _events(session: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +66,8 @@ def _events(session: dict[str, Any]) -> dict[str, Any]:
             session,
             _parameter("Last-Event-ID", "header", required=False, text="wins"),
             _parameter("cursor", "query", required=False, text="resume position"),
+            _parameter("presence", "query", required=False, text="a member that it brings"),
+            _parameter("presence_data", "query", required=False, text="its data, as JSON"),
         ],
         "responses": {
             "200": {
@@ -288,7 +140,7 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
     value = get_openapi(title=routes.title, version=routes.version, routes=routes.routes)
     for (path, method), name in _BODIES.items():
         operation = value["paths"][path][method]
-        operation["requestBody"] = {"required": name != "Create", "content": _json(name)}
+        operation["requestBody"] = {"required": name not in _OPTIONAL, "content": _json(name)}
     for (path, method), names in _QUERIES.items():
         operation = value["paths"][path][method]
         operation.setdefault("parameters", [])
@@ -309,7 +161,7 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"].setdefault("default", _PROBLEM)
-    value.setdefault("components", {})["schemas"] = _SCHEMAS
+    value.setdefault("components", {})["schemas"] = SCHEMAS
     value["components"]["securitySchemes"] = {
         "grant": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     }

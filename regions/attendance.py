@@ -127,6 +127,13 @@ class Attendance:
 
     # Changing the set
 
+    def _came_before(self, earlier: Entry) -> None:
+        """Who came back before this region knew of it has been here since then."""
+        for key in list(self._keys.get(earlier.key[:2], ())):
+            held = self._held[key]
+            if held.entry.since > earlier.since:
+                self._bring(*held.entry._replace(since=earlier.since)[1:], held.due_ms)
+
     def merged(self, touched: Touched) -> None:
         """What others, or this region, did to these members: what they removed or replaced is held
         no more. Where this region's origin was declared dead everybody is brought again."""
@@ -223,6 +230,7 @@ class Attendance:
                 if entry.ttl_s and len(self._held) < PRESENCE_ENTRIES_MAX:
                     due_ms = now_ms + entry.ttl_s * 1000
                     self._bring(*entry[1:], due_ms)
+                self._came_before(entry)
             touched = self._presence.bury(origin)
             self._gossip.buried(origin)
             self._told(touched)

@@ -66,9 +66,7 @@ class PresenceDesk:
 
     def roster(self, session: str) -> Roster:
         """For the readers of a session, who were told nothing yet."""
-        return Roster(
-            self.presence.members_in(session), lambda member: self.value(session, member)
-        )
+        return Roster(self.presence.members_in(session), lambda member: self.value(session, member))
 
     # Telling readers
 

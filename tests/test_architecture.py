@@ -28,7 +28,7 @@ HOMES = {
         "regions/transport_dialing.py",
         "regions/transport_wire.py",
     },
-    "fastapi": {"api/app.py", "api/openapi.py"},
+    "fastapi": {"api/answers.py", "api/app.py", "api/openapi.py", "api/presence.py"},
     "httpx2": {"regions/cluster.py"},
     "jwt": {"api/grants.py"},
     # The command line talks to regions as any client does.

@@ -25,7 +25,14 @@ ELSEWHERE = {
     "PAGE_ITEMS_DEFAULT": "(default 100)",
     "SEQ_MAX": "0 to 2^53−1",
 }
-INSIDE = {"EPOCH_COUNTER_MAX", "ITEMS_BYTES_TARGET", "WRITE_QUEUE_ITEMS_MAX", "COMMIT_BYTES_MAX"}
+INSIDE = {
+    "EPOCH_COUNTER_MAX",
+    "ITEMS_BYTES_TARGET",
+    "WRITE_QUEUE_ITEMS_MAX",
+    "COMMIT_BYTES_MAX",
+    "PRESENCE_CONNECTION_CHARS_MAX",
+    "DEAD_ORIGINS_MAX",
+}
 # Texts that tell people what to type.
 MANUALS = ("README.md", "CONTRIBUTING.md", "deploy/README.md", "sdk/python/README.md")
 

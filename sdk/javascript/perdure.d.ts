@@ -38,12 +38,24 @@ export interface MessageView extends Message {
   readonly held: boolean;
 }
 
+/** Somebody who is present in a session. */
+export interface Member {
+  member: string;
+  /** What was last given; null if nothing was. */
+  data: unknown;
+  region: string;
+  connections: number;
+  since: string;
+}
+
 /** The assembled session. Plain data: it may be saved as JSON and given back to `read`. */
 export interface SessionView {
   readonly id: string;
   /** By serial, the oldest first. */
   readonly messages: readonly MessageView[];
   readonly metadata: Readonly<Metadata>;
+  /** Who is here. */
+  readonly presence: readonly Readonly<Member>[];
   readonly cursor: string | null;
   /** The URL of the region that told the newest of it. */
   readonly region: string | null;
@@ -61,7 +73,7 @@ export interface SessionSnapshot {
   metadata: Metadata;
   messages: Message[];
   more: boolean;
-  presence: unknown[];
+  presence: Member[];
   runs: unknown[];
 }
 
@@ -180,6 +192,12 @@ export class Session {
   messages(
     page?: RequestOptions & { before?: string; limit?: number },
   ): Promise<{ messages: Message[]; more: boolean }>;
+  /** Be here for `ttl_s` seconds (60); call it again in time to stay. */
+  join(member: string, data?: unknown, options?: { ttl_s?: number } & RequestOptions): Promise<Member>;
+  /** Leave, through everything. */
+  leave(member: string, options?: RequestOptions): Promise<void>;
+  /** Who is here now. */
+  presence(options?: RequestOptions): Promise<Member[]>;
   metadata(patch?: Metadata, options?: RequestOptions): Promise<Metadata>;
   cancel(message: string, options?: RequestOptions): Promise<Status>;
   delete(message?: string, options?: RequestOptions): Promise<void>;

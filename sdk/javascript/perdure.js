@@ -125,6 +125,7 @@ export function newView(id) {
     id,
     messages: [],
     metadata: {},
+    presence: [],
     cursor: null,
     region: null,
     ready: false,
@@ -141,7 +142,13 @@ export function newView(id) {
 export function apply(view, name, data) {
   switch (name) {
     case "snapshot":
-      return { ...view, messages: data.messages.map(received), metadata: data.metadata, more: data.more };
+      return {
+        ...view,
+        messages: data.messages.map(received),
+        metadata: data.metadata,
+        presence: data.presence ?? [],
+        more: data.more,
+      };
     case "message":
       return { ...view, messages: placed(view.messages, received(data)) };
     case "append":
@@ -154,15 +161,30 @@ export function apply(view, name, data) {
       return { ...view, messages: view.messages.filter((message) => message.id !== data.message) };
     case "metadata":
       return { ...view, metadata: data.metadata };
+    case "presence":
+      return { ...view, presence: present(view.presence ?? [], data) };
     case "stale":
       return { ...view, messages: view.messages.map((message) => withHeld(message, data)) };
     case "ready":
       return { ...view, ready: true };
     case "deleted":
-      return { ...view, deleted: true, messages: [], metadata: {}, more: false };
+      return { ...view, deleted: true, messages: [], metadata: {}, presence: [], more: false };
     default:
       return view;
   }
+}
+
+/** Who is here, in the order in which they came to be known. */
+function present(members, { all, joined = [], updated = [], left = [] }) {
+  if (all) return all;
+  const changed = new Map([...joined, ...updated].map((member) => [member.member, member]));
+  const gone = new Set(left.map((member) => member.member));
+  const kept = members.filter(({ member }) => !gone.has(member)).map((old) => {
+    const now = changed.get(old.member) ?? old;
+    changed.delete(old.member);
+    return now;
+  });
+  return [...kept, ...changed.values()];
 }
 
 function received({ reason, ...message }) {
@@ -517,6 +539,26 @@ export class Session {
   async metadata(patch, { signal } = {}) {
     const method = patch === undefined ? "GET" : "PATCH";
     return (await this.#ask(method, "/metadata", { body: patch, signal })).metadata;
+  }
+
+  /** Be here for `ttl_s` seconds; call it again in time to stay. The member as it is shown. */
+  join(member, data, { ttl_s, signal } = {}) {
+    return this.#ask("PUT", `/presence/${checkedId(member)}`, { body: given({ data, ttl_s }), signal });
+  }
+
+  /** Leave, through everything that is known of the member. */
+  async leave(member, { signal } = {}) {
+    await this.#ask("DELETE", `/presence/${checkedId(member)}`, { signal });
+  }
+
+  /** Who is here now; `[]` for a session of which nothing is known. */
+  async presence({ signal } = {}) {
+    try {
+      return (await this.#ask("GET", "/presence", { signal })).presence;
+    } catch (error) {
+      if (error.code === "not_found") return [];
+      throw error;
+    }
   }
 
   /** Stop a message's producer; what was written stays. The status of the message. */

@@ -175,6 +175,7 @@ def check(document: dict[str, Any], method: str, path: str, reply: Any) -> None:
 
 SESSION, MESSAGES = "/v1/sessions/{s}", "/v1/sessions/{s}/messages"
 MESSAGE = f"{MESSAGES}/{{m}}"
+MEMBER = f"{SESSION}/presence/{{member}}"
 OPEN = {"id": "m", "role": "assistant", "producer": "p", "claim_id": "claim-0001"}
 CLAIM = {"producer": "q", "claim_id": "claim-0002", "mode": "continue"}
 TEXT = {"id": "t", "role": "user", "text": "hi"}
@@ -201,6 +202,12 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("GET", "/version", None, 200),
     ("GET", "/livez", None, 200),
     ("GET", "/readyz", None, 200),
+    ("PUT", MEMBER, {"data": {"a": 1}, "ttl_s": 5}, 200),
+    ("PUT", MEMBER, None, 200),
+    ("PUT", MEMBER, {"ttl_s": 0}, 400),
+    ("GET", f"{SESSION}/presence", None, 200),
+    ("GET", SESSION, None, 200),
+    ("DELETE", MEMBER, None, 204),
     ("DELETE", MESSAGE, None, 204),
     ("GET", MESSAGE, None, 410),
     ("DELETE", SESSION, None, 204),
@@ -211,7 +218,7 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
 async def test_answers_are_as_described(region, document):
     """What a region answers, to what it takes and what it refuses, fits the document's schemas."""
     for method, path, body, status in EXCHANGES:
-        target = path.replace("{s}", "s").replace("{m}", "m")
+        target = path.replace("{s}", "s").replace("{m}", "m").replace("{member}", "ana")
         reply = await region.json(method, target, body)
         assert reply.status == status, (method, path, reply)
         check(document, method, path, reply)

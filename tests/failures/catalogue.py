@@ -14,7 +14,6 @@ SECTIONS = {
     "L": "Load",
     "S": "Security",
 }
-PRESENCE = "comes with presence"
 RUNS = "comes with runs and their leases"
 TENANCY = "comes with tenants and the capabilities of grants"
 KEY_SETS = "comes with key sets (asymmetric grants)"
@@ -90,7 +89,7 @@ PROCESSES = [
         "P11",
         "stopped for a minute, then resumed",
         "no acknowledgement of what is not on disk; same incarnation; catches up",
-        missing="leases and presence, which come with runs and with presence",
+        missing=f"leases ({RUNS})",
     ),
     Failure(
         "P12",
@@ -219,9 +218,8 @@ REPLICATION = [
         "C12",
         "presence: the owner's region dies; a member leaves during a cut",
         "hidden within 10 s, back without duplicates, never resurrected",
-        open=PRESENCE,
     ),
-    Failure("C13", "presence: a client flaps ten times a second", "coalesced", open=PRESENCE),
+    Failure("C13", "presence: a client flaps ten times a second", "coalesced"),
 ]
 INPUT = [
     Failure(
@@ -339,7 +337,6 @@ SECURITY = [
         "S11",
         "fields of an event stream in a token, a name or an id",
         "the client sees the text as it is",
-        missing=f"data of members {PRESENCE}",
     ),
     Failure(
         "S12",

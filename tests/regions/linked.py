@@ -78,6 +78,7 @@ class Linked:
         self.ports = dict(zip(links, ports, strict=True))
         self.nodes: dict[str, Node] = {}
         self.peers: dict[str, PeerLinks] = {}
+        self.configs: dict[str, Config] = {}
         # URLs of the only peer of a region, instead of its own; the jitter of dialling again.
         self.urls: dict[str, str] = {}
         self.share = 0.0
@@ -98,10 +99,28 @@ class Linked:
             bootstrap=bootstrap,
         )
         node, links = build_node(config, self.clock, QuickEntropy(self.share))
+        self.configs[name] = config
         await links.start()
         node.start(links)
         self.nodes[name], self.peers[name] = node, links
         return node
+
+    async def link_again(self, name: str) -> None:
+        """The region's links were stopped: others take their place."""
+        node, config = self.nodes[name], self.configs[name]
+        links = PeerLinks(
+            node.gossip,
+            node._storage,
+            node,
+            self.clock,
+            QuickEntropy(self.share),
+            secret=config.peer_secret,
+            peers=config.peers,
+            bind=(config.peer_host, config.peer_port),
+        )
+        await links.start()
+        node._links = node.repair.links = self.peers[name] = links
+        node.desk.wake = links.wake
 
     async def stop(self, name: str) -> None:
         node, links = self.nodes.pop(name), self.peers.pop(name)

@@ -112,6 +112,7 @@ SCRIPTS = st.lists(st.integers(0, 8 * 3 * 60 - 1), max_size=40)
 
 @given(SCRIPTS)
 def test_merging_is_idempotent(script: list[int]) -> None:
+    """Merging is idempotent."""
     for here in Cluster().run(script).at.values():
         before = state(here)
         assert here.merge(everything(here)) == {}
@@ -121,6 +122,7 @@ def test_merging_is_idempotent(script: list[int]) -> None:
 
 @given(SCRIPTS)
 def test_merging_is_commutative_and_associative(script: list[int]) -> None:
+    """Merging is commutative and associative."""
     a, b, c = Cluster().run(script).at.values()
     one, other, third = (fresh(x, origin("x")) for x in (a, b, a))
     one.merge(everything(b))
@@ -135,6 +137,7 @@ def test_merging_is_commutative_and_associative(script: list[int]) -> None:
 
 @given(SCRIPTS, st.randoms(use_true_random=False))
 def test_deltas_say_the_same_as_the_whole_state(script: list[int], random: Random) -> None:
+    """Deltas say the same as the whole state."""
     cluster = Cluster().run(script)
     told = [*cluster.deltas, *random.choices(cluster.deltas or [Delta()], k=5)]
     random.shuffle(told)
@@ -148,6 +151,7 @@ def test_deltas_say_the_same_as_the_whole_state(script: list[int], random: Rando
 
 @given(SCRIPTS)
 def test_what_was_removed_never_comes_back(script: list[int]) -> None:
+    """What was removed never comes back."""
     cluster = Cluster().run(script)
     whole = cluster.merged()
     before = state(whole)
@@ -160,6 +164,7 @@ def test_what_was_removed_never_comes_back(script: list[int]) -> None:
 def test_an_arrival_wins_over_a_leave_that_did_not_know_it(
     script: list[int], number: int, here: str, there: str
 ) -> None:
+    """An arrival wins over a leave that did not know it."""
     cluster = Cluster().run(script)
     dot = cluster.add(here, number)
     if here != there:
@@ -188,6 +193,7 @@ def test_a_region_without_memory_is_forgotten_for_good(script: list[int]) -> Non
 def test_what_is_missing_and_what_is_known_bring_another_to_the_same(
     script: list[int], more: list[int]
 ) -> None:
+    """What is missing and what is known bring another to the same."""
     cluster = Cluster().run(script)
     here, other = cluster.at["eu"], fresh(cluster.at["us"], origin("x"))
     cluster.run(more)
@@ -212,6 +218,7 @@ def test_what_is_known_elsewhere_and_not_here_stays_unknown() -> None:
 
 
 def test_a_renewal_elsewhere_takes_the_place_of_the_earlier_entry() -> None:
+    """A renewal elsewhere takes the place of the earlier entry."""
     eu, us = Presence(origin("eu")), Presence(origin("us"))
     key = Key("s1", "ana", "")
     eu.add(key, '"old"', 1, 1, 60)
@@ -222,6 +229,7 @@ def test_a_renewal_elsewhere_takes_the_place_of_the_earlier_entry() -> None:
 
 
 def test_a_member_is_shown_once_with_its_newest_data() -> None:
+    """A member is shown once with its newest data."""
     eu = Presence(origin("eu"))
     us = Presence(origin("us"))
     eu.add(Key("s1", "ana", "c1"), '{"at":"eu"}', 5 << 16, 5 << 16, 0)
@@ -243,6 +251,7 @@ def test_a_member_is_shown_once_with_its_newest_data() -> None:
 
 @given(st.lists(st.integers(1, 30)), st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9))))
 def test_seen_is_a_set_of_numbers(numbers: list[int], ranges: list[tuple[int, int]]) -> None:
+    """Seen is a set of numbers."""
     seen, model = Seen(), set[int]()
     for number in numbers:
         seen.add(number)

@@ -122,6 +122,7 @@ class World:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_everybody_agrees_whatever_was_lost(seed: int) -> None:
+    """Everybody agrees whatever was lost."""
     random = Random(seed)
     world = World("ap", "eu", "us", "za")
     for _ in range(120):
@@ -159,6 +160,7 @@ def test_everybody_agrees_whatever_was_lost(seed: int) -> None:
 
 
 def test_a_change_is_pushed_at_once_and_nothing_more_is_said() -> None:
+    """A change is pushed at once and nothing more is said."""
     world = World("eu", "us")
     for _ in range(3):
         world.second()
@@ -174,6 +176,7 @@ def test_a_change_is_pushed_at_once_and_nothing_more_is_said() -> None:
 
 
 def test_what_was_missed_is_asked_for_at_the_first_digest() -> None:
+    """What was missed is asked for at the first digest."""
     world = World("eu", "us")
     world.cut("eu", "us")
     for number in range(3_000):
@@ -193,7 +196,9 @@ def test_what_was_missed_is_asked_for_at_the_first_digest() -> None:
     assert [entry.key.member for entry in entries] == ["late"]
 
 
+@pytest.mark.failure("C12")
 def test_a_leave_that_was_missed_is_found_by_the_sum() -> None:
+    """A leave that was missed is found by the sum."""
     world = World("ap", "eu", "us")
     world.add("eu", "ana")
     for _ in range(2):
@@ -210,6 +215,7 @@ def test_a_leave_that_was_missed_is_found_by_the_sum() -> None:
 
 
 def test_a_change_reaches_those_who_do_not_hear_its_region() -> None:
+    """A change reaches those who do not hear its region."""
     world = World("ap", "eu", "us")
     world.cut("ap", "us")
     for _ in range(3):
@@ -223,6 +229,7 @@ def test_a_change_reaches_those_who_do_not_hear_its_region() -> None:
 
 
 def test_a_silent_region_is_hidden_and_shown_again_without_a_merge() -> None:
+    """A silent region is hidden and shown again without a merge."""
     world = World("eu", "us")
     world.add("eu", "ana")
     world.second()
@@ -244,6 +251,7 @@ def test_a_silent_region_is_hidden_and_shown_again_without_a_merge() -> None:
 
 
 def test_a_region_that_a_third_one_hears_is_shown() -> None:
+    """A region that a third one hears is shown."""
     world = World("ap", "eu", "us")
     world.add("ap", "ana")
     world.cut("ap", "us")
@@ -258,6 +266,7 @@ def test_a_region_that_a_third_one_hears_is_shown() -> None:
 
 
 def test_a_region_that_starts_anew_brings_nobody_back() -> None:
+    """A region that starts anew brings nobody back."""
     world = World("eu", "us")
     world.add("eu", "ana")
     world.second()
@@ -281,6 +290,7 @@ def test_a_region_that_starts_anew_brings_nobody_back() -> None:
 
 
 def test_a_slow_peer_costs_no_more_than_the_limit() -> None:
+    """A slow peer costs no more than the limit."""
     world = World("eu", "us")
     gossip = world.regions["eu"].gossip
     for number in range(PENDING_DOTS_MAX + 1):
@@ -330,6 +340,7 @@ def test_what_does_not_help_is_asked_for_ever_less_often() -> None:
     ],
 )
 def test_what_is_no_delta_is_refused(payload: bytes) -> None:
+    """What is no delta is refused."""
     with pytest.raises(FrameError):
         decode_delta(payload)
 
@@ -338,6 +349,7 @@ def test_what_is_no_delta_is_refused(payload: bytes) -> None:
     "payload", [b"{}", b'{"me":"eu"}', b'{"me":"eu/%016x","origins":{"x":1},"heard":{}}' % 1]
 )
 def test_what_is_no_digest_and_no_question_is_refused(payload: bytes) -> None:
+    """What is no digest and no question is refused."""
     with pytest.raises(FrameError):
         decode_digest(payload)
     with pytest.raises(FrameError):
@@ -345,6 +357,7 @@ def test_what_is_no_digest_and_no_question_is_refused(payload: bytes) -> None:
 
 
 def test_payloads_come_back_as_they_were() -> None:
+    """Payloads come back as they were."""
     world = World("eu", "us")
     for member in "abc":
         world.add("eu", member)

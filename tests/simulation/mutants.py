@@ -455,7 +455,10 @@ def older_snapshot(self: Any, now_ms: int) -> Any:
     events = _start(self, now_ms)
     if self.differs:
         self._waiting, self._belief = False, Belief()
-        return [snapshot_event(self._session, self._beside), finish(self._session, resume.ready_draft())]
+        return [
+            snapshot_event(self._session, self._beside),
+            finish(self._session, resume.ready_draft()),
+        ]
     return events
 
 

@@ -53,6 +53,16 @@ const CASES = [
     expected: [["n"], { b: 2 }, true],
   },
   {
+    name: "members come, change and leave",
+    before: after(viewOf(), ["presence", { all: [{ member: "a", data: 1 }, { member: "__proto__" }] }]),
+    events: [
+      ["presence", { joined: [{ member: "b" }], updated: [{ member: "a", data: 2 }], left: [] }],
+      ["presence", { left: [{ member: "__proto__" }, { member: "x" }] }],
+    ],
+    seen: (view) => view.presence,
+    expected: [{ member: "a", data: 2 }, { member: "b" }],
+  },
+  {
     name: "messages stand by serial, wherever they come",
     before: viewOf(message("b", { at: "2" })),
     events: [

@@ -5,6 +5,7 @@ It checks what it is told: an ``append`` that does not start where the message e
 """
 
 from bisect import insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,8 @@ class SessionView:
     ready: bool = False
     deleted: bool = False
     more: bool = False
+    # Who is here, by member.
+    presence: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def message(self, id_: str) -> MessageView | None:
         """The message of an id."""
@@ -58,6 +61,7 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             view.messages = [_message(value) for value in data["messages"]]
             view.metadata = data["metadata"]
             view.more = data["more"]
+            view.presence = _by(data.get("presence", ()), "member")
         case "message":
             _place(view, _message(data))
         case "append" | "replace" | "end":
@@ -68,6 +72,8 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             view.messages = [m for m in view.messages if m.id != data["message"]]
         case "metadata":
             view.metadata = data["metadata"]
+        case "presence":
+            _present(view, data)
         case "stale":
             for message in view.messages:
                 if data["message"] in (None, message.id):
@@ -75,7 +81,21 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
         case "ready":
             view.ready = True
         case "deleted":
-            view.deleted, view.messages, view.metadata = True, [], {}
+            view.deleted, view.messages, view.metadata, view.presence = True, [], {}, {}
+
+
+def _by(values: Iterable[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
+    return {value[name]: value for value in values}
+
+
+def _present(view: SessionView, data: dict[str, Any]) -> None:
+    if "all" in data:
+        view.presence = _by(data["all"], "member")
+        return
+    for value in (*data.get("joined", ()), *data.get("updated", ())):
+        view.presence[value["member"]] = value
+    for value in data.get("left", ()):
+        view.presence.pop(value["member"], None)
 
 
 def _message(value: dict[str, Any]) -> MessageView:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import httpx2
 
-from perdure_client.errors import Deleted, OutOfStep, PerdureError, error_of
+from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError, error_of
 from perdure_client.ids import checked_id, new_id, query
 from perdure_client.reducer import SessionView, apply
 from perdure_client.regions import RETRY_STATUSES, Regions, problem_of
@@ -181,6 +181,26 @@ class Session:
         answer = await self._ask("POST", f"/messages/{checked_id(message)}/cancel")
         return str(answer["status"])
 
+    async def join(
+        self, member: str, data: Any = None, *, ttl_s: int | None = None
+    ) -> dict[str, Any]:
+        """Be here for ``ttl_s`` seconds (60); call it again in time to stay. The member."""
+        path = f"/presence/{checked_id(member)}"
+        return await self._ask("PUT", path, _given(data=data, ttl_s=ttl_s))
+
+    async def leave(self, member: str) -> None:
+        """Leave, through everything that is known of the member."""
+        await self._ask("DELETE", f"/presence/{checked_id(member)}")
+
+    async def presence(self) -> list[dict[str, Any]]:
+        """Who is here now; nobody in a session of which nothing is known."""
+        try:
+            answer = await self._ask("GET", "/presence")
+        except NotFound:
+            return []
+        members: list[dict[str, Any]] = answer["presence"]
+        return members
+
     async def delete(self, message: str | None = None) -> None:
         """Delete the session, or one of its messages, for ever; again: nothing."""
         path = "" if message is None else f"/messages/{checked_id(message)}"
@@ -196,21 +216,29 @@ class Session:
     # Reading
 
     async def events(
-        self, cursor: str | None = None, on_region: Callable[[str], None] | None = None
+        self,
+        cursor: str | None = None,
+        on_region: Callable[[str], None] | None = None,
+        *,
+        presence: str | None = None,
+        presence_data: Any = None,
     ) -> AsyncGenerator[Event, None]:
         """Every event from the cursor on, across regions, until the session is deleted.
 
+        ``presence``: a member that is here as long as this goes on, with its data.
         ``on_region`` is called with each region that is connected to. Raises ``Deleted`` for a
         session that was deleted before, and what else every region would refuse.
         """
         pause = self._regions.pause()
         region = self._regions.pick()
+        data = None if presence_data is None else json.dumps(presence_data)
+        path = f"{self._path}/events" + query(presence=presence, presence_data=data)
         while True:
             wait_s: float | None = None
             why, retry_after_s = "its stream of events has ended", 0.0
             began = self._regions.now()
             try:
-                async with aclosing(self._connected(region, cursor, on_region)) as events:
+                async with aclosing(self._connected(region, path, cursor, on_region)) as events:
                     async for event in events:
                         # Not at once: a region that cuts every connection early must not be
                         # asked again and again without a pause.
@@ -236,10 +264,9 @@ class Session:
             region = await self._regions.turn(region, pause.next_s() if wait_s is None else wait_s)
 
     async def _connected(
-        self, region: str, cursor: str | None, on_region: Callable[[str], None] | None
+        self, region: str, path: str, cursor: str | None, on_region: Callable[[str], None] | None
     ) -> AsyncGenerator[Event, None]:
         headers = {"accept": "text/event-stream"} | _given(**{"last-event-id": cursor or None})
-        path = f"{self._path}/events"
         async with self._regions.stream(region, path, headers, SILENCE_S_MAX) as answer:
             if not answer.is_success:
                 await answer.aread()
@@ -254,9 +281,16 @@ class Session:
                 for event in parser.feed(chunk):
                     yield _event(event, region)
 
-    async def read(self, view: SessionView | None = None) -> AsyncGenerator[SessionView, None]:
+    async def read(
+        self,
+        view: SessionView | None = None,
+        *,
+        presence: str | None = None,
+        presence_data: Any = None,
+    ) -> AsyncGenerator[SessionView, None]:
         """The assembled session after each event, from nothing or from a saved view on.
 
+        ``presence``: a member that is here as long as this goes on, with its data.
         The same object is given each time. Ends when the session is deleted. Raises
         :class:`PerdureError` for what every region would refuse.
         """
@@ -270,7 +304,10 @@ class Session:
 
         while not view.deleted:
             try:
-                async with aclosing(self.events(view.cursor, connected)) as events:
+                reading = self.events(
+                    view.cursor, connected, presence=presence, presence_data=presence_data
+                )
+                async with aclosing(reading) as events:
                     async for event in events:
                         apply(view, event.event, event.data)
                         view.cursor = event.id or view.cursor

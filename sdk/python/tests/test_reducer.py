@@ -34,6 +34,19 @@ def test_a_snapshot_is_the_whole_state() -> None:
     assert (view.metadata, view.more) == ({}, True)
 
 
+def test_members_come_change_and_leave() -> None:
+    """``all`` takes the place of everybody; else the changes add up, also when told twice."""
+    view = view_of()
+    apply(view, "presence", {"all": [{"member": "a", "data": 1}, {"member": "b"}]})
+    change = {"joined": [{"member": "c"}], "updated": [{"member": "a", "data": 2}], "left": []}
+    for _ in range(2):
+        apply(view, "presence", change)
+    apply(view, "presence", {"left": [{"member": "b"}, {"member": "x"}]})
+    assert view.presence == {"a": {"member": "a", "data": 2}, "c": {"member": "c"}}
+    apply(view, "snapshot", {"messages": [], "metadata": {}, "more": False, "presence": []})
+    assert view.presence == {}
+
+
 def test_messages_stand_by_serial() -> None:
     """Wherever they arrive; one of the same id takes the place of the other."""
     view = view_of(message("b", serial="2.b"))

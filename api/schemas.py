@@ -1,0 +1,177 @@
+"""What bodies and answers look like, for the OpenAPI description."""
+
+from typing import Any
+
+_ITEM = {
+    "oneOf": [
+        {"type": "string", "description": "a token"},
+        {"type": "object", "description": 'a mark: {"part": {…}} or {"set": {…}}'},
+    ]
+}
+_END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
+_DRAFT_TEXTS = (
+    *("id", "role", "text", "author", "after"),
+    *("replaces", "producer", "claim_id", "header"),
+)
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """An object that has all of these; a plain word is the name of a JSON type."""
+    kinds = {
+        name: {"type": kind} if isinstance(kind, str) else kind for name, kind in properties.items()
+    }
+    return {"type": "object", "required": list(kinds), "properties": kinds}
+
+
+def ref(name: str) -> dict[str, Any]:
+    """A reference to a schema of this file."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list(of: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": of}
+
+
+def _message() -> dict[str, Any]:
+    message = _object(
+        id="string",
+        serial="string",
+        role="string",
+        author={"type": ["string", "null"]},
+        status={"enum": ["streaming", "complete", "failed", "cancelled"]},
+        text="string",
+        parts=_list(ref("Part")),
+        length="integer",
+        created={"type": "string", "format": "date-time"},
+        metadata="object",
+    )
+    message["properties"]["replaces"] = {"type": "string"}
+    return message
+
+
+def _answers() -> dict[str, Any]:
+    opened = _object(id="string", serial="string", epoch="string", header="string", next="integer")
+    stable = {"stable": {"type": ["boolean", "null"]}}
+    created = {"type": "string", "format": "date-time"}
+    return {
+        "Part": {
+            **_object(type="string", text="string"),
+            "additionalProperties": True,
+            "description": "text, reasoning, tool-call, source, file, data, and others",
+        },
+        "Message": _message(),
+        "Sent": {
+            "oneOf": [
+                {"allOf": [ref("Message"), {"type": "object", "properties": stable}]},
+                ref("Opened"),
+            ]
+        },
+        "Opened": {
+            **opened,
+            "description": "epoch and header are opaque: give them back as they are",
+        },
+        "Claimed": _object(
+            epoch="string",
+            header="string",
+            base="integer",
+            next="integer",
+            length="integer",
+            text="string",
+            parts=_list(ref("Part")),
+        ),
+        "Session": _object(
+            id="string",
+            cursor="string",
+            created=created,
+            metadata="object",
+            messages=_list(ref("Message")),
+            more="boolean",
+            presence=_list(ref("Member")),
+            runs={"type": "array"},
+        ),
+        "Sessions": _object(
+            sessions=_list(
+                _object(id="string", created=created, messages="integer", cursor="string")
+            ),
+            next={"type": ["string", "null"]},
+        ),
+        "Messages": _object(messages=_list(ref("Message")), more="boolean"),
+        "Metadata": _object(metadata="object"),
+        "Status": _object(status="string"),
+        "Member": _object(
+            member="string",
+            data={"description": "what was last given; null if nothing was"},
+            region="string",
+            connections="integer",
+            since=created,
+        ),
+        "Presence": _object(presence=_list(ref("Member"))),
+    }
+
+
+SCHEMAS: dict[str, Any] = {
+    "Problem": {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"type": "string"},
+            "expected": {"type": "integer", "description": "with gap: the next seq"},
+            "field": {"type": "string", "description": "what was wrong"},
+        },
+    },
+    "Ack": {
+        "type": "object",
+        "required": ["next", "accepted", "stable", "duplicates", "ended"],
+        "properties": {
+            "next": {"type": "integer", "description": "the next seq of the lane"},
+            "accepted": {"type": "integer", "description": "items on disk here"},
+            "stable": {
+                "type": ["integer", "null"],
+                "description": "items on disk in another region too; null: none is configured",
+            },
+            "duplicates": {"type": "integer", "description": "items that were here already"},
+            "ended": {"enum": [None, "accepted", "stable"]},
+        },
+    },
+    "Append": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"tokens": {"type": "array", "items": _ITEM, "maxItems": 4096}, "end": _END},
+    },
+    "Draft": {
+        "type": "object",
+        "additionalProperties": False,
+        "description": "with text: a complete message; without: opens a streaming one; or header",
+        "properties": {name: {"type": "string"} for name in _DRAFT_TEXTS}
+        | {"metadata": {"type": "object"}},
+    },
+    "Claim": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["producer", "claim_id", "mode"],
+        "properties": {
+            "producer": {"type": "string"},
+            "claim_id": {"type": "string", "minLength": 8},
+            "mode": {"enum": ["continue", "restart"]},
+        },
+    },
+    "Create": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"metadata": {"type": "object"}},
+    },
+    "Put": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "data": {"description": "any JSON of at most 4,096 bytes"},
+            "ttl_s": {"type": "integer", "minimum": 1, "maximum": 3600},
+        },
+    },
+    "Patch": {"type": "object", "description": "top-level keys; null deletes"},
+    **_answers(),
+}
