@@ -143,14 +143,15 @@ class PresenceDesk:
 
     def told(self, name: str, payload: bytes) -> None:
         """A ``presence`` frame of a peer. Raises ``FrameError``."""
-        self._merged(self.gossip.received(name, decode_delta(payload)))
+        now_ms = self._clock.monotonic_ms()
+        self._merged(self.gossip.received(name, decode_delta(payload), now_ms))
+        self._look()
 
     def heard(self, name: str, payload: bytes) -> bytes | None:
         """A ``presence_digest`` frame; what is to be asked. Raises ``FrameError``."""
         digest = decode_digest(payload)
         ask = self.gossip.heard(name, digest, self._clock.monotonic_ms())
-        if self.gossip.is_hidden(digest.me):
-            self._look()
+        self._look()
         return None if ask.is_empty else encode_ask(ask)
 
     def asked(self, name: str, payload: bytes) -> None:

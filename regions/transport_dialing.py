@@ -103,6 +103,8 @@ class DialedLink:
         self._around = around
         self._gossip = around.gossip
         self._open = False
+        # Whether the last heartbeat said who is present.
+        self._spoke = False
         # None for the answer that can no longer come.
         self._asks: dict[int, asyncio.Future[Digests | None]] = {}
         # Questions that are still to be sent: only _push sends.
@@ -196,7 +198,9 @@ class DialedLink:
         loop = asyncio.get_running_loop()
         next_heartbeat = loop.time()
         while True:
-            await self._push_presence(socket, channel)
+            if await self._push_presence(socket, channel) and not self._spoke:
+                # Nobody shows who is here through a region of which nothing was heard.
+                await self._push_digest(socket, channel)
             if loop.time() >= next_heartbeat:
                 next_heartbeat = loop.time() + HEARTBEAT_S
                 await self._push_digest(socket, channel)
@@ -218,15 +222,19 @@ class DialedLink:
                 async with asyncio.timeout_at(next_heartbeat):
                     await self.wake.wait()
 
-    async def _push_presence(self, socket: PeerSocket, channel: Channel) -> None:
+    async def _push_presence(self, socket: PeerSocket, channel: Channel) -> bool:
+        pushed = False
         while (payload := self._around.host.desk.next(self.name)) is not None:
             await socket.send_bytes(channel.encode(Kind.PRESENCE, payload))
             self._around.counters["presence_sent"] += 1
+            pushed = True
+        return pushed
 
     async def _push_digest(self, socket: PeerSocket, channel: Channel) -> None:
         """The peer has been told everything by now, so what differs is missing there, or here."""
         await self._push_presence(socket, channel)
         digest = self._around.host.desk.digest()
+        self._spoke = digest is not None
         if digest is not None:
             await socket.send_bytes(channel.encode(Kind.PRESENCE_DIGEST, digest))
 

@@ -30,6 +30,7 @@ LOOKS_BEHIND = 10
 # When an origin was last heard is forgotten long after it has been hidden.
 FORGET_MS = 600_000
 _ENTRY_OVERHEAD_BYTES = 96
+_NOTHING = Summary(0, 0, 0)
 
 
 class Digest(NamedTuple):
@@ -74,6 +75,8 @@ class Side:
     doubts: dict[Origin, Doubt] = field(default_factory=dict)
     # The origins that it hears itself; None while it has not said.
     hears: set[Origin] | None = None
+    # Hidden origins that it says are alive, of which it was asked what is true now.
+    waking: set[Origin] = field(default_factory=set)
 
 
 class PresenceGossip:
@@ -106,6 +109,7 @@ class PresenceGossip:
     def accepted(self, name: str) -> None:
         """The link on which the peer pushes is open anew: what it did not answer is lost."""
         self._peers[name].doubts.clear()
+        self._peers[name].waking.clear()
 
     # What is pushed
 
@@ -182,11 +186,12 @@ class PresenceGossip:
     def heard(self, name: str, digest: Digest, now_ms: int) -> Ask:
         """A peer's digest: what to ask it for."""
         side = self._peers[name]
-        self._lives(digest.me, now_ms)
         self._direct_ms[digest.me] = now_ms
-        for origin, age in digest.heard.items():
-            self._lives(origin, now_ms - age)
-        side.hears = {*digest.heard, digest.me}
+        ages = {**digest.heard, digest.me: 0}
+        side.hears = set(ages)
+        side.waking &= side.hears
+        for origin, age in ages.items():
+            self._speaks(side, digest, origin, now_ms - age)
         presence = self.presence
         dead = [origin for origin in digest.origins if origin in presence.dead]
         wanted = [
@@ -197,6 +202,16 @@ class PresenceGossip:
         side.doubts = {o: d for o, d in side.doubts.items() if o in digest.origins}
         return Ask({origin: presence.seen(origin) for origin in wanted}, tuple(dead))
 
+    def _speaks(self, side: Side, digest: Digest, origin: Origin, at_ms: int) -> None:
+        """An origin is alive. If it was hidden, what is known of it may be long over: it is shown
+        once it is known what the others know."""
+        theirs = digest.origins.get(origin, _NOTHING)
+        if not self.is_hidden(origin) or theirs == self.presence.summary(origin):
+            side.waking.discard(origin)
+            self._lives(origin, at_ms)
+        else:
+            side.waking.add(origin)
+
     def _wants(self, side: Side, origin: Origin, theirs: Summary, now_ms: int) -> bool:
         mine = self.presence.summary(origin)
         if mine == theirs:
@@ -204,7 +219,7 @@ class PresenceGossip:
             return False
         doubt = side.doubts.setdefault(origin, Doubt())
         doubt.looks += 1
-        if theirs[:2] > mine[:2]:
+        if theirs[:2] > mine[:2] or origin in side.waking:
             looks = 1
         else:
             looks = LOOKS_EQUAL if theirs[:2] == mine[:2] else LOOKS_BEHIND
@@ -214,7 +229,7 @@ class PresenceGossip:
         doubt.wait_ms = min(2 * doubt.wait_ms, ASK_EVERY_MS_MAX)
         return True
 
-    def received(self, name: str, delta: Delta) -> Touched:
+    def received(self, name: str, delta: Delta, now_ms: int) -> Touched:
         """Take in what a peer has told, and carry it to those who cannot have heard it."""
         news = [dot for dot in delta.cloud if self._is_news(dot, delta)]
         dead = [origin for origin in delta.dead if origin not in self.presence.dead]
@@ -225,6 +240,11 @@ class PresenceGossip:
                 self._add(side, (dot for dot in news if dot.origin not in hears))
         for origin in dead:
             self.buried(origin)
+        waking = self._peers[name].waking
+        for known in delta.known:
+            if known.origin in waking:
+                waking.discard(known.origin)
+                self._lives(known.origin, now_ms)
         return touched
 
     def _is_news(self, dot: Dot, delta: Delta) -> bool:

@@ -223,7 +223,11 @@ async def test_a_restart_recovers_all_that_was_acknowledged(regions: Regions) ->
             await node.delete(session, message)
     reader = node.subscribe("s", cursor)
     events = await reader.next()
-    assert events is not None and [event.name for event in events] == ["metadata", "ready"]
+    assert events is not None and [event.name for event in events] == [
+        "metadata",
+        "presence",
+        "ready",
+    ]
     reader.close()
     await node.stop()
 
@@ -262,7 +266,11 @@ async def test_what_was_settled_is_not_doubted_after_a_restart(regions: Regions)
         for cursor in (unsettled, settled):
             reader = node.subscribe("s", cursor)
             events = await reader.next()
-            assert events is not None and [e.name for e in events] == ["metadata", "ready"]
+            assert events is not None and [e.name for e in events] == [
+                "metadata",
+                "presence",
+                "ready",
+            ]
             reader.close()
         peer_has_all(node)
     assert node.snapshot("s")["cursor"] == settled
@@ -293,7 +301,12 @@ async def test_keep_alives_and_holds_are_by_the_monotonic_clock(regions: Regions
     await node.reopen("s", header)
     reader = node.subscribe("s", cursor)
     events = await reader.next()
-    assert events is not None and [e.name for e in events] == ["stale", "metadata", "ready"]
+    assert events is not None and [e.name for e in events] == [
+        "stale",
+        "metadata",
+        "presence",
+        "ready",
+    ]
     waiting = asyncio.create_task(reader.next())
     await asyncio.sleep(0)
     regions.clock.pass_ms(KEEPALIVE_S * 1000)

@@ -95,7 +95,7 @@ class World:
     def _take(self, one: str, other: str, kind: str, payload: bytes) -> None:
         region = self.regions[other]
         if kind == "delta":
-            region.gossip.received(one, decode_delta(payload))
+            region.gossip.received(one, decode_delta(payload), self.now_ms)
             return
         ask = region.gossip.heard(one, decode_digest(payload), self.now_ms)
         if not ask.is_empty:
@@ -287,6 +287,33 @@ def test_a_region_that_starts_anew_brings_nobody_back() -> None:
     world.second()
     assert world.all_equal()
     assert len(world.regions["us"].presence) == 0
+
+
+@pytest.mark.failure("C12")
+def test_who_left_while_its_region_was_away_is_not_shown_for_a_moment() -> None:
+    """A region that comes back is shown once it has said who is still there."""
+    world = World("eu", "us")
+    world.add("eu", "ana")
+    world.add("eu", "ben")
+    world.second()
+    world.cut("eu", "us")
+    for _ in range(20):
+        world.second()
+    world.leave("eu", "ana")
+    world.connect("eu", "us")
+    world.connect("us", "eu")
+    shown = []
+    for _ in range(4):
+        world.push(digests=True)
+        for _ in range(4):
+            world.deliver(Random(1))
+            world.push()
+            for region in world.regions.values():
+                region.gossip.look(world.now_ms)
+            shown.append(world.members("us"))
+        world.now_ms += 1_000
+    assert shown[-1] == ["ben"]
+    assert ["ana", "ben"] not in shown
 
 
 def test_a_slow_peer_costs_no_more_than_the_limit() -> None:
