@@ -7,6 +7,7 @@ name their writer and their number, so what is shown tells by itself who wrote i
 from collections.abc import Callable, Iterator
 
 from tests.simulation.history import History
+from tests.simulation.presence_checks import ghosts, gone, missing, settled
 from tests.simulation.reader_checks import elsewhere, forward, in_step, readers
 from tests.simulation.region_checks import alive, available, cancelled, equal, refused
 from tests.simulation.text_checks import (
@@ -40,6 +41,10 @@ CHECKS: dict[str, Check] = {
         elsewhere,
         alive,
         available,
+        missing,
+        ghosts,
+        gone,
+        settled,
     )
 }
 

@@ -14,6 +14,7 @@ from perdure_client.reducer import SessionView, apply
 from tests.simulation.door import Door, Refused, Unavailable
 from tests.simulation.history import (
     Acked,
+    Announced,
     Asked,
     Called,
     Claimed,
@@ -407,7 +408,9 @@ class Reader(Client):
     def _take_all(self, events: list[Any]) -> None:
         for name, cursor, text in events:
             data = json.loads(text)
+            before = dict(self.view.presence)
             apply(self.view, name, data)
+            self._announced(name, data, before)
             self.view.cursor = cursor
             self._first_s = self._first_s or self.now_s
             self._held |= name == "stale" and data["held"] and data["message"] is None
@@ -416,6 +419,13 @@ class Reader(Client):
                 if self._held:
                     self._waited()
             self._record(name, data)
+
+    def _announced(self, name: str, data: dict[str, Any], before: dict[str, Any]) -> None:
+        if name in ("snapshot", "presence"):
+            now = self.view.presence
+            for who in sorted(now.keys() ^ before.keys()):
+                told = Announced(self.now_s, self.name, self._connected_s, who, who in now)
+                self.around.history.announced.append(told)
 
     def _record(self, name: str, data: dict[str, Any]) -> None:
         shown = self.around.history.shown

@@ -112,7 +112,9 @@ class Door(ABC):
         """The answer, and the disk behind it. Raises ``Refused``, ``StorageError``, ``OSError``."""
 
     @abstractmethod
-    async def follow(self, who: str, region: str, session: str, cursor: str | None) -> Socket:
+    async def follow(
+        self, who: str, region: str, session: str, cursor: str | None, member: str | None = None
+    ) -> Socket:
         """A stream of events; ``Refused`` or ``Unavailable``."""
 
 
@@ -150,7 +152,9 @@ class NetworkDoor(Door):
             raise ConnectionResetError("the connection broke")
         await self._network.travel(start, end)
 
-    async def follow(self, who: str, region: str, session: str, cursor: str | None) -> SimSocket:
+    async def follow(
+        self, who: str, region: str, session: str, cursor: str | None, member: str | None = None
+    ) -> SimSocket:
         """A stream of events; ``Refused`` or ``Unavailable``."""
         try:
             async with asyncio.timeout(REQUEST_S_MAX):
@@ -158,7 +162,7 @@ class NetworkDoor(Door):
                 process = self._addresses.listening.get(region)
                 if process is None:
                     raise ConnectionRefusedError(f"nobody listens at {region}")
-                near = await process.call(process.follow(who, session, cursor))
+                near = await process.call(process.follow(who, session, cursor, member))
                 assert isinstance(near, SimSocket)
                 return near
         except Refusal as refusal:

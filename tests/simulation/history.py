@@ -129,6 +129,39 @@ class Looked(NamedTuple):
     seen: dict[str, Seen]
 
 
+class Act(NamedTuple):
+    """What somebody did to be here or away: ``comes`` (asks), ``here`` (is told something), ``put``
+    (is acknowledged), ``drops``, ``leaves`` (asks), ``left`` (is acknowledged)."""
+
+    at_s: float
+    session: str
+    who: str
+    what: str
+    region: str
+
+
+class Met(NamedTuple):
+    """A region was asked who is in a session, and answered."""
+
+    began_s: float
+    at_s: float
+    session: str
+    region: str
+    disk: str
+    names: frozenset[str]
+
+
+class Announced(NamedTuple):
+    """A reader was told that somebody is here, or away; ``connected_s``: since when it was
+    connected."""
+
+    at_s: float
+    reader: str
+    connected_s: float
+    who: str
+    here: bool
+
+
 @dataclass
 class Writer:
     """What a writer was going to write, token by token; ``whole``: as one message.
@@ -163,6 +196,14 @@ class History:
     waited: list[Waited] = field(default_factory=list)
     looked: list[Looked] = field(default_factory=list)
     called: list[Called] = field(default_factory=list)
+    acts: list[Act] = field(default_factory=list)
+    met: list[Met] = field(default_factory=list)
+    final_met: list[Met] = field(default_factory=list)
+    # How many connections and leases each region knows of in the end, as it says.
+    final_present: dict[str, int] = field(default_factory=dict)
+    announced: list[Announced] = field(default_factory=list)
+    # Who is here in the end, on purpose.
+    stay: set[str] = field(default_factory=set)
     disturbed: list[Disturbed] = field(default_factory=list)
     # Readers' views that cannot go on: what the reducer said.
     out_of_step: list[str] = field(default_factory=list)

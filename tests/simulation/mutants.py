@@ -6,8 +6,7 @@ Each is a slip that somebody could make, as small as it can be; what it breaks i
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 from zlib import crc32
@@ -37,29 +36,16 @@ from perdure.replication.operations import Items
 from perdure.replication.records import Origin
 
 from tests.simulation.disk import SimStorage
+from tests.simulation.mutation import registry
 
-Patch = Callable[[], AbstractContextManager[Any]]
-MUTANTS: dict[str, Patch] = {}
-
-
-def _mutant(owner: Any, name: str) -> Callable[[Any], Any]:
-    """Registers a function as what ``owner.name`` is instead; its own name is the mutant's."""
-
-    def register(instead: Any) -> Any:
-        label = instead.__name__
-        assert instead.__doc__, label
-        MUTANTS[label] = lambda: mock.patch.object(owner, name, instead)
-        return instead
-
-    return register
-
+MUTANTS, mutant = registry()
 
 # Acknowledging and disks
 
 _commit = SimStorage.commit
 
 
-@_mutant(SimStorage, "commit")
+@mutant(SimStorage, "commit")
 async def ack_before_fsync(self: Any, records: Any) -> None:
     """A commit says that it is done before it is on disk."""
     await self._pass()
@@ -81,7 +67,7 @@ async def ack_before_fsync(self: Any, records: Any) -> None:
 _sent = gossip.Gossip.sent
 
 
-@_mutant(gossip.Gossip, "sent")
+@mutant(gossip.Gossip, "sent")
 def stable_when_sent(self: Any, name: str, records: Any) -> None:
     """What was sent counts as being on the peer's disk."""
     _sent(self, name, records)
@@ -90,7 +76,7 @@ def stable_when_sent(self: Any, name: str, records: Any) -> None:
             self._stable[record.origin] = max(record.lsn, self._stable.get(record.origin, 0))
 
 
-@_mutant(gossip.Gossip, "is_stable")
+@mutant(gossip.Gossip, "is_stable")
 def message_stable_at_once(self: Any, origin: Any, lsn: int) -> bool:
     """A whole message is called stable when it is accepted."""
     return True
@@ -99,14 +85,14 @@ def message_stable_at_once(self: Any, origin: Any, lsn: int) -> bool:
 _lane_stable = lane.Lane.stable_entries
 
 
-@_mutant(lane.Lane, "stable_entries")
+@mutant(lane.Lane, "stable_entries")
 def tokens_stable_at_once(self: Any, stable_lsn: Any) -> int:
     """Tokens are called stable when they are accepted."""
     _lane_stable(self, stable_lsn)
     return len(self.entries)
 
 
-@_mutant(Acceptor, "_store")
+@mutant(Acceptor, "_store")
 async def reports_before_storing(self: Any, link: Any, records: Any) -> None:
     """The vector that peers compute ``stable`` from tells of records that are not synced."""
     fresh, beyond = self._gossip.admit(records)
@@ -147,7 +133,7 @@ MUTANTS["lsn_reused"] = _lsn_reused
 _replay = SimStorage.replay
 
 
-@_mutant(SimStorage, "replay")
+@mutant(SimStorage, "replay")
 def forgets_on_restart(self: Any) -> Any:
     """The newest record of the log is not applied when a region starts again."""
     records = list(_replay(self))
@@ -157,7 +143,7 @@ def forgets_on_restart(self: Any) -> Any:
 # Gossip
 
 
-@_mutant(gossip.Gossip, "admit")
+@mutant(gossip.Gossip, "admit")
 def vector_past_a_gap(self: Any, records: Any) -> Any:
     """Records beyond a gap are taken, and the vector moves past what is missing."""
     fresh = []
@@ -174,7 +160,7 @@ def vector_past_a_gap(self: Any, records: Any) -> Any:
 _rewind = peers.Peer.rewind
 
 
-@_mutant(peers.Peer, "rewind")
+@mutant(peers.Peer, "rewind")
 def window_dropped(self: Any, vector: Any) -> None:
     """What was on the way when a link broke is not sent again."""
     sent = dict(self.sent)
@@ -186,7 +172,7 @@ def window_dropped(self: Any, vector: Any) -> None:
 _apply_to_message = session.Session._apply_to_message
 
 
-@_mutant(session.Session, "_apply_to_message")
+@mutant(session.Session, "_apply_to_message")
 def drops_what_comes_early(self: Any, op: Any, place: Any, own: bool) -> None:
     """Items that arrive before their header, or before what they follow, are dropped."""
     if isinstance(op, Items):
@@ -199,7 +185,7 @@ def drops_what_comes_early(self: Any, op: Any, place: Any, own: bool) -> None:
     _apply_to_message(self, op, place, own)
 
 
-@_mutant(gossip.Gossip, "is_below")
+@mutant(gossip.Gossip, "is_below")
 def never_below(self: Any, name: str) -> bool:
     """A peer that the logs no longer reach is not told so."""
     return False
@@ -208,7 +194,7 @@ def never_below(self: Any, name: str) -> bool:
 _truncate = SimStorage.truncate
 
 
-@_mutant(SimStorage, "truncate")
+@mutant(SimStorage, "truncate")
 async def truncates_what_is_in_no_image(self: Any, upto: Any) -> int:
     """The log is let go of to its end, though a start would have to replay it."""
     ends = dict.fromkeys(upto, 0)
@@ -221,7 +207,7 @@ async def truncates_what_is_in_no_image(self: Any, upto: Any) -> int:
 _round = repair.Repair.round
 
 
-@_mutant(repair.Repair, "round")
+@mutant(repair.Repair, "round")
 async def jumps_without_absorbing(self: Any, name: str) -> int:
     """A region that the logs no longer reach goes on from the peer's vector at once."""
     if name in self.below:
@@ -248,7 +234,7 @@ MUTANTS["forks_settled_item_by_item"] = lambda: mock.patch.object(lane.Lane, "_a
 _merge = lane.Lane.merge
 
 
-@_mutant(lane.Lane, "merge")
+@mutant(lane.Lane, "merge")
 def merge_is_not_idempotent(self: Any, piece: Any) -> None:
     """A piece that is there already is added once more."""
     if piece.seq < len(self.entries) and self.end is None:
@@ -260,7 +246,7 @@ def merge_is_not_idempotent(self: Any, piece: Any) -> None:
 _admit = lane.Lane.admit
 
 
-@_mutant(lane.Lane, "admit")
+@mutant(lane.Lane, "admit")
 def retries_are_new(self: Any, seq: int, entries: Any, pending: Any = ()) -> Any:
     """A producer's repeated items are taken for new ones."""
     next_ = len(self.entries) + len(pending)
@@ -268,12 +254,12 @@ def retries_are_new(self: Any, seq: int, entries: Any, pending: Any = ()) -> Any
     return _admit(self, seq if seq > next_ or ended else next_, entries, pending)
 
 
-@_mutant(lane.Lane, "_check_fresh")
+@mutant(lane.Lane, "_check_fresh")
 def gaps_are_taken(self: Any, at: int, next_: int, fresh: Any, pending: Any) -> None:
     """Items beyond what is held are taken and put at the end."""
 
 
-@_mutant(message.Message, "is_fenced")
+@mutant(message.Message, "is_fenced")
 def fence_forgotten(self: Any, lane: Any) -> bool:
     """A producer whose message was taken over goes on undisturbed."""
     return False
@@ -296,7 +282,7 @@ def _continues(session: Any, message: Any, producer: str, claim_id: str, _: str)
 MUTANTS["restarts_continue"] = lambda: mock.patch.object(admission, "_make_claim", _continues)
 
 
-@_mutant(admission, "_make_claim")
+@mutant(admission, "_make_claim")
 def continues_after_the_first_run(session: Any, message: Any, *who: Any) -> Any:
     """A second takeover goes on where the first one did, and drops what that one wrote."""
     shown = dataclasses.replace(message.shown, runs=message.shown.runs[:1])
@@ -304,7 +290,7 @@ def continues_after_the_first_run(session: Any, message: Any, *who: Any) -> Any:
         return _make_claim(session, message, *who)
 
 
-@_mutant(admission, "_check_claimable")
+@mutant(admission, "_check_claimable")
 def ended_is_claimable(message: Any) -> None:
     """What has ended may be taken over."""
     if message.is_cancelled(message.tip):
@@ -314,14 +300,14 @@ def ended_is_claimable(message: Any) -> None:
 _page = shelf.Shelf.page
 
 
-@_mutant(shelf.Shelf, "page")
+@mutant(shelf.Shelf, "page")
 def listed_by_arrival(self: Any, before: Any, limit: int) -> Any:
     """Messages are listed in the order in which they came to this region."""
     ids, more = _page(self, before, limit)
     return sorted(ids, key=lambda id_: self.arrival.get(id_, 0)), more
 
 
-@_mutant(admission, "_make_claim")
+@mutant(admission, "_make_claim")
 def visible_end_origin(session: Any, message: Any, *who: Any) -> Any:
     """A takeover goes on at the end of what is shown, counted from its beginning and not from that
     of the lane it continues."""
@@ -337,14 +323,14 @@ def visible_end_origin(session: Any, message: Any, *who: Any) -> Any:
     )
 
 
-@_mutant(admission, "_check_writable")
+@mutant(admission, "_check_writable")
 def cancel_forgotten(message: Any, lane: Any) -> None:
     """A producer whose message was cancelled goes on where that is known."""
     if message.is_fenced(lane):
         raise Refusal("fenced", "another producer has taken the message over")
 
 
-@_mutant(claims.Claims, "chain")
+@mutant(claims.Claims, "chain")
 def oldest_claim_wins(self: Any, root: Any) -> Any:
     """Of several claims the one that is known first here counts."""
     for claim in reversed(self.that_count(root)):
@@ -354,14 +340,14 @@ def oldest_claim_wins(self: Any, root: Any) -> Any:
     return (claims.Link(root, None),)
 
 
-@_mutant(claims.Claims, "that_count")
+@mutant(claims.Claims, "that_count")
 def claims_by_arrival(self: Any, root: Any) -> Any:
     """Of several claims the last that arrived here counts."""
     found = [claim for claim in self._claims.values() if claim.root == root]
     return found[::-1]
 
 
-@_mutant(claims.Claims, "_rank")
+@mutant(claims.Claims, "_rank")
 def twin_without_text_wins(self: Any, claim: Any) -> Any:
     """Of a claim that was carried out in two regions the newer epoch counts, whichever of them the
     producer was told and has written to."""
@@ -371,7 +357,7 @@ def twin_without_text_wins(self: Any, claim: Any) -> Any:
 _apply_open = message.Message.apply_open
 
 
-@_mutant(message.Message, "apply_open")
+@mutant(message.Message, "apply_open")
 def first_header_wins(self: Any, op: Any, place: Any) -> None:
     """Of two headers for one id the one that arrives first counts."""
     first = self.header
@@ -382,7 +368,7 @@ def first_header_wins(self: Any, op: Any, place: Any) -> None:
 _runs = message.Message._runs
 
 
-@_mutant(message.Message, "_runs")
+@mutant(message.Message, "_runs")
 def cancel_takes_text_back(self: Any) -> Any:
     """A message that is cancelled shows one token less."""
     runs = _runs(self)
@@ -391,7 +377,7 @@ def cancel_takes_text_back(self: Any) -> Any:
     return runs
 
 
-@_mutant(admission, "check_live")
+@mutant(admission, "check_live")
 def deleted_ids_reused(session: Any, message: str | None = None) -> None:
     """What was deleted may be written anew, and the tombstone is forgotten for it."""
     if message is not None and session.messages.is_buried(message):
@@ -403,7 +389,7 @@ _admit_message = admission.admit_message
 _lane_of = admission._lane_of
 
 
-@_mutant(admission, "admit_message")
+@mutant(admission, "admit_message")
 def reopening_mints_a_lane(session: Any, draft: Any, site: Any) -> Any:
     """A message that is opened once more in another region gets a lane of its own there."""
 
@@ -419,7 +405,7 @@ def reopening_mints_a_lane(session: Any, draft: Any, site: Any) -> Any:
 _admit_reopening = admission.admit_reopening
 
 
-@_mutant(admission, "admit_reopening")
+@mutant(admission, "admit_reopening")
 def reopening_is_forgotten(state: Any, operations: Any) -> Any:
     """A header that a producer brings makes only its message known, not a claimed epoch."""
     found = _admit_reopening(state, operations)
@@ -432,7 +418,7 @@ def reopening_is_forgotten(state: Any, operations: Any) -> Any:
 _position = session.Session._entry
 
 
-@_mutant(session.Session, "_entry")
+@mutant(session.Session, "_entry")
 def cursor_off_by_one(self: Any, told: Any) -> Any:
     """A cursor says one item more than the reader was told."""
     entry = _position(self, told)
@@ -449,7 +435,7 @@ MUTANTS["ids_shared_in_a_hold"] = lambda: mock.patch.object(resume.Returning, "_
 _start = resume.Returning.start
 
 
-@_mutant(resume.Returning, "start")
+@mutant(resume.Returning, "start")
 def older_snapshot(self: Any, now_ms: int) -> Any:
     """A region that is behind a reader sends its snapshot instead of holding."""
     events = _start(self, now_ms)
@@ -470,7 +456,7 @@ def _judge_no_hold(message: Any, entry: Any) -> Verdict:
 MUTANTS["no_hold_for_a_message"] = lambda: mock.patch.object(resume, "judge", _judge_no_hold)
 
 
-@_mutant(resume.Returning, "on_time")
+@mutant(resume.Returning, "on_time")
 def holds_never_end(self: Any, now_ms: int) -> list[Any]:
     """A reader is held for as long as what it was told does not arrive."""
     return []
@@ -479,7 +465,7 @@ def holds_never_end(self: Any, now_ms: int) -> list[Any]:
 _reader_init = fanout.Reader.__init__
 
 
-@_mutant(fanout.Reader, "__init__")
+@mutant(fanout.Reader, "__init__")
 def snapshot_before_subscription(self: Any, *args: Any) -> None:
     """What happens while a snapshot is being sent is told to nobody."""
     _reader_init(self, *args)
@@ -494,7 +480,7 @@ def snapshot_before_subscription(self: Any, *args: Any) -> None:
     self.next = next_
 
 
-@_mutant(fanout.Feed, "publish")
+@mutant(fanout.Feed, "publish")
 def batch_lost_with_its_hold(self: Any) -> None:
     """A reader that joins the others at one change of a batch is put behind the later ones."""
     held = [reader for reader in self.readers if reader.returning is not None]
@@ -512,7 +498,7 @@ def batch_lost_with_its_hold(self: Any) -> None:
 _since = fanout.Feed.since
 
 
-@_mutant(fanout.Feed, "since")
+@mutant(fanout.Feed, "since")
 def gathered_events_told_twice(self: Any, index: int) -> Any:
     """A reader that waited gets the event before once more."""
     return _since(self, max(self._first, index - 1) if index < self.end else index)
@@ -521,7 +507,7 @@ def gathered_events_told_twice(self: Any, index: int) -> Any:
 _find_missing = resume.find_missing
 
 
-@_mutant(resume, "find_missing")
+@mutant(resume, "find_missing")
 def new_messages_not_told(current: Any, position: Any) -> Any:
     """A returning reader is not told of messages that came while it was away."""
     missing = _find_missing(current, position)
@@ -533,7 +519,7 @@ def new_messages_not_told(current: Any, position: Any) -> Any:
 _evict = state.State.evict
 
 
-@_mutant(state.State, "evict")
+@mutant(state.State, "evict")
 def dirty_sessions_leave(self: Any, idle_s: int) -> None:
     """A session leaves memory though what was written to it is in no image."""
     for id_ in list(self._used):
@@ -542,7 +528,7 @@ def dirty_sessions_leave(self: Any, idle_s: int) -> None:
             self.dirty.pop(id_, None)
 
 
-@_mutant(checkpoint.Checkpoint, "_reached")
+@mutant(checkpoint.Checkpoint, "_reached")
 def watermark_past_dirty(self: Any) -> Any:
     """The place from which a start replays passes what is in no image."""
     return self._marks[-1] if self._marks else None
@@ -551,7 +537,7 @@ def watermark_past_dirty(self: Any) -> Any:
 _images = state.State.images
 
 
-@_mutant(state.State, "images")
+@mutant(state.State, "images")
 def images_lack_the_last_message(self: Any, ids: Any) -> Any:
     """What was written to one of several messages is not stored with the others."""
     return [image._replace(messages=image.messages[:-1]) for image in _images(self, ids)]
@@ -560,7 +546,7 @@ def images_lack_the_last_message(self: Any, ids: Any) -> Any:
 _settle_or_wait = state.State._settle_or_wait
 
 
-@_mutant(state.State, "_settle_or_wait")
+@mutant(state.State, "_settle_or_wait")
 def settled_when_over(self: Any, current: Any, id_: str) -> None:
     """A message that has ended counts as settled before it is on disk everywhere."""
     found = current.messages.reach_of(id_)
@@ -569,7 +555,7 @@ def settled_when_over(self: Any, current: Any, id_: str) -> None:
         self.dirty.setdefault(current.id, self._storage.position)
 
 
-@_mutant(node.Node, "_check_readable")
+@mutant(node.Node, "_check_readable")
 def serves_before_caught_up(self: Any) -> None:
     """A region that does not know yet what there is answers as if it knew."""
 
@@ -577,7 +563,7 @@ def serves_before_caught_up(self: Any) -> None:
 _caught_up = catch_up.CatchUp.recovered
 
 
-@_mutant(catch_up.CatchUp, "recovered")
+@mutant(catch_up.CatchUp, "recovered")
 def every_start_catches_up(self: Any) -> None:
     """A region that starts with all that it had serves nothing until it has met its peers."""
     _caught_up(self)

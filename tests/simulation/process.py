@@ -255,9 +255,11 @@ class Process:
         answer = getattr(self.node, verb)(*args, **more)
         return await answer if asyncio.iscoroutine(answer) else answer
 
-    async def follow(self, who: str, session: str, cursor: str | None) -> SimSocket:
+    async def follow(
+        self, who: str, session: str, cursor: str | None, member: str | None = None
+    ) -> SimSocket:
         """A reader's connection. Raises ``Refusal``."""
-        reader = self.node.subscribe(session, cursor)
+        reader = self.node.subscribe(session, cursor, member)
         near, far = connect(self._addresses.network, who, self.name, breaks=True)
         self._own(far)
         self.spawn(self._write(reader, far))

@@ -80,12 +80,15 @@ class AppProcess(Process):
         app = create_app(self.node, grants=None, version="simulated")
         return await Verbs(partial(request, app)).carry_out(verb, args, more)
 
-    async def follow(self, who: str, session: str, cursor: str | None) -> SimSocket:
+    async def follow(
+        self, who: str, session: str, cursor: str | None, member: str | None = None
+    ) -> SimSocket:
         """A reader's connection, by server-sent events. Raises ``Refusal``."""
         app = create_app(self.node, grants=None, version="simulated")
         near, far = connect(self._addresses.network, who, self.name, breaks=True)
         self._own(far)
-        events = stream(app, f"/v1/sessions/{session}/events", cursor)
+        query = {} if member is None else {"presence": member}
+        events = stream(app, f"/v1/sessions/{session}/events", cursor, query)
         first = await anext(events)
         if first:
             raise Refusal(first["code"], first.get("detail", ""))
@@ -151,7 +154,9 @@ async def request(
     return Reply(status, json.loads(text) if text else None)
 
 
-async def stream(app: Any, path: str, cursor: str | None) -> AsyncIterator[Any]:
+async def stream(
+    app: Any, path: str, cursor: str | None, query: dict[str, Any]
+) -> AsyncIterator[Any]:
     """First what the refusal says (None: there is none), then the pieces of the body."""
     headers = {"last-event-id": cursor} if cursor else {}
     pieces: asyncio.Queue[Any] = asyncio.Queue(1)
@@ -164,7 +169,7 @@ async def stream(app: Any, path: str, cursor: str | None) -> AsyncIterator[Any]:
     async def send(message: Any) -> None:
         await pieces.put(message)
 
-    answering = asyncio.create_task(app(_scope("GET", path, headers, {}), receive, send))
+    answering = asyncio.create_task(app(_scope("GET", path, headers, query), receive, send))
     answering.add_done_callback(lambda _: gone.set())
     try:
         start = await pieces.get()

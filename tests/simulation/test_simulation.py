@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.seeded import printed, run_all
-from tests.simulation.__main__ import is_real, run_seed
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.__main__ import MUTANTS, is_real, run_seed
 
 ROOT = Path(__file__).parents[2]
 # Long campaigns run by `make simulate`; this many in the suite, and these real ones.

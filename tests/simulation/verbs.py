@@ -87,12 +87,24 @@ class Verbs:
     async def _delete(self, session: str, message: str) -> None:
         await self._http("DELETE", f"{session}/messages/{message}")
 
+    async def _members(self, session: str) -> Any:
+        return (await self._http("GET", f"{session}/presence")).body["presence"]
+
+    async def _put_member(self, session: str, member: str, ttl_s: int) -> Any:
+        return (await self._http("PUT", f"{session}/presence/{member}", {"ttl_s": ttl_s})).body
+
+    async def _remove_member(self, session: str, member: str) -> None:
+        await self._http("DELETE", f"{session}/presence/{member}")
+
     async def _sessions(self, session: str, *_: Any) -> Any:
         return (await self._http("GET", session)).body
 
     async def _messages(self, session: str, *_: Any) -> Any:
         query = {"limit": 1000}
         return (await self._http("GET", f"{session}/messages", query=query)).body
+
+    async def _regions(self, *_: Any) -> Any:
+        return (await self._http("GET", "/v1/regions")).body
 
     async def _verify(self, *_: Any) -> Any:
         return (await self._http("GET", "/v1/verify")).body

@@ -24,12 +24,15 @@ from tests.simulation.faults import GRACE_S, Faults
 from tests.simulation.history import Disturbed, History
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.loop import run as run_loop
+from tests.simulation.meeting import Meeting
 from tests.simulation.network import Network
 from tests.simulation.process import Addresses, Process
 from tests.simulation.real import AppProcess, FileDisk
 
 # Seeds with restless clients, by their remainder of five.
 RESTLESS = (3, 4)
+# Seeds with people who come and go, by their remainder of sixteen: none that once failed.
+MEETING = (1, 4, 6, 11, 14)
 NAMES = ("eu", "us", "ap", "sa", "af")
 
 
@@ -105,6 +108,9 @@ class World:
             self.calm,
         )
         self.crowd = Crowd(around, self.sessions, self.settings.chaos_s, whim)
+        self.meeting: Meeting | None = None
+        if seed % 16 in MEETING:
+            self.meeting = Meeting(around, self.sessions, Random(f"{seed}/meeting"))
         self.faults = Faults(self, Random(f"{seed}/faults"))
 
     def log(self, line: str) -> None:
@@ -182,6 +188,8 @@ class World:
             if name != late:
                 self.boot(name)
         self.crowd.populate()
+        if self.meeting is not None:
+            self.crowd.names += self.meeting.populate()
         chaos = asyncio.create_task(self.faults.run(self.settings.chaos_s))
         if late is not None:
             until_s = self.settings.chaos_s / 2
@@ -192,6 +200,8 @@ class World:
         await self.crowd.finish(self._healed_s)
         await self.crowd.until_read()
         await self.crowd.look()
+        if self.meeting is not None:
+            await self.meeting.look()
         self._tell_counts()
         return self.history
 
@@ -261,6 +271,8 @@ def _simulate(seed: int, files: Path | None, tracing: bool) -> Outcome:
                 history = await world.run()
             finally:
                 await world.crowd.leave()
+                if world.meeting is not None:
+                    await world.meeting.leave()
                 for process in list(world.running.values()):
                     process.kill()
                 await asyncio.sleep(1)
