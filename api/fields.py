@@ -5,7 +5,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from perdure.replication.errors import Refusal
-from perdure.replication.limits import ACK_WAIT_MS_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
+from perdure.replication.limits import (
+    ACK_WAIT_MS_MAX,
+    PAGE_ITEMS_DEFAULT,
+    PAGE_ITEMS_MAX,
+    POLL_WAIT_MS_DEFAULT,
+    POLL_WAIT_MS_MAX,
+)
 
 _QUERY_CHARS_MAX = 4_096
 
@@ -77,6 +83,11 @@ def ack_wait_ms(values: Mapping[str, str]) -> int | None:
         raise Refusal("invalid_query", "ack must be accepted or stable", field="ack")
     wait_ms = _whole(values, "wait_ms", 0, ACK_WAIT_MS_MAX, ACK_WAIT_MS_MAX)
     return wait_ms if ack == "stable" else None
+
+
+def poll_wait_ms(values: Mapping[str, str]) -> int:
+    """How long a poll waits for something to tell."""
+    return _whole(values, "wait_ms", 0, POLL_WAIT_MS_MAX, POLL_WAIT_MS_DEFAULT)
 
 
 def _whole(values: Mapping[str, str], name: str, least: int, most: int, default: int) -> int:

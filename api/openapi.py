@@ -57,6 +57,15 @@ def _message() -> dict[str, Any]:
     return message
 
 
+def _polled() -> dict[str, Any]:
+    polled = _object(
+        events=_list(_object(event="string", id="string", data="object")), cursor="string"
+    )
+    handle = {"type": "string", "description": "give it back with the next poll"}
+    polled["properties"]["poll"] = handle
+    return polled
+
+
 def _answers() -> dict[str, Any]:
     opened = _object(id="string", serial="string", epoch="string", header="string", next="integer")
     stable = {"stable": {"type": ["boolean", "null"]}}
@@ -105,6 +114,8 @@ def _answers() -> dict[str, Any]:
         ),
         "Messages": _object(messages=_list(_ref("Message")), more="boolean"),
         "Metadata": _object(metadata="object"),
+        "Transports": _object(transports=_list(_object(name="string", path="string"))),
+        "Polled": _polled(),
         "Status": _object(status="string"),
     }
 
@@ -174,6 +185,7 @@ _BODIES = {
     ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claim",
 }
 _ANSWERS = {
+    ("/v1/transports", "get"): "Transports",
     ("/v1/sessions", "get"): "Sessions",
     ("/v1/sessions/{s}", "get"): "Session",
     ("/v1/sessions/{s}", "put"): "Session",
@@ -227,6 +239,23 @@ def _events(session: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _poll(session: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": "poll",
+        "summary": "Follow the session by long poll",
+        "parameters": [
+            session,
+            _parameter("cursor", "query", required=False, text="of the last answer"),
+            _parameter("poll", "query", required=False, text="of the last answer"),
+            _parameter("wait_ms", "query", required=False, text="0 to 25000"),
+        ],
+        "responses": {
+            "200": {"description": "docs/PROTOCOL.md A.7", "content": _json("Polled")},
+            "default": _PROBLEM,
+        },
+    }
+
+
 def _hot_paths() -> dict[str, Any]:
     session, message = _parameter("s", "path"), _parameter("m", "path")
     producer = [
@@ -270,6 +299,7 @@ def _hot_paths() -> dict[str, Any]:
             }
         },
         "/v1/sessions/{s}/events": {"get": _events(session)},
+        "/v1/sessions/{s}/poll": {"get": _poll(session)},
     }
 
 

@@ -168,6 +168,11 @@ def session_tag(session: str) -> int:
     return hash64("session", session) >> 48
 
 
+def metadata_tag(metadata: dict[str, Any]) -> str:
+    """The 40-bit name of a session's metadata, the same in every region that has the same."""
+    return digest(5, "metadata", canonical(metadata)).hex()
+
+
 def bucket(session: str, buckets: int) -> int:
     """Which digest bucket a session belongs to."""
     return hash64("bucket", session) % buckets
