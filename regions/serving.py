@@ -26,6 +26,7 @@ from perdure.replication.limits import (
     KEEPALIVE_S,
 )
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 log = logging.getLogger("perdure")
 
@@ -122,6 +123,16 @@ class Connection(HttpToolsProtocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+
+class SocketConnection(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, let go of some time after its end: what a client that was cut does not
+    take would be kept for it for ever."""
+
+    async def run_asgi(self) -> None:
+        """Until the application is done with it."""
+        await super().run_asgi()
+        self.loop.call_later(self.close_timeout, self.transport.abort)
 
 
 def build_node(
@@ -221,7 +232,7 @@ def make_server(config: Config, app: Any) -> Server:
             host=config.host,
             port=config.port,
             lifespan="off",
-            ws="websockets-sansio",
+            ws=SocketConnection,
             ws_max_size=BODY_BYTES_MAX,
             ws_per_message_deflate=False,
             ws_ping_interval=KEEPALIVE_S,
