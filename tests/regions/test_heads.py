@@ -189,3 +189,26 @@ async def test_a_large_head_is_taken() -> None:
         await connection.write(b"x-more: " + b"y" * (HEAD_BYTES_MAX - 1_000) + b"\r\n")
         await connection.write(b"\r\n")
         assert b" 204 " in await connection.answer()
+
+
+async def test_a_socket_is_no_head() -> None:
+    """Once upgraded, a connection that says nothing more is not closed for it."""
+
+    async def accept(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": "heard"})
+
+    key = b"sec-websocket-version: 13\r\nsec-websocket-key: " + b"A" * 22 + b"==\r\n\r\n"
+    upgrade = b"GET / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    async with connected(accept) as (connection, time):
+        await connection.write(upgrade + key)
+        assert (await connection.answer()).startswith(b"HTTP/1.1 101 ")
+        time.shift_s += HEAD_READ_S_MAX + KEEP_ALIVE_S + 1
+        assert not await connection.closed()
+        await connection.write(b"\x81\x82\x00\x00\x00\x00hi")
+        async with asyncio.timeout(20):
+            # A ping may have come before it.
+            assert b"\x81\x05heard" in await connection.reader.readuntil(b"heard")

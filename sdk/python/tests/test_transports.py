@@ -99,6 +99,7 @@ async def test_every_transport_ends_with_the_same_text(
     assert starts == sorted(set(starts))
 
 
+@pytest.mark.failure("N8")
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
@@ -128,6 +129,7 @@ async def test_what_does_not_get_through_is_left(
         assert set(proxy.asked) <= {asked[-1]}
 
 
+@pytest.mark.failure("N8")
 @pytest.mark.parametrize("transport", ["websocket", "sse", "poll", "auto"])
 async def test_a_proxy_that_cuts_what_is_idle(
     regions: tuple[Served, Served], transport: Any, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +153,7 @@ async def test_a_proxy_that_cuts_what_is_idle(
     assert text(reading) == TEXT
 
 
+@pytest.mark.failure("N8")
 async def test_keep_alives_get_over_idle_times(regions: tuple[Served, Served]) -> None:
     """What the region says while nothing happens keeps such a proxy from cutting."""
     loop = asyncio.get_running_loop()
