@@ -39,8 +39,9 @@ Headers = list[tuple[bytes, bytes]]
 NOT_TEXT, COMES_BACK, TRY_LATER = 1003, 1012, 1013
 # A frame goes out as a whole: a long one has as much longer, as on a link of this speed.
 SLOWEST_BYTES_S = 65_536
-# How long what is under way may take while the region drains.
+# How long what is under way may take while the region drains, and after the client has left.
 LEAVE_S_MAX = 1
+FINISH_S_MAX = 15
 _BEARER = "bearer."
 _ALIVE = '{"alive":true}'
 
@@ -123,24 +124,32 @@ class Socket:
         self._lanes: dict[Lane, Ack] = {}
         self._watching = False
         self._sent_at = 0.0
-        self._patience_s: float = WRITE_S_MAX
+        # When all that was sent has left, on the slowest link.
+        self._gone_by = 0.0
 
     async def run(self) -> None:
-        """Until the client leaves, is cut, or the region drains."""
+        """Until the client leaves, is cut, or the region drains. What it has asked for by then is
+        still carried out."""
         self._start(self._read())
         self._start(self._leave())
         try:
             code = await self._end
+            self._end_all(self._tasks - self._verbs)
+            if code is not None:
+                with contextlib.suppress(TimeoutError, OSError):
+                    close = {"type": "websocket.close", "code": code}
+                    await within(LEAVE_S_MAX, self._send_message(close))
+            if self._verbs:
+                await asyncio.wait(self._verbs, timeout=FINISH_S_MAX)
         finally:
-            for reader in self._readers.values():
-                reader.close()
-            for task in self._tasks:
-                task.cancel()
+            self._end_all(self._tasks)
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        if code is not None:
-            with contextlib.suppress(TimeoutError, OSError):
-                close = {"type": "websocket.close", "code": code}
-                await within(LEAVE_S_MAX, self._send_message(close))
+
+    def _end_all(self, tasks: set[asyncio.Task[None]]) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        for task in tasks:
+            task.cancel()
 
     def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._guarded(work))
@@ -153,7 +162,8 @@ class Socket:
         try:
             await work
         except OSError:
-            self._close(None)
+            # The client has left. What it said before is still read, and then that it has left.
+            return
         except Exception:
             log.exception("a socket failed")
             self._close(1011)
@@ -163,11 +173,10 @@ class Socket:
             self._end.set_result(code)
 
     async def _send(self, text: str) -> None:
-        # Nobody else's frame waits longer for one that is long; this one's own successor may.
-        patience_s, self._patience_s = (
-            self._patience_s,
-            WRITE_S_MAX + len(text) / SLOWEST_BYTES_S,
-        )
+        now = asyncio.get_running_loop().time()
+        # What was sent before may still be on its way.
+        patience_s = WRITE_S_MAX + max(0.0, self._gone_by - now)
+        self._gone_by = max(self._gone_by, now) + len(text) / SLOWEST_BYTES_S
         try:
             message = {"type": "websocket.send", "text": text}
             await within(patience_s, self._send_message(message))
@@ -227,7 +236,7 @@ class Socket:
         self._readers[session] = reader = self._node.subscribe(session, cursor)
 
         async def start() -> None:
-            if self._readers.get(session) is reader:
+            if self._readers.get(session) is reader and not self._end.done():
                 self._following[session] = self._start(self._tell(session, reader))
 
         return start

@@ -579,6 +579,31 @@ async def test_disconnect_is_not_cancel(region, lane):
     assert (await region.append(lane, 0, ["a"])).status == 200
 
 
+async def test_what_was_asked_before_leaving_is_done(region, lane):
+    """A client may send and close, without awaiting any answer: nothing of it is dropped."""
+    plugged = await plug(region)
+    fields = {"message": "m", "producer": lane.producer, "epoch": lane.epoch}
+    for seq in range(100):
+        await plugged.say("append", **fields, seq=seq, tokens=["x"])
+    await plugged.say("append", **fields, seq=100, end="complete")
+    await plugged.connection.close()
+    while (shown := region.node.message("s", "m"))["status"] == "streaming":
+        await asyncio.sleep(0)
+    assert shown["text"] == "x" * 100
+
+
+async def test_a_subscription_that_comes_too_late(region, plugged, monkeypatch):
+    """One that was asked for just before the client left leaves no reader behind."""
+    await plugged.say("create")
+    await plugged.say("subscribe")
+    await plugged.connection.close()
+    await region.node.create("s", {})
+    for _ in range(100):
+        await asyncio.sleep(0)
+    while region.node.fanout.count:
+        await asyncio.sleep(0)
+
+
 async def test_a_client_that_leaves_is_no_error(region, caplog):
     """Whenever it leaves, in the middle of its verbs too."""
     with caplog.at_level(logging.INFO):
