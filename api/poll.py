@@ -24,8 +24,8 @@ from perdure.replication.ids import metadata_tag
 from perdure.replication.limits import CURSOR_CHARS_MAX, POLL_KEEP_S, POLLS_KEPT_MAX
 
 Headers = list[tuple[bytes, bytes]]
-# What a resume says also when nothing is missing. With one of these alone a poll that began with
-# it would answer at once, for ever.
+# What a resume says also when nothing is missing: whatever else comes to be said so belongs here.
+# With one of these alone a poll that is a resume would be answered at once, for ever.
 _OF_EVERY_RESUME = frozenset({"metadata", "ready", "stale"})
 # Of those, what a client that has the same metadata need not be told.
 _KNOWN = frozenset({"metadata", "ready"})

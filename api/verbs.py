@@ -205,5 +205,6 @@ async def carry_out(node: Node, socket: Following, session: str, frame: dict[str
     if verb is None:
         raise Refusal("invalid_body", f"do must be one of {', '.join(VERBS)}", field="do")
     fields = Fields(frame, verb.fields | _OF_EVERY_FRAME)
-    session = check_id(frame.get("session", session), "session")
+    if fields.has("session"):
+        session = check_id(frame["session"], "session")
     return await verb.run(Call(node, socket, session, frame, fields))

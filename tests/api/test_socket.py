@@ -227,7 +227,7 @@ BAD_FRAMES = [
     ('{"do":"metadata","number":1,"colour":"red"}', "invalid_body", "colour"),
     ('{"do":"metadata","number":1,"session":"a/b"}', "invalid_id", "session"),
     ('{"do":"metadata","number":1,"session":7}', "invalid_id", "session"),
-    ('{"do":"metadata","number":1,"session":null}', "invalid_id", "session"),
+    ('{"do":"metadata","number":1,"session":null}', "not_found", None),
     ('{"do":"metadata","number":1,"patch":[]}', "invalid_body", "patch"),
     ('{"do":"metadata","number":1}', "not_found", None),
     ('{"do":"create","number":1,"metadata":"x"}', "invalid_body", "metadata"),
