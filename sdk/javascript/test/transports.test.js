@@ -55,7 +55,11 @@ const isAt = (cursor) => (view) => view.cursor === cursor;
 const auto = { transport: "auto" };
 
 test("a WebSocket is tried first, with the grant among its protocols", async () => {
-  const { WebSocket, made } = sockets([frame("snapshot", "c0", SNAPSHOT), frame("ready", "c0", {}), frame("append", "c1", append(0, "Hi"))]);
+  const { WebSocket, made } = sockets([
+    frame("snapshot", "c0", SNAPSHOT),
+    frame("ready", "c0", {}),
+    frame("append", "c1", append(0, "Hi")),
+  ]);
   const { client, time, asked } = scripted([], { ...auto, WebSocket, grant: () => "jwt" });
   const view = await time.run(until(client.session("s").read(), isAt("c1")));
   assert.deepEqual([view.messages[0].text, view.region, view.ready], ["Hi", A, true]);
@@ -95,14 +99,22 @@ test("where streams are held back too, the session is polled, with the cursor, a
   assert.equal(seen.messages[0].text, "Hello");
   assert.deepEqual(
     asked.map(({ path }) => path.replace("/v1/sessions/s/", "")),
-    ["events", "poll?cursor=c0&wait_ms=0", "poll?cursor=c1&poll=h1&wait_ms=20000", "poll?cursor=c1&poll=h2&wait_ms=20000"],
+    [
+      "events",
+      "poll?cursor=c0&wait_ms=0",
+      "poll?cursor=c1&poll=h1&wait_ms=20000",
+      "poll?cursor=c1&poll=h2&wait_ms=20000",
+    ],
   );
   assert.deepEqual(new Set(asked.map(({ origin }) => origin)), new Set([A]));
   assert.deepEqual(time.slept.slice(0, 2), [5_000, 5_000]);
 });
 
 test("a stream that never says another word is held back as well", async () => {
-  const script = [stream(sse("snapshot", "c0", SNAPSHOT) + sse("ready", "c0", {})), polled([event("ready", "c1", {})], "c1")];
+  const script = [
+    stream(sse("snapshot", "c0", SNAPSHOT) + sse("ready", "c0", {})),
+    polled([event("ready", "c1", {})], "c1"),
+  ];
   const { client, time, asked } = scripted(script, auto);
   await time.run(until(client.session("s").read(), isAt("c1")));
   assert.equal(asked[1].path, "/v1/sessions/s/poll?cursor=c0&wait_ms=0");
