@@ -6,12 +6,15 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, no_query, read_object
 from perdure.api.bodies import Receive, Scope, Send, header
+from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.grants import Grants
 from perdure.api.openapi import describe
 from perdure.api.presence import add_presence
 from perdure.api.problems import problem
+from perdure.api.sockets import refuse_socket
+from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -30,12 +33,6 @@ _CORS_HEADERS = (
     "Producer-Epoch",
     "Producer-Seq",
 )
-_MESSAGE_FIELDS = frozenset(
-    (
-        *("id", "role", "text", "author", "metadata"),
-        *("after", "replaces", "producer", "claim_id", "header"),
-    )
-)
 
 
 class Cors(CORSMiddleware):
@@ -51,17 +48,35 @@ class Cors(CORSMiddleware):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         if is_post and not any(name == b"origin" for name, _ in scope["headers"]):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
+    async def _socket(self, scope: Any, receive: Any, send: Any) -> None:
+        """Browsers open WebSockets from any page and send no preflight: who may is asked here."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        if origin is None or self.is_allowed_origin(origin) or is_own(origin, headers.get("host")):
+            await self.app(scope, receive, send)
+            return
+        refusal = Refusal("origin_refused", "this origin may not open a WebSocket here")
+        await refuse_socket(refusal, [(b"perdure-region", self._region.encode())], send)
+
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""
         response = super().preflight_response(request_headers)
         response.headers["Perdure-Region"] = self._region
         return response
+
+
+def is_own(origin: str, host: str | None) -> bool:
+    """Whether a page of this very host asks."""
+    return host is not None and origin.partition("://")[2].lower() == host.lower()
 
 
 def create_app(
@@ -145,6 +160,12 @@ def _add_health(routes: FastAPI, node: Node, version: str) -> None:
         """The version, the region, this start of it, and the versions of the peers' wire."""
         return answer({"version": version, **node.version()})
 
+    @routes.get("/v1/transports")
+    async def transports(request: Request) -> Response:
+        """How events can be had here, the best first."""
+        no_query(request)
+        return answer({"transports": TRANSPORTS})
+
     @routes.get("/v1/regions")
     async def regions(request: Request) -> Response:
         """What this region knows of the others."""
@@ -211,9 +232,9 @@ def _add_messages(routes: FastAPI, node: Node) -> None:
     async def send_or_open(s: str, request: Request) -> Response:
         """Send a complete message, open a streaming one, or reopen one with its header."""
         wait_ms = ack_wait_ms(query(request.scope["query_string"], "ack", "wait_ms"))
-        fields = Fields(await read_object(request), _MESSAGE_FIELDS)
+        fields = Fields(await read_object(request), DRAFT_FIELDS)
         if fields.has("header"):
-            return _opened(await node.reopen(s, _only_header(fields)))
+            return _opened(await node.reopen(s, only_header(fields)))
         draft = _draft(fields, request)
         if draft.text is None:
             return _opened(await node.open(s, draft))
@@ -249,13 +270,6 @@ def _add_messages(routes: FastAPI, node: Node) -> None:
         return answer({"status": await node.cancel(s, m)})
 
 
-def _only_header(fields: Fields) -> str:
-    for name in sorted(_MESSAGE_FIELDS - {"header"}):
-        if fields.has(name):
-            raise Refusal("invalid_body", f"header stands alone, without {name}", field=name)
-    return fields.needed("header")
-
-
 def _draft(fields: Fields, request: Request) -> Draft:
     try:
         key = header(request.scope, b"idempotency-key")
@@ -263,18 +277,7 @@ def _draft(fields: Fields, request: Request) -> Draft:
         raise Refusal(
             "invalid_id", "Idempotency-Key is malformed or given twice", field="Idempotency-Key"
         ) from error
-    return Draft(
-        role=fields.needed("role"),
-        id=fields.text("id"),
-        text=fields.text("text"),
-        author=fields.text("author"),
-        metadata=fields.object("metadata"),
-        after=fields.text("after"),
-        replaces=fields.text("replaces"),
-        producer=fields.text("producer"),
-        claim_id=fields.text("claim_id"),
-        idempotency_key=key,
-    )
+    return draft_of(fields, key)
 
 
 def _opened(opened: Opened) -> Response:

@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread, header
+from perdure.api.fields import query
 from perdure.api.grants import Grants
 from perdure.api.hot import append_tokens, events, respond
+from perdure.api.poll import Polls
 from perdure.api.problems import problem
+from perdure.api.sockets import Sockets, bearer_of, refuse_socket
 from perdure.api.stream import stream
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -35,7 +38,7 @@ _SESSIONS = "/v1/sessions/"
 # What the segment after these names.
 _NAMED = {"messages": "message", "presence": "member", "runs": "run"}
 _CLOSED = frozenset({"starting", "draining"})
-_HOT = {(5, "events"): "GET", (7, "tokens"): "POST", (7, "stream"): "POST"}
+_HOT = {(5, "events"): "GET", (5, "poll"): "GET", (7, "tokens"): "POST", (7, "stream"): "POST"}
 
 
 class Edge:
@@ -45,6 +48,8 @@ class Edge:
         self._node = node
         self._grants = grants
         self._routes = routes
+        self._polls = Polls(node)
+        self._sockets = Sockets(node)
         self._trusted: set[str | None] = set()
         self._trusted_until = 0.0
         self._headers = [
@@ -59,8 +64,22 @@ class Edge:
         elif scope["type"] == "http":
             await self._request(scope, receive, send)
         else:
-            # No WebSocket is served here yet: refuse the handshake.
-            await send({"type": "websocket.close", "code": 1008})
+            await self._socket(scope, receive, send)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            parts = _parts(scope)
+            self._admit(scope, bearer_of(scope))
+            if len(parts) != 5 or parts[4] != "ws":
+                raise Refusal("not_found", "there is no WebSocket at this path")
+            query(scope["query_string"])
+            self._sockets.check_room()
+        except Exception as error:
+            if not isinstance(error, Refusal | StorageError):
+                log.exception("handshake of %r failed", scope.get("raw_path"))
+            await refuse_socket(error, self._headers, send)
+            return
+        await self._sockets.serve(scope, receive, send, parts[3], self._headers)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -85,17 +104,18 @@ class Edge:
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] not in OPEN_PATHS:
-            self._admit(scope)
+            self._admit(scope, None)
         parts = _parts(scope)
         if _is_hot(parts):
             await self._hot(parts, scope, receive, send)
         else:
             await self._routes(scope, receive, self._marked(send))
 
-    def _admit(self, scope: Scope) -> None:
+    def _admit(self, scope: Scope, bearer: str | None) -> None:
+        """``bearer``: a grant that came another way than in its header."""
         if self._grants is not None:
             try:
-                authorization = header(scope, b"authorization")
+                authorization = header(scope, b"authorization") or bearer
             except ValueError:
                 authorization = None
             self._check_grant(self._grants, authorization)
@@ -121,6 +141,9 @@ class Edge:
         if scope["method"] != method:
             # The other routes would say that there is no such path.
             raise Refusal("method_not_allowed", f"this path takes {method} only", allow=method)
+        if parts[-1] == "poll":
+            await self._polls.answer(scope, receive, send, parts[3], self._headers)
+            return
         if parts[-1] == "events":
             await events(self._node, scope, receive, send, parts[3], self._headers)
             return

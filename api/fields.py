@@ -4,8 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from perdure.api.bodies import parse_json
 from perdure.replication.errors import Refusal
-from perdure.replication.limits import ACK_WAIT_MS_MAX, PAGE_ITEMS_DEFAULT, PAGE_ITEMS_MAX
+from perdure.replication.limits import (
+    ACK_WAIT_MS_MAX,
+    PAGE_ITEMS_DEFAULT,
+    PAGE_ITEMS_MAX,
+    POLL_WAIT_MS_DEFAULT,
+    POLL_WAIT_MS_MAX,
+)
 
 _QUERY_CHARS_MAX = 4_096
 
@@ -65,6 +72,31 @@ def query(raw: bytes, *known: str) -> dict[str, str]:
     return values
 
 
+def member_of(values: Mapping[str, str]) -> tuple[str | None, Any]:
+    """The member that a connection brings, and its data; ``Refusal`` ``invalid_query``."""
+    member, text = values.get("presence"), values.get("presence_data")
+    if text is None:
+        return member, None
+    if member is None:
+        raise Refusal(
+            "invalid_query", "presence_data needs presence, a member", field="presence_data"
+        )
+    try:
+        return member, parse_json(text.encode())
+    except Refusal as refusal:
+        raise Refusal(
+            "invalid_query", f"presence_data is no JSON: {refusal.detail}", field="presence_data"
+        ) from refusal
+
+
+def check_ttl_s(value: Any) -> int | None:
+    """The length of a lease, or None; ``Refusal`` ``invalid_body``."""
+    if value is not None and type(value) is not int:
+        raise Refusal("invalid_body", "ttl_s must be a whole number", field="ttl_s")
+    ttl_s: int | None = value
+    return ttl_s
+
+
 def limit(values: Mapping[str, str]) -> int:
     """The ``limit`` of a page: 1 to 1,000, 100 when it is absent."""
     return _whole(values, "limit", 1, PAGE_ITEMS_MAX, PAGE_ITEMS_DEFAULT)
@@ -77,6 +109,11 @@ def ack_wait_ms(values: Mapping[str, str]) -> int | None:
         raise Refusal("invalid_query", "ack must be accepted or stable", field="ack")
     wait_ms = _whole(values, "wait_ms", 0, ACK_WAIT_MS_MAX, ACK_WAIT_MS_MAX)
     return wait_ms if ack == "stable" else None
+
+
+def poll_wait_ms(values: Mapping[str, str]) -> int:
+    """How long a poll waits for something to tell."""
+    return _whole(values, "wait_ms", 0, POLL_WAIT_MS_MAX, POLL_WAIT_MS_DEFAULT)
 
 
 def _whole(values: Mapping[str, str], name: str, least: int, most: int, default: int) -> int:

@@ -15,11 +15,10 @@ from perdure.api.bodies import (
     Send,
     check_media_type,
     header,
-    parse_json,
     parse_object,
     read_body,
 )
-from perdure.api.fields import Fields, ack_wait_ms, query
+from perdure.api.fields import Fields, ack_wait_ms, member_of, query
 from perdure.api.patience import within
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Gathered, Reader
@@ -171,23 +170,6 @@ def cursor_of(scope: Scope, values: Mapping[str, str]) -> str | None:
     return cursor or None
 
 
-def presence_data(values: Mapping[str, str]) -> Any:
-    """The data of the member that a connection brings; ``Refusal`` ``invalid_query``."""
-    text = values.get("presence_data")
-    if text is None:
-        return None
-    if "presence" not in values:
-        raise Refusal(
-            "invalid_query", "presence_data needs presence, a member", field="presence_data"
-        )
-    try:
-        return parse_json(text.encode())
-    except Refusal as refusal:
-        raise Refusal(
-            "invalid_query", f"presence_data is no JSON: {refusal.detail}", field="presence_data"
-        ) from refusal
-
-
 async def events(
     node: Node,
     scope: Scope,
@@ -199,7 +181,7 @@ async def events(
     """``GET …/events``: server-sent events until the client leaves."""
     values = query(scope["query_string"], "cursor", "presence", "presence_data")
     cursor = cursor_of(scope, values)
-    reader = node.subscribe(session, cursor, values.get("presence"), presence_data(values))
+    reader = node.subscribe(session, cursor, *member_of(values))
     writing = asyncio.ensure_future(_write_events(reader, send, headers))
     gone = asyncio.ensure_future(_until_gone(receive))
     try:

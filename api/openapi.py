@@ -22,6 +22,7 @@ _BODIES = {
 # Bodies that may be left out.
 _OPTIONAL = frozenset({"Create", "Put"})
 _ANSWERS = {
+    ("/v1/transports", "get"): "Transports",
     ("/v1/sessions", "get"): "Sessions",
     ("/v1/sessions/{s}", "get"): "Session",
     ("/v1/sessions/{s}", "put"): "Session",
@@ -79,6 +80,23 @@ def _events(session: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _poll(session: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": "poll",
+        "summary": "Follow the session by long poll",
+        "parameters": [
+            session,
+            _parameter("cursor", "query", required=False, text="of the last answer"),
+            _parameter("poll", "query", required=False, text="of the last answer"),
+            _parameter("wait_ms", "query", required=False, text="0 to 25000"),
+        ],
+        "responses": {
+            "200": {"description": "docs/PROTOCOL.md A.7", "content": _json("Polled")},
+            "default": _PROBLEM,
+        },
+    }
+
+
 def _hot_paths() -> dict[str, Any]:
     session, message = _parameter("s", "path"), _parameter("m", "path")
     producer = [
@@ -122,6 +140,7 @@ def _hot_paths() -> dict[str, Any]:
             }
         },
         "/v1/sessions/{s}/events": {"get": _events(session)},
+        "/v1/sessions/{s}/poll": {"get": _poll(session)},
     }
 
 

@@ -2,9 +2,8 @@
 
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, no_query, read_object
-from perdure.api.fields import Fields
+from perdure.api.fields import Fields, check_ttl_s
 from perdure.regions.node import Node
-from perdure.replication.errors import Refusal
 
 _FIELDS = frozenset({"data", "ttl_s"})
 
@@ -24,9 +23,7 @@ def add_presence(routes: FastAPI, node: Node) -> None:
         no_query(request)
         value = await read_object(request, empty=True)
         Fields(value, _FIELDS)
-        ttl_s = value.get("ttl_s")
-        if ttl_s is not None and type(ttl_s) is not int:
-            raise Refusal("invalid_body", "ttl_s must be a whole number", field="ttl_s")
+        ttl_s = check_ttl_s(value.get("ttl_s"))
         return answer(node.put_member(s, member, value.get("data"), ttl_s))
 
     @routes.delete("/v1/sessions/{s}/presence/{member}", status_code=204)

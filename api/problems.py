@@ -20,6 +20,7 @@ STATUS = {
     "idempotency_key_required": 400,
     "clock_ahead": 400,
     "unauthorized": 401,
+    "origin_refused": 403,
     "fenced": 403,
     "cancelled": 403,
     "not_found": 404,

@@ -49,6 +49,15 @@ def _message() -> dict[str, Any]:
     return message
 
 
+def _polled() -> dict[str, Any]:
+    polled = _object(
+        events=_list(_object(event="string", id="string", data="object")), cursor="string"
+    )
+    handle = {"type": "string", "description": "give it back with the next poll"}
+    polled["properties"]["poll"] = handle
+    return polled
+
+
 def _answers() -> dict[str, Any]:
     opened = _object(id="string", serial="string", epoch="string", header="string", next="integer")
     stable = {"stable": {"type": ["boolean", "null"]}}
@@ -97,6 +106,8 @@ def _answers() -> dict[str, Any]:
         ),
         "Messages": _object(messages=_list(ref("Message")), more="boolean"),
         "Metadata": _object(metadata="object"),
+        "Transports": _object(transports=_list(_object(name="string", path="string"))),
+        "Polled": _polled(),
         "Status": _object(status="string"),
         "Member": _object(
             member="string",

@@ -14,6 +14,7 @@ from itertools import islice
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft, Event, change_drafts, finish
+from perdure.replication.ids import beside_tag
 from perdure.replication.limits import FEED_BYTES_MAX, READERS_MAX
 from perdure.replication.resume import Returning, resume
 from perdure.replication.roster import Roster
@@ -82,7 +83,14 @@ class Feed:
 
     def drafts(self) -> list[Draft]:
         """What a reader is told that comes back."""
-        return [Draft("presence", f'{{"all":{self.roster.everybody()}}}')]
+        return [
+            Draft("presence", f'{{"all":{self.roster.everybody()}}}'),
+            Draft("run", '{"all":[]}'),
+        ]
+
+    def tag(self) -> str:
+        """Names what readers were told beside the messages: equal tags, the same words."""
+        return beside_tag(self.session.metadata(), self.fields())
 
     def _add(self, event: Event) -> None:
         self._events.append(event)
@@ -181,6 +189,11 @@ class Reader:
                 return Gathered()
             await self.feed.wait()
             waited = True
+
+    @property
+    def is_level(self) -> bool:
+        """Whether it was given everything that the others were told."""
+        return self.returning is None and not self._own and self.index == self.feed.end
 
     def cut(self) -> None:
         """End this subscription; the client resumes by its cursor."""

@@ -19,8 +19,14 @@ from perdure.regions.node import Node
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
-from perdure.replication.limits import HEAD_BYTES_MAX, HEAD_READ_S_MAX
+from perdure.replication.limits import (
+    BODY_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    HEAD_READ_S_MAX,
+    KEEPALIVE_S,
+)
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 log = logging.getLogger("perdure")
 
@@ -28,6 +34,8 @@ FLUSH_S_MAX = 3.0
 SHUTDOWN_S_MAX = 3
 KEEP_ALIVE_S = 30
 BACKLOG = 4_096
+# Longer than a client may take nothing: a pong waits behind what it has not taken yet.
+PONG_S_MAX = 60
 NAME_REFUSED_S_MAX = 15
 # New objects until the collector of cycles looks at them.
 GC_OBJECTS = 50_000
@@ -63,6 +71,7 @@ class Connection(HttpToolsProtocol):
     _head_due: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_body = False
+    _is_socket = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited."""
@@ -72,7 +81,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Something of a head, or of a body."""
         super().data_received(data)
-        if self._is_answering or self.transport.is_closing():
+        if self._is_socket or self._is_answering or self.transport.is_closing():
             return
         if self.timeout_keep_alive_task is None and self._head_due is None:
             # Or the rest of a body that nobody wanted: that has as long.
@@ -86,6 +95,11 @@ class Connection(HttpToolsProtocol):
         self._forget_head()
         self._in_body = True
         super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """From here on the connection is another protocol's: no head is awaited any more."""
+        self._is_socket = True
+        super().handle_websocket_upgrade()
 
     def on_message_complete(self) -> None:
         """The next thing is a head."""
@@ -109,6 +123,16 @@ class Connection(HttpToolsProtocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+
+class SocketConnection(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, let go of some time after its end: what a client that was cut does not
+    take would be kept for it for ever."""
+
+    async def run_asgi(self) -> None:
+        """Until the application is done with it."""
+        await super().run_asgi()
+        self.loop.call_later(self.close_timeout, self.transport.abort)
 
 
 def build_node(
@@ -208,7 +232,11 @@ def make_server(config: Config, app: Any) -> Server:
             host=config.host,
             port=config.port,
             lifespan="off",
-            ws="none",
+            ws=SocketConnection,
+            ws_max_size=BODY_BYTES_MAX,
+            ws_per_message_deflate=False,
+            ws_ping_interval=KEEPALIVE_S,
+            ws_ping_timeout=PONG_S_MAX,
             log_level="warning",
             access_log=False,
             server_header=False,

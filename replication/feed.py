@@ -17,15 +17,17 @@ from perdure.replication.shown import Shown, is_prefix
 
 
 class Event:
-    """One event for readers. ``wire`` is a slot in which the edge caches the encoded bytes."""
+    """One event for readers. ``wire`` and ``frame`` are slots in which the edge caches what it
+    makes of it, for streams of events and for sockets."""
 
-    __slots__ = ("cursor", "data", "name", "wire")
+    __slots__ = ("cursor", "data", "frame", "name", "wire")
 
     def __init__(self, name: str, cursor: str, data: str) -> None:
         self.name = name
         self.cursor = cursor
         self.data = data
         self.wire: bytes | None = None
+        self.frame: str | None = None
 
     def __repr__(self) -> str:
         return f"Event({self.name!r}, {self.data})"

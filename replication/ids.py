@@ -168,6 +168,11 @@ def session_tag(session: str) -> int:
     return hash64("session", session) >> 48
 
 
+def beside_tag(metadata: dict[str, Any], fields: str) -> str:
+    """The name of what readers of a session are told beside its messages, in 10 hex digits."""
+    return digest(5, canonical(metadata), fields).hex()
+
+
 def bucket(session: str, buckets: int) -> int:
     """Which digest bucket a session belongs to."""
     return hash64("bucket", session) % buckets

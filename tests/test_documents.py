@@ -23,6 +23,7 @@ ELSEWHERE = {
     "CLAIM_ID_CHARS_MIN": "have 8 to 128",
     "ROLE_CHARS_MAX": "[a-z][a-z0-9_-]{0,31}",
     "PAGE_ITEMS_DEFAULT": "(default 100)",
+    "POLL_WAIT_MS_DEFAULT": "default 20,000",
     "SEQ_MAX": "0 to 2^53−1",
 }
 INSIDE = {

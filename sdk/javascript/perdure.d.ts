@@ -91,6 +91,9 @@ export interface ClientOptions {
   grant?: string | (() => string | Promise<string>);
   /** For so many milliseconds (60,000) a request is tried, at one region after the other. */
   giveUpMs?: number;
+  /** How events come; `auto` (the default) takes the first that gets through to a region. */
+  transport?: "auto" | "websocket" | "sse" | "poll";
+  WebSocket?: typeof WebSocket;
   fetch?: typeof fetch;
   /** Resolves after so many milliseconds; rejects, and frees its timer, when the signal aborts. */
   sleep?: (ms: number, signal?: AbortSignal) => Promise<void>;

@@ -14,6 +14,18 @@ const SILENCE_MS_MAX = 25_000;
 const FIRST_RETRY_MS_MAX = 50;
 const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 5_000;
+/** The first events of a subscription come at once: what has not come by then is held back. */
+const FIRST_MS_MAX = 5_000;
+/** When a transport that did not get through to a region is tried again. */
+const FORGET_MS = 600_000;
+const TRANSPORTS = ["websocket", "sse", "poll"];
+/** Behind these a region has told everything that it has at once. */
+const CAUGHT_UP = new Set(["ready", "stale", "deleted", "reconnect"]);
+/** A poll that is cut on the way is asked for less time, down to this. */
+const WAIT_MS_MAX = 20_000;
+const WAIT_MS_MIN = 500;
+/** What fails sooner was not cut for being idle. */
+const CUT_MS_MIN = 100;
 /** A connection that held for so long was a good one: the next failure is the first of a new series. */
 const STEADY_MS = 5_000;
 const AVOID_MS = 5_000;
@@ -51,6 +63,12 @@ export class OutOfStep extends Error {
 
 /** The other side is gone, silent, or says what no region says: try elsewhere. */
 class Lost extends Error {}
+
+/** Nothing came in time. */
+class Late extends Lost {}
+
+/** The region may well be there, but this transport does not get through to it. */
+class HeldBack extends Lost {}
 
 // Server-sent events
 
@@ -298,8 +316,10 @@ export class Regions {
   #grant;
   #random;
   #giveUpMs;
+  #WebSocket;
 
-  constructor(urls, { grant, giveUpMs = GIVE_UP_MS, fetch, sleep, random, now } = {}) {
+  constructor(urls, options = {}) {
+    const { grant, giveUpMs = GIVE_UP_MS, transport = "auto", fetch, sleep, random, now } = options;
     const list = typeof urls === "string" ? [urls] : [...(urls ?? [])];
     if (list.length === 0) throw new TypeError("a client needs the URL of at least one region");
     this.urls = list.map(checkedUrl);
@@ -311,6 +331,8 @@ export class Regions {
     this.sleep = sleep ?? sleepMs;
     // Monotonic: setting the clock must not make a region avoided for hours.
     this.now = now ?? (() => performance.now());
+    this.#WebSocket = options.WebSocket ?? (fetch === undefined ? globalThis.WebSocket : undefined);
+    this.transports = new Transports(transport, this.#WebSocket !== undefined, this.now);
   }
 
   /** A fresh series of tries. */
@@ -386,7 +408,7 @@ export class Regions {
    * when every region would refuse.
    */
   async ask(connection, region, path, request, msMax, take) {
-    const grant = typeof this.#grant === "function" ? await this.#grant() : this.#grant;
+    const grant = await this.#granted();
     const headers = { ...request.headers, ...(grant ? { authorization: `Bearer ${grant}` } : {}) };
     const asking = this.#fetch(region + path, { ...request, headers, signal: connection.signal });
     const answer = await connection.within(msMax, asking);
@@ -395,6 +417,77 @@ export class Regions {
     this.worked(region);
     if (!answer.ok) throw new PerdureError({ status: answer.status, ...value });
     return value;
+  }
+
+  /** A WebSocket to a region. A browser cannot send it headers: the grant goes among the protocols. */
+  async socket(region, path) {
+    const grant = await this.#granted();
+    const protocols = ["perdure.v1", ...(grant ? [`bearer.${grant}`] : [])];
+    return new this.#WebSocket(region.replace(/^http/, "ws") + path, protocols);
+  }
+
+  async #granted() {
+    return typeof this.#grant === "function" ? this.#grant() : this.#grant;
+  }
+}
+
+/**
+ * Which transport reaches which region. All bring the same events with the same cursors; what lies
+ * between may forbid one and hold back another. What gets through is remembered for a while.
+ */
+class Transports {
+  #order;
+  #now;
+  #found = new Map();
+  // What is tried after another was held back, until it is known to work.
+  #trying = new Map();
+
+  constructor(transport, hasSockets, now) {
+    if (transport !== "auto" && !TRANSPORTS.includes(transport))
+      throw new TypeError(`${transport} must be one of auto, ${TRANSPORTS.join(", ")}`);
+    if (transport === "websocket" && !hasSockets) throw new TypeError("there are no WebSockets here");
+    const every = hasSockets ? TRANSPORTS : TRANSPORTS.slice(1);
+    this.#order = transport === "auto" ? every : [transport];
+    this.#now = now;
+    this.waitMs = WAIT_MS_MAX;
+  }
+
+  /** Whether there is another to go over to. */
+  get chooses() {
+    return this.#order.length > 1;
+  }
+
+  /** The transport to be used now. */
+  of(region) {
+    const found = this.#found.get(region);
+    const known = found !== undefined && this.#now() < found.until ? found.at : 0;
+    return this.#order[this.#trying.get(region) ?? known];
+  }
+
+  /** One does not get through; false: there is no other. */
+  heldBack(region, name) {
+    const at = this.#order.indexOf(name) + 1;
+    if (at === this.#order.length) return false;
+    this.#trying.set(region, Math.max(at, this.#trying.get(region) ?? 0));
+    return true;
+  }
+
+  /** One gets through. */
+  worked(region, name) {
+    const at = this.#trying.get(region);
+    if (at === undefined || this.#order[at] !== name) return;
+    this.#trying.delete(region);
+    this.#found.set(region, { at, until: this.#now() + FORGET_MS });
+  }
+
+  /** It was the region and not the transport: nothing is known of what gets through. */
+  failed(region) {
+    this.#trying.delete(region);
+  }
+
+  /** A poll was cut while it waited: the next waits for less. */
+  cut(waitMs) {
+    this.waitMs = Math.max(WAIT_MS_MIN, Math.floor(waitMs / 2));
   }
 }
 
@@ -439,7 +532,7 @@ class Connection {
   /** What the promise gives; `Lost` when it fails, or gives nothing in time. */
   async within(ms, promise) {
     const timer = new AbortController();
-    const late = this.#sleep(ms, timer.signal).then(() => Promise.reject(new Lost(`nothing for ${ms} ms`)));
+    const late = this.#sleep(ms, timer.signal).then(() => Promise.reject(new Late(`nothing for ${ms} ms`)));
     try {
       return await Promise.race([promise, late]);
     } catch (error) {
@@ -479,8 +572,9 @@ function parsed(text) {
  * Talks to the first region that answers. `urls`: the regions in the order of preference.
  *
  * Options: `grant`, a JWT where the regions ask for one, or a function that gives one for each
- * request; `giveUpMs`, for how long a request is tried at one region after the other. `fetch`,
- * `sleep`, `random` and `now` are for tests.
+ * request; `giveUpMs`, for how long a request is tried at one region after the other; `transport`,
+ * how events come: `websocket`, `sse` or `poll`, or `auto` for the first that gets through. `fetch`,
+ * `WebSocket`, `sleep`, `random` and `now` are for tests.
  */
 export class Client {
   constructor(urls, options = {}) {
@@ -656,14 +750,18 @@ export class Session {
   }
 
   async *#events(cursor, signal, onRegion) {
+    const { transports } = this.#regions;
     const pause = this.#regions.pause();
     let region = null;
+    let again = null;
     while (true) {
-      region = this.#regions.pick(region);
+      region = again ?? this.#regions.pick(region);
+      again = null;
       const since = this.#regions.now();
+      const transport = transports.of(region);
       let waitMs = null;
       try {
-        for await (const event of this.#connected(region, cursor, signal, onRegion)) {
+        for await (const event of this.#connected(transport, region, cursor, signal, onRegion)) {
           cursor = event.id || cursor;
           if (event.event === "reconnect") {
             waitMs = this.#regions.shareOf(event.data.retry_ms);
@@ -674,36 +772,198 @@ export class Session {
         }
         this.#regions.failed(region);
       } catch (error) {
+        if (error instanceof HeldBack && transports.heldBack(region, transport)) {
+          again = region;
+          continue;
+        }
         if (error.code === "invalid_cursor" && cursor !== null) cursor = null;
         else if (error instanceof Lost) this.#regions.failed(region);
         else throw error;
       }
+      transports.failed(region);
       // Not at the first event already: what cuts every connection early must not be asked in a tight loop.
       if (this.#regions.now() - since >= STEADY_MS) pause.reset();
       await this.#regions.sleep(waitMs ?? pause.nextMs(), signal);
     }
   }
 
-  /** The events of one connection; throws `Lost` when it fails or falls silent. */
-  async *#connected(region, cursor, signal, onRegion) {
+  /**
+   * The events of one connection; throws `Lost` when it fails or falls silent, and `HeldBack` when
+   * another transport may do better.
+   */
+  async *#connected(name, region, cursor, signal, onRegion) {
+    const { transports } = this.#regions;
+    const ways = {
+      websocket: () => this.#overSocket(region, cursor, signal),
+      sse: () => this.#streamed(region, cursor, signal),
+      poll: () => this.#polled(region, cursor, signal),
+    };
+    let isFirst = true;
+    for await (const event of ways[name]()) {
+      if (isFirst) {
+        isFirst = false;
+        transports.worked(region, name);
+        onRegion?.(region);
+      }
+      yield { ...event, region };
+    }
+  }
+
+  async *#streamed(region, cursor, signal) {
     const headers = { accept: "text/event-stream", ...(cursor ? { "last-event-id": cursor } : {}) };
     const request = { method: "GET", headers, cache: "no-store" };
     const connection = new Connection(this.#regions.sleep, signal);
+    const { chooses } = this.#regions.transports;
+    let caughtUp = false;
+    let isLive = false;
     try {
       const path = `${this.#path}/events`;
       const body = await this.#regions.ask(connection, region, path, request, CONNECT_MS_MAX, bodyOf);
-      onRegion?.(region);
       const parser = new EventParser();
       while (true) {
         // Only this wait counts as silence, not the time for which the caller keeps an event.
-        const { done, value } = await connection.within(SILENCE_MS_MAX, body.read());
+        const limitMs = caughtUp || !chooses ? SILENCE_MS_MAX : FIRST_MS_MAX;
+        const { done, value } = await connection.within(limitMs, body.read());
         if (done) return;
-        for (const { event, id, data } of fed(parser, value)) yield { event, id, data: parsed(data), region };
+        isLive = caughtUp;
+        for (const { event, id, data } of fed(parser, value)) {
+          yield { event, id, data: parsed(data) };
+          caughtUp ||= CAUGHT_UP.has(event);
+        }
       }
+    } catch (error) {
+      // Something on the way keeps it for itself: not even a keep-alive has come.
+      if (error instanceof Late && chooses && !isLive) throw new HeldBack(error.message);
+      throw error;
     } finally {
       connection.close();
     }
   }
+
+  async *#overSocket(region, cursor, signal) {
+    const connection = new Connection(this.#regions.sleep, signal);
+    let frames = null;
+    let caughtUp = false;
+    try {
+      frames = new Frames(await connection.within(FIRST_MS_MAX, this.#regions.socket(region, `${this.#path}/ws`)));
+      connection.signal.addEventListener("abort", () => frames.close());
+      await connection.within(FIRST_MS_MAX, frames.opened);
+      frames.send({ do: "subscribe", number: 1, ...(cursor ? { cursor } : {}) });
+      while (true) {
+        const text = await connection.within(caughtUp ? SILENCE_MS_MAX : FIRST_MS_MAX, frames.next());
+        const { event, id, data, over, reply, status, body } = parsed(text);
+        if (event !== undefined) {
+          yield { event, id, data: checkedData(data) };
+          caughtUp ||= CAUGHT_UP.has(event);
+        } else if (over) {
+          return;
+        } else if (reply === 1 && status >= 400) {
+          if (RETRY_STATUSES.has(status)) throw new Lost(`status ${status}`);
+          throw new PerdureError({ status, ...body });
+        } else if (reply === 1) {
+          this.#regions.worked(region);
+        }
+      }
+    } catch (error) {
+      // Why a handshake was refused, and by whom, a browser does not say.
+      if (error instanceof Lost && !caughtUp) throw new HeldBack(error.message);
+      throw error;
+    } finally {
+      frames?.close();
+      connection.close();
+    }
+  }
+
+  async *#polled(region, cursor, signal) {
+    const { transports } = this.#regions;
+    let handle;
+    while (true) {
+      // The first, and one after a subscription was lost, wait for nothing: a resume says at once
+      // how things are.
+      const waitMs = handle !== undefined || !cursor ? transports.waitMs : 0;
+      const answer = await this.#poll(region, { cursor: cursor || undefined, poll: handle, wait_ms: waitMs }, signal);
+      if (answer === null) continue;
+      for (const { event, id, data } of answer.events) yield { event, id, data: checkedData(data) };
+      cursor = answer.cursor;
+      handle = answer.poll;
+    }
+  }
+
+  /** One answer; null: it was cut on the way while it waited, and is to be asked again. */
+  async #poll(region, values, signal) {
+    const since = this.#regions.now();
+    const waitMs = values.wait_ms;
+    const connection = new Connection(this.#regions.sleep, signal);
+    const request = { method: "GET", headers: {}, cache: "no-store" };
+    const take = async (answer) => {
+      const value = await jsonOf(connection, answer);
+      if (!Array.isArray(value.events)) throw new Lost("that is no answer to a poll");
+      return value;
+    };
+    try {
+      const path = `${this.#path}/poll${query(values)}`;
+      return await this.#regions.ask(connection, region, path, request, ANSWER_MS_MAX + waitMs, take);
+    } catch (error) {
+      const isCut = error instanceof Lost && !(error instanceof Late) && waitMs > WAIT_MS_MIN;
+      if (!isCut || this.#regions.now() - since < CUT_MS_MIN) throw error;
+      this.#regions.transports.cut(waitMs);
+      return null;
+    } finally {
+      connection.close();
+    }
+  }
+}
+
+/** What comes over a WebSocket, one text after the other. */
+class Frames {
+  #socket;
+  #texts = [];
+  #waiting = null;
+  #closed = null;
+  #end;
+
+  constructor(socket) {
+    this.#socket = socket;
+    this.opened = new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      this.#end = (why) => {
+        this.#closed ??= new Lost(why);
+        reject(this.#closed);
+        this.#waiting?.reject(this.#closed);
+      };
+    });
+    socket.onclose = ({ code }) => this.#end(`its socket has closed: ${code}`);
+    this.opened.catch(() => {});
+    // The close that always follows says more.
+    socket.onerror = () => {};
+    socket.onmessage = ({ data }) => {
+      if (this.#waiting === null) this.#texts.push(data);
+      else this.#waiting.resolve(data);
+      this.#waiting = null;
+    };
+  }
+
+  send(value) {
+    this.#socket.send(JSON.stringify(value));
+  }
+
+  /** The next text; throws `Lost` when the socket has closed and nothing is left. */
+  next() {
+    if (this.#texts.length > 0) return Promise.resolve(this.#texts.shift());
+    if (this.#closed !== null) return Promise.reject(this.#closed);
+    return new Promise((resolve, reject) => (this.#waiting = { resolve, reject }));
+  }
+
+  close() {
+    this.#socket.close();
+    // Its close event may come much later: the other side is to answer first.
+    this.#end("it was left");
+  }
+}
+
+function checkedData(data) {
+  if (typeof data !== "object" || data === null) throw new Lost("the data of an event is no object");
+  return data;
 }
 
 function told(view, { event, id, data, region }) {

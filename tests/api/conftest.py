@@ -15,6 +15,7 @@ from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.regions.storage import SqliteStorage
+from perdure.replication.limits import BODY_BYTES_MAX
 
 ORIGIN = "https://app.example"
 Headers = Sequence[tuple[str, str]]
@@ -280,7 +281,15 @@ def serve(tmp_path) -> Serve:
         # Accepted sockets inherit it: a reader that stalls is felt soon, on every machine.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         server = uvicorn.Server(
-            uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="websockets-sansio",
+                ws_max_size=BODY_BYTES_MAX,
+                ws_per_message_deflate=False,
+                log_config=None,
+                access_log=False,
+            )
         )
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)

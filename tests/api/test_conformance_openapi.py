@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs/PROTOCOL.md").read_text(encoding="utf-8")
 METHODS = frozenset({"get", "put", "post", "patch", "delete"})
-# These two describe and show the description.
-BESIDE = {("get", "/openapi.json"), ("get", "/docs")}
+# These two describe and show the description; and for WebSockets OpenAPI has no words.
+BESIDE = {("get", "/openapi.json"), ("get", "/docs"), ("get", "/v1/sessions/{s}/ws")}
 Operation = tuple[str, str]
 
 
@@ -38,9 +38,10 @@ def full(path: str) -> str:
 
 
 def blocks() -> Iterator[tuple[list[Operation], str]]:
-    """The operations of A.4 that one paragraph describes, and what it says of them."""
+    """The operations of A.4 and A.7 that one paragraph describes, and what it says of them."""
     text = PROTOCOL.split("## A.4")[1].split("## A.5")[0]
     known, outside = text.split("**Outside `/v1`**")
+    known += PROTOCOL.split("## A.7")[1].split("# Part B")[0]
     for block in re.split(r"^(?=\*\*`)", known, flags=re.MULTILINE)[1:]:
         found: list[Operation] = []
         waiting: list[str] = []
@@ -126,7 +127,7 @@ async def test_faults_are_found(document):
 
 
 async def test_operations_are_those_of_the_protocol(document):
-    """Every operation of A.4 and A.5 is described, the hot ones too, and there is no other."""
+    """Every operation of A.4, A.5 and A.7 is described, the hot ones too, and there is no other."""
     written = {operation for found, _ in blocks() for operation in found}
     events = re.search(r"^## A\.5.*?`GET ([^`]*)`", PROTOCOL, re.DOTALL | re.MULTILINE)
     assert events is not None
@@ -199,6 +200,8 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("GET", f"{SESSION}/metadata", None, 200),
     ("GET", "/v1/regions", None, 200),
     ("GET", "/v1/verify", None, 200),
+    ("GET", f"{SESSION}/poll", None, 200),
+    ("GET", "/v1/transports", None, 200),
     ("GET", "/version", None, 200),
     ("GET", "/livez", None, 200),
     ("GET", "/readyz", None, 200),

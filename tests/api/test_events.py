@@ -104,7 +104,7 @@ async def test_resume(region):
     follower.close()
     await region.append(lane, 1, ["b", "c"], end="complete")
     back = await region.follow(headers=[("last-event-id", last)])
-    append, end, metadata, _presence, ready = await back.events()
+    append, end, metadata, _presence, _run, ready = await back.events()
     assert json.loads(append["data"]) == {
         "message": "m",
         "part": 0,
@@ -124,7 +124,12 @@ async def test_last_event_id_wins(region):
     await region.append(lane, 0, ["a"])
     new = (await follower.event())["id"]
     both = await region.follow(query=f"?cursor={old}", headers=[("last-event-id", new)])
-    assert [event["event"] for event in await both.events()] == ["metadata", "presence", "ready"]
+    assert [event["event"] for event in await both.events()] == [
+        "metadata",
+        "presence",
+        "run",
+        "ready",
+    ]
     by_query = await region.follow(query=f"?cursor={old}")
     assert (await by_query.event())["event"] == "append"
     empty = await region.follow(query=f"?cursor={new}", headers=[("last-event-id", "")])

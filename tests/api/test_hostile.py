@@ -80,7 +80,7 @@ async def test_a_cursor_from_the_future(region, lane):
     )
     follower = await region.follow(headers=[("last-event-id", encode(ahead))])
     first = await follower.events()
-    assert [event["event"] for event in first] == ["stale", "metadata", "presence", "ready"]
+    assert [event["event"] for event in first] == ["stale", "metadata", "presence", "run", "ready"]
     unknown = Entry(entry.slot ^ 1, entry.tag, entry.counter, entry.status, 7)
     other = Position(position.session, (unknown,), 2**30, 2**40 - 1)
     follower = await region.follow(headers=[("last-event-id", encode(other))])

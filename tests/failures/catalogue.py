@@ -144,9 +144,9 @@ NETWORK = [
     ),
     Failure(
         "N8",
-        "a proxy that buffers, or cuts what is idle for 30 s",
+        "a proxy that forbids upgrades, buffers, or cuts what is idle for 30 s",
         "keep-alives within 15 s, headers that forbid buffering and transforming; the client goes"
-        " on exactly",
+        " on exactly, over another transport where it must",
     ),
     Failure(
         "N9",
@@ -348,7 +348,7 @@ SECURITY = [
         "S14",
         "pages of other origins",
         "only listed origins, never with credentials",
-        missing=f"WebSocket of clients, and what {ADMIN}",
+        missing=f"what {ADMIN}",
     ),
     Failure(
         "S15",

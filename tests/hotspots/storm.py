@@ -52,7 +52,7 @@ class Reader:
         self.left: str | None = None
         self.back_s: float | None = None
         self.session = session
-        self._client = Client(urls, transport=Counting(answers), jitter=Random(seed))
+        self._client = Client(urls, http=Counting(answers), jitter=Random(seed))
         self._session = self._client.session(session)
         self.steps_lost = 0
 

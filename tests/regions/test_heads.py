@@ -1,6 +1,7 @@
 """How long and how large the head of a request may be; what comes after it is another's matter."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,10 @@ from tests.regions.linked import LoopTime, turns
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 class App:
@@ -189,3 +194,49 @@ async def test_a_large_head_is_taken() -> None:
         await connection.write(b"x-more: " + b"y" * (HEAD_BYTES_MAX - 1_000) + b"\r\n")
         await connection.write(b"\r\n")
         assert b" 204 " in await connection.answer()
+
+
+async def test_a_socket_is_no_head() -> None:
+    """Once upgraded, a connection that says nothing more is not closed for it."""
+
+    async def accept(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "websocket"
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": "heard"})
+
+    async with connected(accept) as (connection, time):
+        await connection.write(UPGRADE)
+        assert (await connection.answer()).startswith(b"HTTP/1.1 101 ")
+        time.shift_s += HEAD_READ_S_MAX + KEEP_ALIVE_S + 1
+        assert not await connection.closed()
+        await connection.write(b"\x81\x82\x00\x00\x00\x00hi")
+        async with asyncio.timeout(20):
+            # A ping may have come before it.
+            assert b"\x81\x05heard" in await connection.reader.readuntil(b"heard")
+
+
+async def test_what_a_socket_does_not_take_is_let_go_of() -> None:
+    """A client that was cut, and that never takes what is left, keeps no memory for it."""
+    size = 50_000_000
+    may_end = asyncio.Event()
+
+    async def flood(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "x" * size})
+        await may_end.wait()
+
+    async with connected(flood) as (connection, time):
+        await connection.write(UPGRADE)
+        await connection.answer()
+        may_end.set()
+        await turns()
+        time.shift_s += 11
+        await turns()
+        received = 0
+        with contextlib.suppress(OSError):
+            while piece := await connection.reader.read(1_000_000):
+                received += len(piece)
+        assert received < size

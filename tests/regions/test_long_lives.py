@@ -152,7 +152,7 @@ async def test_a_reader_returns_to_a_session_that_has_left_memory(regions: Regio
     events = await reader.next()
     assert events is not None
     names = [event.name for event in events]
-    assert names == ["message"] * (2 * WINDOW_ROWS - 1) + ["metadata", "presence", "ready"]
+    assert names == ["message"] * (2 * WINDOW_ROWS - 1) + ["metadata", "presence", "run", "ready"]
     reader.close()
     await node.stop()
 
@@ -173,7 +173,7 @@ async def test_a_cursor_of_a_session_that_came_back_names_a_message_that_goes_on
     reader = node.subscribe("s", cursor)
     events = await reader.next()
     assert events is not None
-    assert [event.name for event in events] == ["append", "metadata", "presence", "ready"]
+    assert [event.name for event in events] == ["append", "metadata", "presence", "run", "ready"]
     reader.close()
     await node.append("s", "m", "p", epoch, 2, [], "complete")
     await rests(node, regions.clock)

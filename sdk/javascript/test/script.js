@@ -76,6 +76,7 @@ export function scripted(script, { urls = ["http://a", "http://b", "http://c"], 
     return step(request);
   };
   const { now, sleep } = time;
-  const client = new Client(urls, { fetch, now, sleep, random: () => 0.5, ...options });
+  const transport = "sse";
+  const client = new Client(urls, { fetch, now, sleep, transport, random: () => 0.5, ...options });
   return { client, time, asked };
 }

@@ -48,7 +48,7 @@ test("a region dies in the middle of an event, and the text is whole", async () 
       response.write(Uint8Array.of(byte));
   });
   try {
-    const client = new Client([first.url, second.url], { grant: "jwt", random: () => 0 });
+    const client = new Client([first.url, second.url], { grant: "jwt", transport: "sse", random: () => 0 });
     const texts = [];
     for await (const view of client.session("s").read()) {
       texts.push(view.messages[0].text);
@@ -67,7 +67,7 @@ test("a region dies in the middle of an event, and the text is whole", async () 
 test("leaving while nothing comes closes the socket", async () => {
   const region = await listen((_, response) => startEvents(response, sse("ready", "c1", {})));
   try {
-    const reading = new Client(region.url).session("s").read();
+    const reading = new Client(region.url, { transport: "sse" }).session("s").read();
     await reading.next();
     const next = reading.next();
     const [socket] = region.sockets;

@@ -15,7 +15,8 @@ from perdure_client.errors import (
     Unavailable,
 )
 from perdure_client.reducer import MessageView, SessionView, apply
-from perdure_client.session import Event, Session
+from perdure_client.session import Session
+from perdure_client.transports import Event
 from perdure_client.vendor_parts import VendorError
 from perdure_client.writer import Writer
 

@@ -10,6 +10,7 @@ import httpx2
 from perdure_client.ids import query
 from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, GIVE_UP_S, Regions, Sleep
 from perdure_client.session import Session
+from perdure_client.transports import Transport, Transports
 
 _CONNECTIONS_MAX = 1_000
 
@@ -20,7 +21,8 @@ class Client:
     ``urls``: the regions in the order of preference. ``grant``: a JWT, where the regions ask for
     one, or a function that gives the one to use now. ``give_up_s``: for so long a request is tried,
     at one region after the other, before it raises ``Unavailable``; a reader tries for ever.
-    ``jitter``, ``sleep``, ``clock`` and ``transport`` are for tests.
+    ``transport``: how events come, ``websocket``, ``sse`` or ``poll``; ``auto`` takes the first of
+    them that gets through to a region. ``jitter``, ``sleep``, ``clock`` and ``http`` are for tests.
 
     Raises ``Invalid``, a ``ValueError``, for what is not a list of regions' URLs.
     """
@@ -31,7 +33,8 @@ class Client:
         grant: str | Callable[[], str] | None = None,
         *,
         give_up_s: float = GIVE_UP_S,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        transport: Transport = "auto",
+        http: httpx2.AsyncBaseTransport | None = None,
         jitter: random.Random | None = None,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] | None = None,
@@ -43,15 +46,22 @@ class Client:
                 max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_CONNECTIONS_MAX
             ),
             trust_env=False,
-            transport=transport,
+            transport=http,
         )
+        self._grant = grant
         self.regions = Regions(
             urls, self._http, give_up_s=give_up_s, jitter=jitter, sleep=sleep, clock=clock
         )
+        self._transports = Transports(transport, sockets=http is None, clock=self.regions.now)
 
     def session(self, id_: str) -> Session:
         """A session of this id; nothing is sent yet. Raises ``Invalid`` for what is no id."""
-        return Session(self.regions, id_)
+        return Session(self.regions, self._transports, id_, self._headers)
+
+    def _headers(self) -> dict[str, str]:
+        """What a handshake says who calls with; the other requests have it from ``_Bearer``."""
+        grant = self._grant() if callable(self._grant) else self._grant
+        return {"authorization": f"Bearer {grant}"} if grant else {}
 
     async def sessions(self, *, after: str | None = None, limit: int = 100) -> dict[str, Any]:
         """A page of sessions: ``{"sessions", "next"}``."""
@@ -60,6 +70,10 @@ class Client:
     async def peers(self) -> dict[str, Any]:
         """What the first region that answers knows of the others."""
         return await self._get("/v1/regions")
+
+    async def transports(self) -> dict[str, Any]:
+        """How events can be had from the first region that answers, the best first."""
+        return await self._get("/v1/transports")
 
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether all regions hold the same, of one session or of all."""

@@ -1,32 +1,20 @@
 """A session from a client's side: send, open, claim, read."""
 
-import json
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import httpx2
 
-from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError, error_of
+from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError
 from perdure_client.ids import checked_id, new_id, query
 from perdure_client.reducer import SessionView, apply
-from perdure_client.regions import RETRY_STATUSES, Regions, problem_of
-from perdure_client.sse import EventParser, ServerEvent
+from perdure_client.regions import RETRY_STATUSES, Regions
+from perdure_client.transports import Connecting, Event, HeldBack, Transports
 from perdure_client.writer import BUFFER_BYTES_MAX, OnFull, Writer
 
-# Keep-alives come every 10 s: silence for longer than two of them means that nobody is there.
-SILENCE_S_MAX = 25.0
 # A connection that held for so long was a good one: the next failure begins a new series of tries.
 STEADY_S = 5.0
-
-
-class Event(NamedTuple):
-    """An event as it was received, and from which region."""
-
-    event: str
-    id: str
-    data: dict[str, Any]
-    region: str
 
 
 class Opening:
@@ -52,10 +40,18 @@ class Session:
     """One session. Every operation is tried at other regions until one answers, and repeating it
     changes nothing."""
 
-    def __init__(self, regions: Regions, id_: str) -> None:
+    def __init__(
+        self,
+        regions: Regions,
+        transports: Transports,
+        id_: str,
+        headers: Callable[[], dict[str, str]],
+    ) -> None:
         self.id = checked_id(id_)
         self._regions = regions
+        self._transports = transports
         self._path = f"/v1/sessions/{self.id}"
+        self._connecting = Connecting(regions, transports, self._path, headers)
         # How often an event did not fit what :meth:`read` held, so that it started over.
         self.steps_lost = 0
 
@@ -231,14 +227,15 @@ class Session:
         """
         pause = self._regions.pause()
         region = self._regions.pick()
-        data = None if presence_data is None else json.dumps(presence_data)
-        path = f"{self._path}/events" + query(presence=presence, presence_data=data)
+        bound = _given(presence=presence and checked_id(presence), presence_data=presence_data)
         while True:
             wait_s: float | None = None
+            transport = self._transports.of(region)
             why, retry_after_s = "its stream of events has ended", 0.0
             began = self._regions.now()
             try:
-                async with aclosing(self._connected(region, path, cursor, on_region)) as events:
+                connected = self._connecting.events(transport, region, cursor, on_region, bound)
+                async with aclosing(connected) as events:
                     async for event in events:
                         # Not at once: a region that cuts every connection early must not be
                         # asked again and again without a pause.
@@ -257,29 +254,16 @@ class Session:
                 elif error.status not in RETRY_STATUSES:
                     raise
                 why, retry_after_s = str(error), error.problem.get("retry_after_s", 0.0)
-            except (httpx2.RequestError, ValueError) as error:
+            except HeldBack as error:
+                if self._transports.held_back(region, transport):
+                    continue
+                why = f"{transport} does not get through to it: {error}"
+            except (httpx2.RequestError, OSError, ValueError) as error:
                 # Gone, silent, or what it says is no event: the cursor is still good elsewhere.
                 why = repr(error)
+            self._transports.failed(region)
             self._regions.failed(region, why, retry_after_s)
             region = await self._regions.turn(region, pause.next_s() if wait_s is None else wait_s)
-
-    async def _connected(
-        self, region: str, path: str, cursor: str | None, on_region: Callable[[str], None] | None
-    ) -> AsyncGenerator[Event, None]:
-        headers = {"accept": "text/event-stream"} | _given(**{"last-event-id": cursor or None})
-        async with self._regions.stream(region, path, headers, SILENCE_S_MAX) as answer:
-            if not answer.is_success:
-                await answer.aread()
-                raise error_of(problem_of(answer))
-            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                raise ValueError(f"{answer.url} answers with something else than events")
-            self._regions.worked(region)
-            if on_region is not None:
-                on_region(region)
-            parser = EventParser()
-            async for chunk in answer.aiter_bytes():
-                for event in parser.feed(chunk):
-                    yield _event(event, region)
 
     async def read(
         self,
@@ -325,10 +309,3 @@ class Session:
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _event(event: ServerEvent, region: str) -> Event:
-    data = json.loads(event.data)
-    if not isinstance(data, dict):
-        raise ValueError(f"the data of {event.event} is no object")
-    return Event(event.event, event.id, data, region)

@@ -80,7 +80,7 @@ class World:
 
         return Client(
             [EU, US],
-            transport=httpx2.MockTransport(route),
+            http=httpx2.MockTransport(route),
             jitter=random.Random(1),
             sleep=self.time.sleep,
             clock=lambda: self.time.now,

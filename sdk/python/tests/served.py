@@ -13,6 +13,7 @@ from perdure.regions.config import Config
 from perdure.regions.node import Node
 from perdure.regions.serving import build_node
 from perdure.regions.transport import PeerLinks
+from perdure.replication.limits import BODY_BYTES_MAX
 
 
 class Served:
@@ -26,7 +27,15 @@ class Served:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._server = uvicorn.Server(
-            uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="websockets-sansio",
+                ws_max_size=BODY_BYTES_MAX,
+                ws_per_message_deflate=False,
+                log_config=None,
+                access_log=False,
+            )
         )
 
     async def start(self) -> None:

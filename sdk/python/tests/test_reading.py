@@ -12,7 +12,7 @@ import pytest
 from sdk.python.tests.conftest import EU, US, Stream, Time
 
 from perdure_client import Client, Deleted, Event, Invalid, PerdureError, SessionView
-from perdure_client.session import SILENCE_S_MAX
+from perdure_client.transports import SILENCE_S_MAX
 
 SNAPSHOT = {
     "messages": [
@@ -65,7 +65,7 @@ class Scripted:
     def client(self) -> Client:
         return Client(
             [EU, US],
-            transport=httpx2.MockTransport(self),
+            http=httpx2.MockTransport(self),
             jitter=random.Random(1),
             sleep=self.time.sleep,
             clock=lambda: self.time.now,
@@ -329,7 +329,7 @@ async def test_silence_is_bounded() -> None:
         waits.append(request.extensions["timeout"])
         return script(request)
 
-    async with Client([EU], transport=httpx2.MockTransport(route)) as client:
+    async with Client([EU], http=httpx2.MockTransport(route)) as client:
         async for _ in client.session("s").events():
             break
     assert waits[0]["read"] == SILENCE_S_MAX == 25

@@ -146,7 +146,7 @@ class Script:
     def client(self, *urls: str, **options: Any) -> Client:
         return Client(
             list(urls),
-            transport=httpx2.MockTransport(self),
+            http=httpx2.MockTransport(self),
             sleep=self.time.sleep,
             clock=lambda: self.time.now,
             **options,

@@ -356,7 +356,7 @@ async def test_a_region_alone_is_enough_when_it_has_no_peers() -> None:
             return httpx2.Response(200, json=acks[-1])
         return httpx2.Response(201, json={"epoch": "1-0", "header": "h", "next": 0})
 
-    client = Client([EU], transport=httpx2.MockTransport(route))
+    client = Client([EU], http=httpx2.MockTransport(route))
     async with client, client.session("s").open(id="m") as writer:
         await writer.write("x")
     assert acks
@@ -376,7 +376,7 @@ async def test_a_region_that_never_knows_the_epoch_is_not_asked_in_a_circle() ->
             return httpx2.Response(409, json={"code": "unknown_epoch", "status": 409})
         return httpx2.Response(201, json={"epoch": "1-0", "header": "h", "next": 0})
 
-    async with Client([EU], transport=httpx2.MockTransport(route), sleep=sleep) as client:
+    async with Client([EU], http=httpx2.MockTransport(route), sleep=sleep) as client:
         writer = await client.session("s").open(id="m")
         await writer.write("x")
         await until(lambda: len(waits) == 6)

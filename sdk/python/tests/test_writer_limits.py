@@ -42,7 +42,7 @@ class Lane:
     def client(self, *urls: str) -> Client:
         return Client(
             list(urls),
-            transport=httpx2.MockTransport(self),
+            http=httpx2.MockTransport(self),
             sleep=self.time.sleep,
             clock=lambda: self.time.now,
         )

@@ -1,0 +1,346 @@
+"""The WebSocket of clients (``docs/PROTOCOL.md`` A.7): events out, verbs in, several sessions.
+
+Whatever is sent waits for the client with a limit, and a client that takes nothing is cut. What
+comes in is bounded by not reading on while ``SOCKET_VERBS_MAX`` frames are being carried out.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from perdure.api.bodies import Receive, Scope, Send, parse_object
+from perdure.api.hot import WRITE_S_MAX
+from perdure.api.patience import within
+from perdure.api.problems import problem
+from perdure.api.transports import PROTOCOL
+from perdure.api.verbs import Answer, Lane, ack_value, carry_out
+from perdure.regions.answers import Ack
+from perdure.regions.fanout import Reader
+from perdure.regions.node import Node
+from perdure.regions.ports import StorageError
+from perdure.replication.errors import Refusal
+from perdure.replication.feed import Event
+from perdure.replication.limits import (
+    KEEPALIVE_S,
+    SEQ_MAX,
+    SOCKET_LANES_MAX,
+    SOCKET_SESSIONS_MAX,
+    SOCKET_VERBS_MAX,
+    SOCKETS_MAX,
+)
+
+log = logging.getLogger("perdure.api")
+
+Headers = list[tuple[bytes, bytes]]
+# How a socket is closed (RFC 6455, 7.4).
+NOT_TEXT, COMES_BACK, TRY_LATER = 1003, 1012, 1013
+# A frame goes out as a whole: a long one has as much longer, as on a link of this speed.
+SLOWEST_BYTES_S = 65_536
+# How long what is under way may take while the region drains, and after the client has left.
+LEAVE_S_MAX = 1
+FINISH_S_MAX = 15
+_BEARER = "bearer."
+_ALIVE = '{"alive":true}'
+
+
+def bearer_of(scope: Scope) -> str | None:
+    """The grant that a browser sends among the subprotocols, as the header would say it."""
+    for name in scope.get("subprotocols", ()):
+        if name.startswith(_BEARER):
+            return f"Bearer {name[len(_BEARER) :]}"
+    return None
+
+
+async def refuse_socket(error: Exception, headers: Headers, send: Send) -> None:
+    """Answer a handshake with a problem, as HTTP."""
+    found = problem(error)
+    body = found.encode()
+    headers = [(name.encode(), value.encode()) for name, value in found.headers] + headers
+    headers.append((b"content-length", str(len(body)).encode()))
+    with contextlib.suppress(OSError):
+        start = {"type": "websocket.http.response.start", "status": found.status}
+        await send({**start, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+
+
+def encode_frame(session: str, event: Event) -> str:
+    """An event as a frame: made once, whoever follows the session."""
+    if event.frame is None:
+        event.frame = (
+            f'{{"session":"{session}","event":"{event.name}",'
+            f'"id":"{event.cursor}","data":{event.data}}}'
+        )
+    return event.frame
+
+
+class Sockets:
+    """The sockets of a region."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._count = 0
+
+    def check_room(self) -> None:
+        """Raises ``Refusal`` ``too_many``."""
+        if self._count >= SOCKETS_MAX:
+            raise Refusal("too_many", "this region has too many sockets", retry_after_s=1)
+
+    async def serve(
+        self, scope: Scope, receive: Receive, send: Send, session: str, headers: Headers
+    ) -> None:
+        """One socket, from the end of its handshake on."""
+        self._count += 1
+        try:
+            await receive()
+            chosen = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
+            accept = {"type": "websocket.accept", "subprotocol": chosen, "headers": headers}
+            await send(accept)
+            await Socket(self._node, session, receive, send).run()
+        except OSError:
+            # The client has left; uvicorn says it so.
+            return
+        finally:
+            self._count -= 1
+
+
+class Socket:
+    """One socket. ``run`` until it is closed; nothing of it is left then."""
+
+    def __init__(self, node: Node, session: str, receive: Receive, send: Send) -> None:
+        self._node = node
+        self._session = session
+        self._receive = receive
+        self._send_message = send
+        # What to close it with; None: it is closed already.
+        self._end: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._room = asyncio.Semaphore(SOCKET_VERBS_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._verbs: set[asyncio.Task[None]] = set()
+        self._readers: dict[str, Reader] = {}
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._lanes: dict[Lane, Ack] = {}
+        self._watching = False
+        self._sent_at = 0.0
+        # When all that was sent has left, on the slowest link.
+        self._gone_by = 0.0
+
+    async def run(self) -> None:
+        """Until the client leaves, is cut, or the region drains. What it has asked for by then is
+        still carried out."""
+        self._start(self._read())
+        self._start(self._leave())
+        try:
+            code = await self._end
+            self._end_all(self._tasks - self._verbs)
+            if code is not None:
+                with contextlib.suppress(TimeoutError, OSError):
+                    close = {"type": "websocket.close", "code": code}
+                    await within(LEAVE_S_MAX, self._send_message(close))
+            if self._verbs:
+                await asyncio.wait(self._verbs, timeout=FINISH_S_MAX)
+        finally:
+            self._end_all(self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _end_all(self, tasks: set[asyncio.Task[None]]) -> None:
+        for reader in self._readers.values():
+            reader.close()
+        for task in tasks:
+            task.cancel()
+
+    def _start(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """What goes wrong in any part of it ends the socket."""
+        try:
+            await work
+        except OSError:
+            # The client has left. What it said before is still read, and then that it has left.
+            return
+        except Exception:
+            log.exception("a socket failed")
+            self._close(1011)
+
+    def _close(self, code: int | None) -> None:
+        if not self._end.done():
+            self._end.set_result(code)
+
+    async def _send(self, text: str) -> None:
+        now = asyncio.get_running_loop().time()
+        # What was sent before may still be on its way.
+        patience_s = WRITE_S_MAX + max(0.0, self._gone_by - now)
+        self._gone_by = max(self._gone_by, now) + len(text) / SLOWEST_BYTES_S
+        try:
+            message = {"type": "websocket.send", "text": text}
+            await within(patience_s, self._send_message(message))
+        except TimeoutError:
+            # The client takes nothing any more. It comes back with its cursors.
+            self._node.counters["readers_cut"] += 1
+            self._close(TRY_LATER)
+            raise asyncio.CancelledError from None
+        self._sent_at = asyncio.get_running_loop().time()
+
+    # What comes in
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._close(None)
+                return
+            text = message.get("text")
+            if text is None:
+                self._close(NOT_TEXT)
+                return
+            await self._room.acquire()
+            self._verbs.add(verb := self._start(self._carry_out(text)))
+            verb.add_done_callback(self._carried_out)
+
+    def _carried_out(self, verb: asyncio.Task[None]) -> None:
+        # Not before its answer has left: a client that reads none is not listened to either.
+        self._verbs.discard(verb)
+        self._room.release()
+
+    async def _carry_out(self, text: str) -> None:
+        number: int | None = None
+        answer = Answer(0)
+        try:
+            frame = _parse(text)
+            number = _number(frame)
+            answer = await carry_out(self._node, self, self._session, frame)
+            status, body = answer.status, answer.body
+        except Exception as error:
+            if not isinstance(error, Refusal | StorageError):
+                log.exception("a frame failed")
+            status, body = _refused(error)
+        reply = {"reply": number, "status": status, "body": body}
+        await self._send(json.dumps(reply, ensure_ascii=False, separators=(",", ":")))
+        if answer.then is not None:
+            await answer.then()
+
+    # Sessions that are followed
+
+    def follow(
+        self, session: str, cursor: str | None, member: str | None, data: Any
+    ) -> Callable[[], Awaitable[None]]:
+        """Subscribe to a session; see :class:`~perdure.api.verbs.Following`."""
+        if session in self._readers:
+            raise Refusal("conflict", f"this socket follows session {session} already")
+        if len(self._readers) >= SOCKET_SESSIONS_MAX:
+            raise Refusal("too_many", "this socket follows too many sessions", retry_after_s=1)
+        self._readers[session] = reader = self._node.subscribe(session, cursor, member, data)
+
+        async def start() -> None:
+            if self._readers.get(session) is reader and not self._end.done():
+                self._following[session] = self._start(self._tell(session, reader))
+
+        return start
+
+    async def unfollow(self, session: str) -> None:
+        """End a subscription; no event of it is sent when this returns."""
+        reader = self._readers.pop(session, None)
+        task = self._following.pop(session, None)
+        if reader is not None:
+            reader.close()
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _tell(self, session: str, reader: Reader) -> None:
+        while (gathered := await reader.next()) is not None:
+            for event in gathered:
+                await self._send(encode_frame(session, event))
+            if not gathered and self._is_quiet():
+                await self._send(_ALIVE)
+        self._following.pop(session, None)
+        reader.close()
+        self._readers.pop(session, None)
+        await self._send(f'{{"session":"{session}","over":true}}')
+
+    def _is_quiet(self) -> bool:
+        return asyncio.get_running_loop().time() - self._sent_at > KEEPALIVE_S / 2
+
+    async def _leave(self) -> None:
+        """When the region drains, let its readers be told, and close."""
+        await self._node.leaving.wait()
+        if under_way := {*self._following.values(), *self._verbs}:
+            await asyncio.wait(under_way, timeout=LEAVE_S_MAX)
+        self._close(COMES_BACK)
+
+    # Acknowledgements
+
+    def check_lane(self, lane: Lane) -> None:
+        """Raises ``Refusal`` ``too_many`` for one lane more than can be watched."""
+        if lane not in self._lanes and len(self._lanes) >= SOCKET_LANES_MAX:
+            detail = "this socket appends to too many messages that are not stable yet"
+            raise Refusal("too_many", detail, retry_after_s=1)
+
+    async def watch(self, lane: Lane, ack: Ack) -> None:
+        """Tell the client when more of a lane is stable: one watch for all of them, no timer."""
+        if ack.is_stable:
+            return
+        self._lanes[lane] = ack
+        if not self._watching:
+            self._watching = True
+            self._start(self._watch())
+        # What came while the answer was on its way.
+        await self._look(lane)
+
+    async def _watch(self) -> None:
+        while self._lanes:
+            await self._node.progress()
+            for lane in list(self._lanes):
+                await self._look(lane)
+        self._watching = False
+
+    async def _look(self, lane: Lane) -> None:
+        last = self._lanes.get(lane)
+        if last is None:
+            return
+        try:
+            ack = self._node.acknowledged(*lane)
+        except Refusal:
+            # It was deleted: whoever appends again is told.
+            del self._lanes[lane]
+            return
+        if ack.is_stable:
+            del self._lanes[lane]
+        else:
+            self._lanes[lane] = ack
+        if (ack.stable, ack.ended) != (last.stable, last.ended):
+            session, message, producer, epoch = lane
+            names = {"session": session, "message": message, "producer": producer, "epoch": epoch}
+            await self._send(json.dumps({**names, "ack": ack_value(ack)}, separators=(",", ":")))
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        return parse_object(text.encode())
+    except Refusal as refusal:
+        raise Refusal(refusal.code, refusal.detail.replace("the body", "the frame")) from refusal
+
+
+def _number(frame: dict[str, Any]) -> int:
+    number = frame.get("number")
+    if type(number) is not int or not 0 <= number <= SEQ_MAX:
+        raise Refusal(
+            "invalid_body", "number must be a whole number from 0 to 2^53-1", field="number"
+        )
+    return number
+
+
+def _refused(error: Exception) -> tuple[int, dict[str, Any]]:
+    """The status and the body of a refusal; what HTTP says in a header is in the body."""
+    found = problem(error)
+    after = dict(found.headers).get("retry-after")
+    return found.status, found.body if after is None else {
+        **found.body,
+        "retry_after_s": int(after),
+    }

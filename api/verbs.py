@@ -1,0 +1,230 @@
+"""What a client can do over a socket (``docs/PROTOCOL.md`` A.7): one function a verb, one table.
+
+To add a verb: a coroutine that takes a :class:`Call` and gives an :class:`Answer`, and a line in
+``VERBS`` with the fields that it takes beside ``do``, ``number`` and ``session``.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
+from perdure.api.fields import Fields, ack_wait_ms, check_ttl_s
+from perdure.api.hot import check_count, check_end
+from perdure.regions.answers import Ack, Opened
+from perdure.regions.node import Node
+from perdure.replication.errors import Refusal
+from perdure.replication.ids import check_id, is_id, parse_epoch
+from perdure.replication.limits import ACK_WAIT_MS_MAX, SEQ_MAX
+
+# Session, message, producer, epoch: whose acknowledgements a socket is told.
+Lane = tuple[str, str, str, str]
+
+
+class Answer(NamedTuple):
+    """The answer to a frame; ``then`` is awaited when it has been sent."""
+
+    status: int
+    body: Any = None
+    then: Callable[[], Awaitable[None]] | None = None
+
+
+class Following(Protocol):
+    """What verbs ask of the socket that they came over."""
+
+    def follow(
+        self, session: str, cursor: str | None, member: str | None, data: Any
+    ) -> Callable[[], Awaitable[None]]:
+        """Subscribe; what is given back begins to send the events."""
+
+    async def unfollow(self, session: str) -> None:
+        """Send no more events of a session."""
+
+    def check_lane(self, lane: Lane) -> None:
+        """Raises ``Refusal`` ``too_many``."""
+
+    async def watch(self, lane: Lane, ack: Ack) -> None:
+        """Tell the client, from this acknowledgement on, when more is stable."""
+
+
+class Call(NamedTuple):
+    """One frame, and what it is to be carried out with."""
+
+    node: Node
+    socket: Following
+    session: str
+    frame: dict[str, Any]
+    fields: Fields
+
+    def message(self) -> str:
+        """The message that the frame is about."""
+        return check_id(self.fields.needed("message"), "message")
+
+
+class Verb(NamedTuple):
+    """A verb: its fields, and what it does."""
+
+    fields: frozenset[str]
+    run: Callable[[Call], Awaitable[Answer]]
+
+
+async def _subscribe(call: Call) -> Answer:
+    fields = call.fields
+    member, data = fields.text("presence"), call.frame.get("presence_data")
+    if data is not None and member is None:
+        raise Refusal(
+            "invalid_body", "presence_data needs presence, a member", field="presence_data"
+        )
+    start = call.socket.follow(call.session, fields.text("cursor") or None, member, data)
+    return Answer(200, {}, start)
+
+
+async def _unsubscribe(call: Call) -> Answer:
+    await call.socket.unfollow(call.session)
+    return Answer(200, {})
+
+
+async def _create(call: Call) -> Answer:
+    created, value = await call.node.create(call.session, call.fields.object("metadata"))
+    return Answer(201 if created else 200, value)
+
+
+async def _send(call: Call) -> Answer:
+    fields = call.fields
+    call.fields.needed("text")
+    draft = draft_of(fields, fields.text("idempotency_key"))
+    sent = await call.node.send(call.session, draft, _ack_wait_ms(call))
+    return Answer(201 if sent.created else 200, {**sent.message, "stable": sent.stable})
+
+
+def _ack_wait_ms(call: Call) -> int | None:
+    values = {"ack": call.fields.text("ack") or "accepted"}
+    wait_ms = call.frame.get("wait_ms", ACK_WAIT_MS_MAX)
+    # As the text that it is in a query: a number that is not whole is refused there.
+    return ack_wait_ms({**values, "wait_ms": str(wait_ms)})
+
+
+async def _open(call: Call) -> Answer:
+    fields = call.fields
+    if fields.has("header"):
+        if fields.has("idempotency_key"):
+            raise Refusal("invalid_body", "header stands alone", field="idempotency_key")
+        return _opened(await call.node.reopen(call.session, only_header(fields)))
+    draft = draft_of(fields, fields.text("idempotency_key"))
+    return _opened(await call.node.open(call.session, draft))
+
+
+def _opened(opened: Opened) -> Answer:
+    value = opened._asdict()
+    return Answer(201 if value.pop("created") else 200, value)
+
+
+async def _claim(call: Call) -> Answer:
+    names = (call.fields.needed(name) for name in ("producer", "claim_id", "mode"))
+    return Answer(200, await call.node.claim(call.session, call.message(), *names))
+
+
+async def _append(call: Call) -> Answer:
+    message, producer, epoch, seq = _position(call)
+    end = check_end(call.frame.get("end"))
+    tokens = call.frame.get("tokens", [] if end else None)
+    if not isinstance(tokens, list):
+        raise Refusal("invalid_body", "tokens must be a list", field="tokens")
+    check_count(tokens)
+    lane = (call.session, message, producer, epoch)
+    call.socket.check_lane(lane)
+    ack = await call.node.append(*lane, seq, tokens, end)
+
+    async def watch() -> None:
+        await call.socket.watch(lane, ack)
+
+    return Answer(200, ack_value(ack), watch)
+
+
+def _position(call: Call) -> tuple[str, str, str, int]:
+    """Where items are to be appended; ``Refusal`` ``invalid_producer`` names what is wrong."""
+    message = call.message()
+    producer, epoch, seq = (call.frame.get(name) for name in ("producer", "epoch", "seq"))
+    if not isinstance(producer, str) or not is_id(producer):
+        raise Refusal("invalid_producer", "producer must be the producer's id", field="producer")
+    try:
+        parse_epoch(epoch if isinstance(epoch, str) else "")
+    except ValueError as error:
+        raise Refusal(
+            "invalid_producer", "epoch must be the epoch as it was given", field="epoch"
+        ) from error
+    if type(seq) is not int or not 0 <= seq <= SEQ_MAX:
+        raise Refusal(
+            "invalid_producer", "seq must be a whole number from 0 to 2^53-1", field="seq"
+        )
+    return message, producer, str(epoch), seq
+
+
+def ack_value(ack: Ack) -> dict[str, Any]:
+    """An acknowledgement as clients see it."""
+    return {
+        "next": ack.next,
+        "accepted": ack.accepted,
+        "stable": ack.stable,
+        "duplicates": ack.duplicates,
+        "ended": ack.ended,
+    }
+
+
+async def _cancel(call: Call) -> Answer:
+    return Answer(200, {"status": await call.node.cancel(call.session, call.message())})
+
+
+async def _metadata(call: Call) -> Answer:
+    if not call.fields.has("patch"):
+        return Answer(200, {"metadata": call.node.metadata(call.session)})
+    patch = call.fields.object("patch")
+    return Answer(200, {"metadata": await call.node.patch_metadata(call.session, patch)})
+
+
+async def _delete(call: Call) -> Answer:
+    message = call.message() if call.fields.has("message") else None
+    await call.node.delete(call.session, message)
+    return Answer(204)
+
+
+async def _join(call: Call) -> Answer:
+    member, ttl_s = call.fields.needed("member"), check_ttl_s(call.frame.get("ttl_s"))
+    return Answer(200, call.node.put_member(call.session, member, call.frame.get("data"), ttl_s))
+
+
+async def _leave(call: Call) -> Answer:
+    call.node.remove_member(call.session, call.fields.needed("member"))
+    return Answer(204)
+
+
+_KEYED = DRAFT_FIELDS | {"idempotency_key"}
+VERBS: dict[str, Verb] = {
+    "subscribe": Verb(frozenset({"cursor", "presence", "presence_data"}), _subscribe),
+    "unsubscribe": Verb(frozenset(), _unsubscribe),
+    "create": Verb(frozenset({"metadata"}), _create),
+    "send": Verb((_KEYED | {"ack", "wait_ms"}) - {"header"}, _send),
+    "open": Verb(_KEYED - {"text"}, _open),
+    "claim": Verb(frozenset({"message", "producer", "claim_id", "mode"}), _claim),
+    "append": Verb(frozenset({"message", "producer", "epoch", "seq", "tokens", "end"}), _append),
+    "cancel": Verb(frozenset({"message"}), _cancel),
+    "metadata": Verb(frozenset({"patch"}), _metadata),
+    "join": Verb(frozenset({"member", "data", "ttl_s"}), _join),
+    "leave": Verb(frozenset({"member"}), _leave),
+    "delete": Verb(frozenset({"message"}), _delete),
+}
+_OF_EVERY_FRAME = frozenset({"do", "number", "session"})
+
+
+async def carry_out(node: Node, socket: Following, session: str, frame: dict[str, Any]) -> Answer:
+    """Do what a frame says; ``session`` is meant where it names none.
+
+    Raises ``Refusal`` and ``StorageError`` as the node does.
+    """
+    name = frame.get("do")
+    verb = VERBS.get(name) if isinstance(name, str) else None
+    if verb is None:
+        raise Refusal("invalid_body", f"do must be one of {', '.join(VERBS)}", field="do")
+    fields = Fields(frame, verb.fields | _OF_EVERY_FRAME)
+    if fields.has("session"):
+        session = check_id(frame["session"], "session")
+    return await verb.run(Call(node, socket, session, frame, fields))
