@@ -122,7 +122,7 @@ class Reader:
 
     def pass_any(self, depth: int = 1) -> None:
         """One ``any`` value, looked at whole and not kept."""
-        self._one_more(depth)
+        self.count_value(depth)
         tag = self.byte()
         if tag in _FIXED:
             self.take(_FIXED[tag])
@@ -146,17 +146,16 @@ class Reader:
         else:
             raise YjsError("any", f"type {tag}")
 
-    def json(self, undefined: bool = False) -> Any:
-        """The value of a string that holds JSON, or, where it may be so, ``undefined``."""
-        text = self.text()
-        value = None if undefined and text == "undefined" else parse_json(text)
+    def json_of(self, text: str) -> Any:
+        """The value of a string that has been read and holds JSON."""
+        value = parse_json(text)
         level = [value]
         depth = 0
         while level:
             depth += 1
             below: list[Any] = []
             for one in level:
-                self._one_more(depth)
+                self.count_value(depth)
                 if isinstance(one, dict):
                     below += one.values()
                 elif isinstance(one, list):
@@ -164,7 +163,8 @@ class Reader:
             level = below
         return value
 
-    def _one_more(self, depth: int) -> None:
+    def count_value(self, depth: int = 1) -> None:
+        """One more value has been met, at this depth."""
         self.values += 1
         if self.values > YJS_VALUES_MAX:
             raise YjsError("too_many", f"more than {YJS_VALUES_MAX} values")

@@ -61,12 +61,14 @@ _NOWHERE = _Place(None, False, True)
 
 
 class _Runs:
-    """The places of one client's clocks; neighbours in one place are one run."""
+    """The places of one client's clocks; neighbours in one place are one run. ``halves`` are the
+    clocks before which nothing can be put: second halves of characters that take two."""
 
-    __slots__ = ("_places", "_starts", "end")
+    __slots__ = ("_places", "_starts", "end", "halves")
 
     def __init__(self, end: int = 0) -> None:
         self.end = end
+        self.halves: set[int] = set()
         self._starts: list[int] = []
         self._places: list[_Place] = []
 
@@ -85,6 +87,7 @@ class _Runs:
             if not self._places or self._places[-1] != place:
                 self._starts.append(start)
                 self._places.append(place)
+        self.halves |= later.halves
         self.end = later.end
 
 
@@ -160,6 +163,9 @@ class _Attempt:
         for client, ranges in update.deletes:
             if ranges[-1][0] + ranges[-1][1] > self._end(client):
                 raise YjsError("gap", "what it deletes is missing")
+            for clock, length in ranges:
+                self._between(client, clock)
+                self._between(client, clock + length)
         return Fitting(self._runs, self._types, self._roots)
 
     def _unknown(self, block: Block) -> list[Struct]:
@@ -182,14 +188,22 @@ class _Attempt:
                     heappush(self._waiting.setdefault(id_[0], []), (id_[1] + 1, client))
                     return
             queue.pop()
+            if struct.left is not None:
+                self._between(struct.left[0], struct.left[1] + 1)
+            if struct.right is not None:
+                self._between(*struct.right)
+            self._between(client, runs.end)
+            runs.halves.update(struct.halves)
             place = self._place(struct)
             if struct.type is not None and place.parent is not None:
                 self._types[client, struct.clock] = (struct.type, self._depth(place.parent))
             runs.add(struct.end, place)
 
     def _place(self, struct: Struct) -> _Place:
+        if struct.kind is Kind.GC:
+            return _NOWHERE
         parent, keyed = self._parent(struct)
-        if parent is None or struct.kind is Kind.GC:
+        if parent is None:
             return _NOWHERE
         holds = _HOLDS.get(struct.kind, Holds(0))
         if keyed and struct.kind is Kind.FORMAT:
@@ -228,6 +242,12 @@ class _Attempt:
         if depth > YJS_TYPES_DEPTH_MAX:
             raise YjsError("too_deep", f"types deeper than {YJS_TYPES_DEPTH_MAX}")
         return depth
+
+    def _between(self, client: int, clock: int) -> None:
+        """Something is to be put, or to end, before this clock."""
+        for runs in (self._runs.get(client), self._old_runs.get(client)):
+            if runs is not None and clock in runs.halves:
+                raise YjsError("half", "between the halves of a character")
 
     def _known(self, id_: Id) -> bool:
         return id_ in self._types or id_ in self._old_types

@@ -7,14 +7,14 @@ pycrdt does not read as Yjs does (hooks, links, moves), sub-documents, and what 
 
 What the bytes alone cannot tell, and pycrdt needs to be told apart, is for the caller:
 - whether what an update refers to is there (:func:`missing`), what lies under which type and how
-  deep: ``yjs_outline.py`` knows. Without it pycrdt can stop in the middle of an update, read for
-  ever (a string with a character of two UTF-16 units in what is read as an Array), or end the
-  process (types some thousands deep).
+  deep: ``yjs_outline.py`` knows. Without it pycrdt can stop in the middle of an update (a parent
+  that is no type), read for ever (a string with a character of two UTF-16 units in what is read as
+  an Array), end the process (types some thousands deep), or hand out empty strings, which confuse
+  Yjs (a place between the halves of such a character).
 - that a client id belongs to who sends it: two writers with one id diverge silently.
-- a position in the middle of such a character: pycrdt moves it behind the character, while Yjs
-  replaces both halves.
-- what it costs to put items among many concurrent ones: :data:`YJS_STRUCTS_MAX` items into a
-  document of n take up to n steps each, some 25 ns a step. Bound the size of a document, too.
+- what it costs to put items among many concurrent ones: into a document of n structs each takes up
+  to n steps of some 100 ns. The two halves of one update of :data:`YJS_STRUCTS_MAX` can so take
+  seconds; bound the size of documents, and part with who makes updates that take long.
 """
 
 from collections.abc import Mapping
@@ -88,6 +88,8 @@ class Struct(NamedTuple):
     parent: str | Id | None = None
     key: str | None = None
     type: Type | None = None
+    # The clocks of the second halves of characters that take two.
+    halves: tuple[int, ...] = ()
 
     @property
     def end(self) -> int:
@@ -278,9 +280,16 @@ class _UpdateReader(Reader):
             if info & _HAS_KEY:
                 key = self.text(YJS_NAME_BYTES_MAX)
         before = self.at
-        length, type_ = self._content(kind)
+        type_: Type | None = None
+        halves: tuple[int, ...] = ()
+        if kind is Kind.STRING:
+            length, halves = _measure(self.text(), clock)
+        elif kind is Kind.TYPE:
+            length, type_ = 1, self._type()
+        else:
+            length = self._content(kind)
         self.content_bytes += self.at - before
-        return Struct(clock, length, kind, left, right, parent, key, type_)
+        return Struct(clock, length, kind, left, right, parent, key, type_, halves)
 
     def _before(self, client: int, clock: int) -> Id:
         """The id of something written earlier, as far as one client's own clock can tell."""
@@ -299,33 +308,29 @@ class _UpdateReader(Reader):
         self.roots.add(name)
         return name
 
-    def _content(self, kind: Kind) -> tuple[int, Type | None]:
-        """The length of the content in clocks, and which type it is if it is one."""
-        if kind is Kind.STRING:
-            text = self.text()
-            # Clocks count UTF-16 units.
-            return len(text) + sum(character > "\uffff" for character in text), None
+    def _content(self, kind: Kind) -> int:
+        """The length of the content in clocks."""
         if kind is Kind.ANY or kind is Kind.JSON:
-            return self._many(kind), None
+            return self._many(kind)
         if kind is Kind.DELETED:
-            return self.uint(YJS_CLOCK_MAX), None
-        if kind is Kind.TYPE:
-            return 1, self._type()
+            return self.uint(YJS_CLOCK_MAX)
         if kind is Kind.BINARY:
             self.octets()
         else:
             if kind is Kind.FORMAT:
                 self.text(YJS_NAME_BYTES_MAX)
-            self.json()
-        return 1, None
+            self.json_of(self.text())
+        return 1
 
     def _many(self, kind: Kind) -> int:
         number = self.count(1, YJS_CLOCK_MAX)
         for _ in range(number):
             if kind is Kind.ANY:
                 self.pass_any()
+            elif (text := self.text()) == "undefined":
+                self.count_value()
             else:
-                self.json(undefined=True)
+                self.json_of(text)
         return number
 
     def _type(self) -> Type:
@@ -336,3 +341,14 @@ class _UpdateReader(Reader):
         if type_ is Type.XML_ELEMENT:
             self.text(YJS_NAME_BYTES_MAX)
         return type_
+
+
+def _measure(text: str, clock: int) -> tuple[int, tuple[int, ...]]:
+    """The length in UTF-16 units, which clocks count, and the clocks of second halves."""
+    if text.isascii() or not any(character > "\uffff" for character in text):
+        return len(text), ()
+    halves: list[int] = []
+    for index, character in enumerate(text):
+        if character > "\uffff":
+            halves.append(clock + index + len(halves) + 1)
+    return len(text) + len(halves), tuple(halves)
