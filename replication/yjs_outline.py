@@ -34,7 +34,6 @@ _HOLDS = {
     Kind.FORMAT: Holds.TEXT,
     Kind.EMBED: Holds.TEXT,
     Kind.ANY: Holds.VALUES,
-    Kind.JSON: Holds.VALUES,
     Kind.BINARY: Holds.VALUES,
     Kind.TYPE: Holds.TYPES,
 }
@@ -192,9 +191,11 @@ class _Attempt:
                 self._between(struct.left[0], struct.left[1] + 1)
             if struct.right is not None:
                 self._between(*struct.right)
-            self._between(client, runs.end)
             runs.halves.update(struct.halves)
+            self._between(client, runs.end)
             place = self._place(struct)
+            if struct.clock < runs.end:
+                _check_same(place, self._at((client, runs.end - 1)))
             if struct.type is not None and place.parent is not None:
                 self._types[client, struct.clock] = (struct.type, self._depth(place.parent))
             runs.add(struct.end, place)
@@ -265,3 +266,9 @@ class _Attempt:
             return old.at(id_[1])
         assert new is not None, "what is referred to has been placed"
         return new.at(id_[1])
+
+
+def _check_same(place: _Place, known: _Place) -> None:
+    """A struct of which the beginning is known goes on where that lies, as far as it still does."""
+    if place.parent is not None and known.parent is not None and place[:2] != known[:2]:
+        raise YjsError("overlap", "two structs with the same ids")
