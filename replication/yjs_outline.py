@@ -219,17 +219,23 @@ class _Attempt:
         """Under which parent the struct goes, and whether by key."""
         parent = struct.parent
         if parent is None:
-            places = [self._at(id_) for id_ in (struct.left, struct.right) if id_ is not None]
-            if any(place.parent is None for place in places):
-                return None, False
-            if places[0][:2] != places[-1][:2]:
-                raise YjsError("neighbours", "between two that lie in different places")
-            return places[0].parent, places[0].keyed
+            return self._between_neighbours(struct)
         if isinstance(parent, tuple) and not self._known(parent):
             if not self._at(parent).dead:
                 raise YjsError("parent", "under what is no type")
             return None, False
         return parent, struct.key is not None
+
+    def _between_neighbours(self, struct: Struct) -> tuple[str | Id | None, bool]:
+        """The place of its neighbours, of which earlier deletions may have left none."""
+        found = {
+            place[:2]
+            for id_ in (struct.left, struct.right)
+            if id_ is not None and (place := self._at(id_)).parent is not None
+        }
+        if len(found) > 1:
+            raise YjsError("neighbours", "between two that lie in different places")
+        return found.pop() if found else (None, False)
 
     def _into_root(self, name: str, holds: Holds) -> None:
         before = self._roots.get(name, self._old_roots.get(name, Holds(0)))
