@@ -193,17 +193,21 @@ class _Attempt:
                 self._between(*struct.right)
             runs.halves.update(struct.halves)
             self._between(client, runs.end)
-            place = self._place(struct)
-            if struct.clock < runs.end:
-                _check_same(place, self._at((client, runs.end - 1)))
+            known = self._at((client, runs.end - 1)) if struct.clock < runs.end else _NOWHERE
+            place = self._place(struct, known)
             if struct.type is not None and place.parent is not None:
                 self._types[client, struct.clock] = (struct.type, self._depth(place.parent))
             runs.add(struct.end, place)
 
-    def _place(self, struct: Struct) -> _Place:
+    def _place(self, struct: Struct, known: _Place) -> _Place:
+        """Where a struct goes, the beginning of which may be ``known`` to lie somewhere."""
         if struct.kind is Kind.GC:
             return _NOWHERE
         parent, keyed = self._parent(struct)
+        if known.parent is not None:
+            if parent is not None and (parent, keyed) != known[:2]:
+                raise YjsError("overlap", "two structs with the same ids")
+            parent, keyed = known[:2]
         if parent is None:
             return _NOWHERE
         holds = _HOLDS.get(struct.kind, Holds(0))
@@ -272,9 +276,3 @@ class _Attempt:
             return old.at(id_[1])
         assert new is not None, "what is referred to has been placed"
         return new.at(id_[1])
-
-
-def _check_same(place: _Place, known: _Place) -> None:
-    """A struct of which the beginning is known goes on where that lies, as far as it still does."""
-    if place.parent is not None and known.parent is not None and place[:2] != known[:2]:
-        raise YjsError("overlap", "two structs with the same ids")
