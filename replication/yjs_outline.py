@@ -61,7 +61,8 @@ _NOWHERE = _Place(None, False, True)
 
 class _Runs:
     """The places of one client's clocks; neighbours in one place are one run. ``halves`` are the
-    clocks before which nothing can be put: second halves of characters that take two."""
+    clocks before which nothing can be put, the second halves of characters that take two above
+    all."""
 
     __slots__ = ("_places", "_starts", "end", "halves")
 
@@ -197,6 +198,10 @@ class _Attempt:
             place = self._place(struct, known)
             if struct.type is not None and place.parent is not None:
                 self._types[client, struct.clock] = (struct.type, self._depth(place.parent))
+            if place.keyed and not place.dead:
+                # Several values of one key, one after the other: pycrdt loses count of which of
+                # them is the last when something is put between.
+                runs.halves.update(range(struct.clock + 1, struct.end))
             runs.add(struct.end, place)
 
     def _place(self, struct: Struct, known: _Place) -> _Place:
@@ -211,8 +216,8 @@ class _Attempt:
         if parent is None:
             return _NOWHERE
         holds = _HOLDS.get(struct.kind, Holds(0))
-        if keyed and struct.kind is Kind.FORMAT:
-            raise YjsError("content", "a format as the value of a key")
+        if keyed and holds is Holds.TEXT:
+            raise YjsError("content", "a part of a text as the value of a key")
         if isinstance(parent, str):
             self._into_root(parent, Holds.KEYS if keyed else holds)
         elif not keyed and holds & ~_IN_SEQUENCE[self._type(parent)[0]]:
@@ -258,7 +263,7 @@ class _Attempt:
         """Something is to be put, or to end, before this clock."""
         for runs in (self._runs.get(client), self._old_runs.get(client)):
             if runs is not None and clock in runs.halves:
-                raise YjsError("half", "between the halves of a character")
+                raise YjsError("half", "in the middle of a character, or of what belongs together")
 
     def _known(self, id_: Id) -> bool:
         return id_ in self._types or id_ in self._old_types

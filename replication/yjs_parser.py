@@ -13,8 +13,8 @@ What the bytes alone cannot tell, and pycrdt needs to be told apart, is for the 
   Yjs (a place between the halves of such a character).
 - that a client id belongs to who sends it: two writers with one id diverge silently.
 - what it costs to put items among many concurrent ones: into a document of n structs each takes up
-  to n steps of some 100 ns. The two halves of one update of :data:`YJS_STRUCTS_MAX` can so take
-  seconds; bound the size of documents, and part with who makes updates that take long.
+  to n steps of some 100 ns, so that one update of :data:`YJS_STRUCTS_MAX` can take 1.6 s. Bound
+  the size of documents, and part with who makes updates that take long.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from perdure.replication.lib0 import Reader, YjsError
 
 YJS_UPDATE_BYTES_MAX = 1_048_576
 YJS_CLIENTS_MAX = 1_024
-YJS_STRUCTS_MAX = 16_384
+YJS_STRUCTS_MAX = 8_192
 YJS_DELETES_MAX = 16_384
 YJS_VECTOR_CLIENTS_MAX = 65_536
 YJS_NAME_BYTES_MAX = 4_096

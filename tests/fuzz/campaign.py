@@ -94,6 +94,8 @@ class Campaign:
             at += result.inputs
             chunks += 1
             self.figures.add(result)
+            for number, why in result.failures:
+                print(f"input {number}: {why}", file=sys.stderr, flush=True)
             if chunks <= WARM_CHUNKS or warm_kib == 0:
                 warm_kib = max(warm_kib, result.rss_kib)
             self.rss_kib = (warm_kib, result.rss_kib)
