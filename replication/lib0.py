@@ -12,7 +12,7 @@ from typing import Any
 from perdure.replication.limits import JSON_DEPTH_MAX
 
 UINT_MAX = 2**53 - 1
-# A number of 53 bits takes eight bytes; a ninth could only hold zeros.
+# A number of 53 bits takes eight bytes.
 _UINT_BYTES_MAX = 8
 # Read or converted, a value costs up to some microseconds, however few bytes it takes.
 YJS_VALUES_MAX = 65_536
@@ -60,7 +60,8 @@ class Reader:
         return self._data[at]
 
     def uint(self, most: int = UINT_MAX) -> int:
-        """A varuint of at most ``most``; zeros at its end are no fault, within eight bytes."""
+        """A varuint of at most ``most``, in as few bytes as it takes: everybody writes it so, and
+        pycrdt reads some of them as one byte."""
         number = self.byte()
         if number > 0x7F:
             number &= 0x7F
@@ -69,7 +70,7 @@ class Reader:
                 number |= (byte & 0x7F) << shift
                 if byte <= 0x7F:
                     break
-            else:
+            if byte == 0 or byte > 0x7F:
                 raise YjsError("number", "too many bytes")
         if number > most:
             raise YjsError("number", "too large")
@@ -94,8 +95,8 @@ class Reader:
             byte = self.byte()
             number |= (byte & 0x7F) << shift
             shift += 7
-        if number > UINT_MAX:
-            raise YjsError("number", "too large")
+        if number > UINT_MAX or (byte == 0 and shift > 6):
+            raise YjsError("number", "too large, or in too many bytes")
         return -number if negative else number
 
     def take(self, length: int) -> bytes:
