@@ -15,6 +15,8 @@ HANG_CPU_S_MAX = 5.0
 RSS_GROWTH_KIB_MAX = 65_536
 WARM_CHUNKS = 20
 REPORT_EVERY_S = 15
+# Whoever needs that many processes has seen enough.
+RESTARTS_MAX = 50
 
 
 def _work(seed: int, first: int, inputs: int, begin: Any, pipe: Connection) -> None:
@@ -28,10 +30,10 @@ class Watched:
     """The process that takes the inputs, from ``first`` on."""
 
     def __init__(self, seed: int, first: int, inputs: int) -> None:
-        spawning = multiprocessing.get_context("spawn")
-        self._begin = spawning.Value("q", -1, lock=False)
-        self._pipe, theirs = spawning.Pipe(duplex=False)
-        self._process = spawning.Process(
+        forking = multiprocessing.get_context("fork")
+        self._begin = forking.Value("q", -1, lock=False)
+        self._pipe, theirs = forking.Pipe(duplex=False)
+        self._process = forking.Process(
             target=_work, args=(seed, first, inputs, self._begin, theirs), daemon=True
         )
         self._process.start()
@@ -82,9 +84,9 @@ class Campaign:
         self._told = time.monotonic()
 
     def run(self) -> None:
-        """Until every input has been put in."""
+        """Until every input has been put in, or too many have ended the process."""
         at = self._first
-        while at < self._end:
+        while at < self._end and self.restarts < RESTARTS_MAX:
             at = self._run_from(at)
 
     def _run_from(self, first: int) -> int:
