@@ -4,6 +4,10 @@ Fed with the summary of every update that is applied, in the order of applicatio
 clock of each client under which parent it lies, which ids are types and how deep, and what kinds of
 content each root has. The parser refuses what no document can take; this refuses what this one
 cannot: see the list in ``yjs_parser.py``.
+
+An outline that is made anew from a snapshot no longer knows what deleted structs were; they may
+have been types, and what goes under them is taken (pycrdt drops it). An outline that still knows
+refuses what goes under a deleted string. No honest client tells the two apart.
 """
 
 from bisect import bisect_right
@@ -117,13 +121,15 @@ class Outline:
         """The roots, and what they hold."""
         return dict(self._roots)
 
-    def fit(self, update: Update) -> Fitting:
+    def fit(self, update: Update, admitted: bool = False) -> Fitting:
         """What the update adds, or ``YjsError``: then pycrdt must not see it. Changes nothing.
 
-        Code ``gap`` says that something before it is still to come (:func:`yjs_parser.missing`
-        says what); it may fit later. Everything else never fits.
+        What another region has ``admitted`` may make text and values meet in one root, when each
+        side of a split took one of them; such a root can still be read as Text. Code ``gap`` says
+        that something before it is still to come (:func:`yjs_parser.missing` says what); it may
+        fit later. Everything else never fits.
         """
-        return _Attempt(self._runs, self._types, self._roots).go(update)
+        return _Attempt(self._runs, self._types, self._roots, admitted).go(update)
 
     def add(self, fitting: Fitting) -> None:
         """Take over what :meth:`fit` has found, with nothing added in between."""
@@ -141,7 +147,9 @@ class _Attempt:
         runs: Mapping[int, _Runs],
         types: Mapping[Id, tuple[Type, int]],
         roots: Mapping[str, Holds],
+        admitted: bool,
     ) -> None:
+        self._admitted = admitted
         self._old_runs, self._old_types, self._old_roots = runs, types, roots
         self._runs: dict[int, _Runs] = {}
         self._types: dict[Id, tuple[Type, int]] = {}
@@ -249,7 +257,7 @@ class _Attempt:
     def _into_root(self, name: str, holds: Holds) -> None:
         before = self._roots.get(name, self._old_roots.get(name, Holds(0)))
         both = before | holds
-        if both & Holds.TEXT and both & Holds.VALUES:
+        if both & Holds.TEXT and both & Holds.VALUES and not self._admitted:
             raise YjsError("content", "text and values in one root")
         self._roots[name] = both
 

@@ -420,6 +420,19 @@ def test_types_lie_only_so_deep() -> None:
     doc.get("a", type=Array).to_py()
 
 
+def test_what_another_region_admitted_may_mix_a_root() -> None:
+    """When each side of a split took something else; it is then read as Text."""
+    outline = outline_of(BASE)
+    mixing = one(string("😀", parent="a"))
+    assert fit_code(outline, mixing) == "content"
+    outline.add(outline.fit(parse_update(mixing), admitted=True))
+    assert outline.roots["a"] == Holds.TEXT | Holds.VALUES | Holds.TYPES
+    doc: Doc[Text] = Doc(client_id=99)
+    doc.apply_update(BASE)
+    doc.apply_update(mixing)
+    assert str(doc.get("a", type=Text)) == "😀"
+
+
 def test_nothing_comes_between_values_of_one_key() -> None:
     """A run of overwritten values is one thing."""
     outline = outline_of(one(values(NONE, NONE, NONE, parent="m", key="k")))
