@@ -8,9 +8,10 @@ STAMP := $(VENV)/.made
 .DEFAULT_GOAL := help
 SEEDS ?= 2000
 ROUNDS ?=
+INPUTS ?= 100000
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos hotspots failures check format clean
+.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz failures check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ chaos: setup ## real processes that are killed, stopped, wiped and cut off: ROUN
 
 hotspots: setup ## a storm of readers, diverged sessions, a link that flaps: ARGS="--flaps 600"
 	$(BIN)/python -m tests.hotspots $(ARGS)
+
+fuzz: setup ## damaged Yjs updates against the parser and pycrdt: INPUTS=1000000 ARGS="--seed 7"
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ARGS)
 
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures
