@@ -137,6 +137,12 @@ def page(connection: Connection, after: str | None, limit: int) -> list[tuple[st
     return [(id_, summary) for id_, summary in rows if is_id(id_)]
 
 
+def active(connection: Connection) -> list[str]:
+    """The ids of the stored sessions of which some run is not over."""
+    rows = connection.exec_driver_sql("SELECT id FROM session WHERE active ORDER BY id")
+    return [id_ for (id_,) in rows if is_id(id_)]
+
+
 def in_buckets(connection: Connection, numbers: Sequence[int]) -> dict[str, bytes]:
     """The digests of the stored sessions of some buckets."""
     found: dict[str, bytes] = {}
@@ -202,17 +208,17 @@ def save(connection: Connection, image: Image, sums: Sums) -> None:
     before = (0, False) if found is None else (term_of(found[1]), bool(found[2]))
     sums.replace(image.session, before, (term_of(image.digest), image.exists))
     crc = _crc(image.session, "", image.digest, image.summary, image.head)
-    columns = (image.digest, image.exists, image.summary, image.head, crc)
+    columns = (image.digest, image.exists, image.summary, image.head, crc, image.active)
     if found is None:
         number = connection.exec_driver_sql(
-            "INSERT INTO session (digest, present, summary, head, crc, id, bucket)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number",
+            "INSERT INTO session (digest, present, summary, head, crc, active, id, bucket)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
             (*columns, image.session, bucket(image.session, BUCKETS)),
         ).scalar_one()
     else:
         number = found[0]
         connection.exec_driver_sql(
-            "UPDATE session SET digest = ?, present = ?, summary = ?, head = ?, crc = ?"
+            "UPDATE session SET digest = ?, present = ?, summary = ?, head = ?, crc = ?, active = ?"
             " WHERE number = ?",
             (*columns, number),
         )

@@ -112,6 +112,9 @@ class Storage(Protocol):
     def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
         """Ids and summaries of stored sessions that exist, by id."""
 
+    def active(self) -> list[str]:
+        """The stored sessions of which some run is not over."""
+
     def count(self) -> int:
         """How many stored sessions exist."""
 

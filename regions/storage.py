@@ -235,16 +235,13 @@ class SqliteStorage:
         return gone
 
     async def _truncate(self, origin: Origin, id_: int, lsn: int) -> int:
-        gone = 0
         await self._write(lambda connection: log_tables.set_floor(connection, id_, lsn))
         self._floors[origin] = lsn
-        while True:
-            count = await self._write(
-                lambda connection: log_tables.delete(connection, id_, lsn, TRUNCATE_ROWS_MAX)
-            )
+        gone, count = 0, TRUNCATE_ROWS_MAX
+        while count == TRUNCATE_ROWS_MAX:
+            count = await self._write(lambda c: log_tables.delete(c, id_, lsn, TRUNCATE_ROWS_MAX))
             gone += count
-            if count < TRUNCATE_ROWS_MAX:
-                return gone
+        return gone
 
     # Images
 
@@ -255,6 +252,10 @@ class SqliteStorage:
     def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
         """Ids and summaries of stored sessions that exist, by id."""
         return self._look(lambda loader: image_tables.page(loader, after, limit))
+
+    def active(self) -> list[str]:
+        """The stored sessions of which some run is not over."""
+        return self._look(image_tables.active)
 
     def count(self) -> int:
         """How many stored sessions exist."""

@@ -14,7 +14,7 @@ from perdure.regions.ports import StorageFailed, StorageLocked
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_1 = (
     "CREATE TABLE IF NOT EXISTS origin (id INTEGER PRIMARY KEY,"
     " region TEXT NOT NULL, incarnation TEXT NOT NULL, UNIQUE (region, incarnation))",
@@ -39,6 +39,11 @@ _VERSION_2 = (
     "CREATE TABLE quarantine (number INTEGER PRIMARY KEY, what TEXT NOT NULL, name TEXT NOT NULL,"
     " crc INTEGER, body BLOB)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
+)
+# ``active``: some run of the session is not over.
+_VERSION_3 = (
+    "ALTER TABLE session ADD COLUMN active INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX session_active ON session (id) WHERE active",
 )
 BUSY_TIMEOUT_MS = 5_000
 # Of the database that each connection keeps in memory.
@@ -114,7 +119,7 @@ def migrate(connection: Connection, path: Path) -> None:
             f" this one knows {SCHEMA_VERSION})"
         )
     # Version 1 made its tables one by one, so an early crash may have left some of them.
-    for number, statements in enumerate((_VERSION_1, _VERSION_2)):
+    for number, statements in enumerate((_VERSION_1, _VERSION_2, _VERSION_3)):
         if version <= number:
             for statement in statements:
                 connection.exec_driver_sql(statement)

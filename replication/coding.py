@@ -19,16 +19,22 @@ from perdure.replication.operations import (
     Delete,
     Fork,
     Header,
+    Input,
     Items,
+    Lapse,
     Metadata,
     Open,
     Operation,
     Origins,
+    Request,
     Single,
+    Step,
 )
 from perdure.replication.records import LSN_MAX, parse_origin
 
 _HLC_MAX = 2**64 - 1
+# What an agent says of its run.
+STATES = ("running", "suspended")
 
 
 def encode(operation: Operation) -> bytes:
@@ -59,6 +65,8 @@ def fields(op: Operation) -> list[Any]:
             return ["create", op.session, op.hlc, op.region, json.loads(op.metadata)]
         case Fork():
             return ["fork", op.session, op.message, *_lane_fields(op.lane), op.seq]
+        case Step() | Lapse() | Input():
+            return [_OF_RUN[type(op)], op.session, op.message, *of_run_fields(op)]
         case Absorb():
             return [
                 "absorb",
@@ -66,6 +74,20 @@ def fields(op: Operation) -> list[Any]:
                 [fields(told) for told in op.operations],
                 [_origins_fields(origins) for origins in op.origins],
             ]
+
+
+_OF_RUN: dict[type, str] = {Step: "step", Lapse: "lapse", Input: "input"}
+
+
+def of_run_fields(op: Step | Lapse | Input) -> list[Any]:
+    """The fields of an operation on a run after session and message."""
+    match op:
+        case Step():
+            return [*_lane_fields(op.lane), op.n, op.state, json.loads(op.detail)]
+        case Lapse():
+            return [*_lane_fields(op.lane), op.items, op.n]
+        case Input():
+            return [op.hlc, op.input]
 
 
 def _origins_fields(origins: Origins) -> list[Any]:
@@ -91,7 +113,9 @@ def _items(entries: tuple[Entry, ...]) -> tuple[Item, ...]:
 def header_fields(header: Header) -> dict[str, Any]:
     """A header as a JSON object."""
     items, end = _split(header.entries)
+    run = {} if header.run is None else {"run": list(header.run)}
     return {
+        **run,
         "role": header.role,
         "author": header.author,
         "created": header.created,
@@ -194,7 +218,41 @@ def header_of(wire: Any) -> Header:
         metadata=canonical(wire["metadata"]),
         replaces=wire["replaces"],
         entries=_entries(wire["items"], wire["end"]),
+        run=_request(wire.get("run")),
     )
+
+
+def _request(wire: Any) -> Request | None:
+    if wire is None:
+        return None
+    agent, by, answers = _exactly(wire, 3)
+    if not is_id(agent) or not all(name is None or is_id(name) for name in (by, answers)):
+        raise Malformed("a run names an agent, who asks, and a message")
+    return Request(agent, by, answers)
+
+
+def of_run(kind: str, session: str, message: str, fields: list[Any]) -> Step | Lapse | Input:
+    """The operation on a run of its fields after session and message, or ``Malformed``."""
+    if kind == "step":
+        producer, epoch, n, state, detail = _exactly(fields, 5)
+        if state not in STATES:
+            raise Malformed("unknown state")
+        lane = lane_of(producer, epoch)
+        return Step(session, message, lane, _number(n, 2**53), state, canonical(detail))
+    if kind == "lapse":
+        producer, epoch, items, n = _exactly(fields, 4)
+        lane = lane_of(producer, epoch)
+        return Lapse(session, message, lane, _number(items, 2**53), _number(n, 2**53))
+    hlc, answers = _exactly(fields, 2)
+    return Input(session, message, _number(hlc, _HLC_MAX), _message(answers))
+
+
+def _decode_of_run(kind: str) -> Callable[[list[Any]], Operation]:
+    def decode(fields: list[Any]) -> Operation:
+        session, message, *rest = fields
+        return of_run(kind, session, _message(message), rest)
+
+    return decode
 
 
 def _decode_claim(fields: list[Any]) -> Operation:
@@ -273,5 +331,8 @@ _DECODERS: dict[str, Callable[[list[Any]], Operation]] = {
     "metadata": _decode_metadata,
     "create": _decode_create,
     "fork": _decode_fork,
+    "step": _decode_of_run("step"),
+    "lapse": _decode_of_run("lapse"),
+    "input": _decode_of_run("input"),
     "absorb": _decode_absorb,
 }

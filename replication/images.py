@@ -40,6 +40,7 @@ def row_of(message: Message, content: int, whole: int, settled: bool, arrived: i
         over=message.is_over,
         arrived=arrived,
         reach=dict(message.reach),
+        run=message.header is not None and message.header.run is not None,
     )
 
 
@@ -53,11 +54,17 @@ def pack(message: Message, stable: Vector) -> bytes:
         "claims": [coding.fields(claim)[3:] for claim in message.claims.all()],
         "cancels": [_lane_name(lane) for lane in message.cancels],
         "lanes": [_lane(message, lane, stable) for lane in message.lanes.values()],
+        **_turn(message),
         "reach": {str(origin): lsn for origin, lsn in message.reach.items()},
     }
     if message.opened_at is not None:
         fields["opened"] = _place(message.opened_at)
     return canonical(fields).encode()
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    said = [coding.fields(op) for op in message.turn.operations(message.session, message.id)]
+    return {"turn": [[op[0], *op[3:]] for op in said]} if said else {}
 
 
 def _lane_name(key: LaneKey) -> list[str]:
@@ -117,6 +124,8 @@ def unpack(session: str, id_: str, body: bytes) -> Message:
             message.apply_cancel(Cancel(session, id_, lane), None)
         for wire in fields["lanes"]:
             _restore(message, wire)
+        for kind, *wire in fields.get("turn", ()):
+            message.apply_of_run(coding.of_run(kind, session, id_, wire), None)
         reach = [(parse_origin(origin), lsn) for origin, lsn in fields["reach"].items()]
         opened = fields.get("opened")
         message.stands(reach, Place(parse_origin(opened[0]), opened[1]) if opened else None)
@@ -162,6 +171,7 @@ def retell(message: Message) -> Iterator[Single]:
     yield from message.claims.all()
     for lane in sorted(message.cancels):
         yield Cancel(session, id_, lane)
+    yield from message.turn.operations(session, id_)
     for lane in sorted(message.lanes):
         yield from _retell_lane(message, message.lanes[lane])
 

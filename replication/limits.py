@@ -64,6 +64,17 @@ PRESENCE_TTL_S_MAX = 3_600
 PRESENCE_TTL_S_DEFAULT = 60
 # A member whose connection has dropped is still here for so long.
 PRESENCE_GRACE_S = 5
+# How long an agent that says nothing is taken to be at work; and one whose lease is not seen.
+LEASE_S_DEFAULT = 15
+LEASE_S_MAX = 300
+LEASE_UNSEEN_S = 3
+RUN_INPUTS_MAX = 1_000
+RUN_DETAIL_BYTES_MAX = 4_096
+RUNS_OPEN_MAX = 10_000
+SIGNAL_BYTES_MAX = 4_096
+SIGNALS_PER_S_MAX = 20
+SIGNALS_BURST_MAX = 50
+SIGNALS_WAITING_MAX = 1_000
 # Connections and leases of members that a region holds itself.
 PRESENCE_ENTRIES_MAX = 50_000
 MEMBERS_MAX = 10_000

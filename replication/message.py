@@ -21,10 +21,11 @@ from perdure.replication.ids import LaneKey, claim_tag, digest, reader_tag, slot
 from perdure.replication.items import DIGEST_BYTES, End, Item, entry_bytes
 from perdure.replication.lane import Lane, Piece, Place, root_digest
 from perdure.replication.limits import REOPENING_BASE_BYTES_MAX
-from perdure.replication.operations import Cancel, Claim, Fork, Header, Items, Open
+from perdure.replication.operations import Cancel, Claim, Fork, Header, Items, OfRun, Open
 from perdure.replication.parts import Assembly
 from perdure.replication.records import Origin, Vector
 from perdure.replication.shown import Run, Shown, Variant, is_prefix
+from perdure.replication.turn import Turn
 from perdure.replication.yjs import ClientCollision, LiveDocument
 
 _DIGEST40_BYTES = 5
@@ -44,6 +45,8 @@ class Message:
         self.claims = Claims(lambda key: key in lanes and bool(lanes[key].entries))
         # The first lanes of the headers that were cancelled.
         self.cancels: set[LaneKey] = set()
+        # Where it is a run.
+        self.turn = Turn()
         # The newest lsn of each origin that told of this message: when all of them are on disk
         # everywhere, and the message is over, it is settled.
         self.reach: dict[Origin, int] = {}
@@ -100,6 +103,11 @@ class Message:
     def apply_fork(self, op: Fork) -> None:
         """Another region met two contents of one entry."""
         self.lane(op.lane).mark_fork(op.seq)
+
+    def apply_of_run(self, op: OfRun, place: Place | None) -> None:
+        """Something was said of the run that this message is."""
+        self._reached(place)
+        self.turn.apply(op)
 
     def stands(self, reach: Iterable[tuple[Origin, int]], opened_at: Place | None) -> None:
         """Where the operations stand that another region told this one of."""
@@ -250,6 +258,12 @@ class Message:
         return self.is_over and self.lane(self._chain[-1].lane).end is not None
 
     @property
+    def is_open_run(self) -> bool:
+        """Whether it is a run that is not over."""
+        is_run = self.header is not None and self.header.run is not None
+        return is_run and self.shown is not None and self.shown.status == "streaming"
+
+    @property
     def assembly(self) -> Assembly:
         """The shown items as parts."""
         return self._assembly
@@ -293,6 +307,7 @@ class Message:
         parts = [f"{h.identity.hex()} {stamps}" for h, stamps in self.headers()]
         parts += [str(claim.lane) for claim in self.claims.all()]
         parts += [f"cancel {lane}" for lane in self.cancels]
+        parts += self.turn.parts()
         for key, lane in self.lanes.items():
             if count := len(lane.entries):
                 parts.append(f"{key} {count} {lane.digest_at(count).hex()} {lane.forked_at}")
@@ -321,7 +336,7 @@ class Message:
             "parts": self._assembly.parts(),
             "length": self.shown.length,
             "created": to_time(self.header.created),
-            "metadata": _parse(self.header.metadata),
+            "metadata": json.loads(self.header.metadata),
         }
         if self.header.replaces is not None:
             value["replaces"] = self.header.replaces
@@ -382,8 +397,3 @@ class Message:
         base = (claim.previous, claim.base) if claim and claim.previous else None
         if entries:
             document.insert(lane.key, start, entries, base)
-
-
-def _parse(text: str) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(text)
-    return value

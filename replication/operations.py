@@ -5,7 +5,7 @@ Rule of this file: an operation is immutable and names itself completely. What i
 """
 
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from perdure.replication.ids import LaneKey, canonical, digest
 from perdure.replication.items import (
@@ -16,6 +16,15 @@ from perdure.replication.items import (
 from perdure.replication.records import Origin
 
 _HLC_MAX = 2**64 - 1
+
+
+class Request(NamedTuple):
+    """A message that an agent is asked for, which makes it a run: who is to write it, who asks, and
+    the message that it answers."""
+
+    agent: str
+    by: str | None
+    input: str | None
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Header:
     metadata: str
     replaces: str | None
     entries: tuple[Entry, ...] = ()
+    run: Request | None = None
     identity: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +51,8 @@ class Header:
             self.metadata,
             *(entry_bytes(entry) for entry in self.entries),
         )
+        if self.run is not None:
+            parts = ("run", canonical(list(self.run)), *parts)
         object.__setattr__(self, "identity", digest(DIGEST_BYTES, *parts))
 
 
@@ -128,7 +140,43 @@ class Fork:
     seq: int
 
 
-Single: TypeAlias = Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork
+@dataclass(frozen=True)
+class Step:
+    """The ``n``-th word of an agent on the state of its run, under a lane; ``detail`` is JSON."""
+
+    session: str
+    message: str
+    lane: LaneKey
+    n: int
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Lapse:
+    """The lease of a lane was over when it had so many items, and its agent had said so many words
+    on its state."""
+
+    session: str
+    message: str
+    lane: LaneKey
+    items: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """A message was addressed to a run; ``hlc`` is when."""
+
+    session: str
+    message: str
+    hlc: int
+    input: str
+
+
+OfRun: TypeAlias = Step | Lapse | Input
+OfMessage: TypeAlias = Open | Items | Claim | Cancel | Fork | OfRun
+Single: TypeAlias = Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,13 @@ class Row(NamedTuple):
     over: bool
     arrived: int
     reach: Vector
+    # Whether it is a run.
+    run: bool = False
+
+    @property
+    def is_open_run(self) -> bool:
+        """Whether it is a run that is not over."""
+        return self.run and self.status == "streaming"
 
     @property
     def is_buried(self) -> bool:
@@ -85,22 +92,25 @@ class Image(NamedTuple):
     # Messages whose rows are to go, and whether all rows are to go first.
     dropped: list[str]
     wiped: bool
+    # Whether any of its runs is not over.
+    active: bool = False
 
 
 def encode_row(row: Row) -> bytes:
     """What of a row is not in columns of its own."""
     reach = {str(origin): lsn for origin, lsn in row.reach.items()}
-    return canonical([*row[2:7], f"{row.whole:x}", *row[8:11], reach]).encode()
+    run = [True] if row.run else []
+    return canonical([*row[2:7], f"{row.whole:x}", *row[8:11], reach, *run]).encode()
 
 
 def decode_row(id_: str, serial: str, facts: bytes) -> Row:
     """The row again; ``Damaged`` for anything else."""
     try:
         tag, counter, status, length, content, whole, *rest = json.loads(facts)
-        settled, over, arrived, reach = rest
+        settled, over, arrived, reach, *run = rest
         places = {parse_origin(origin): lsn for origin, lsn in reach.items()}
         shown = (tag, counter, status, length, content)
-        return Row(id_, serial, *shown, int(whole, 16), settled, over, arrived, places)
+        return Row(id_, serial, *shown, int(whole, 16), settled, over, arrived, places, bool(run))
     except (ValueError, TypeError, AttributeError) as error:
         raise Damaged(f"the row of message {id_} is none") from error
 

@@ -32,6 +32,7 @@ from perdure.replication.operations import (
     Fork,
     Items,
     Metadata,
+    OfMessage,
     Open,
     Operation,
     Single,
@@ -127,9 +128,7 @@ class Session:
         if self.created is None or hlc < self.created:
             self.created = hlc
 
-    def _apply_to_message(
-        self, op: Open | Items | Claim | Cancel | Fork, place: Place | None, own: bool
-    ) -> None:
+    def _apply_to_message(self, op: OfMessage, place: Place | None, own: bool) -> None:
         if isinstance(op, Open):
             self._born(op.header.created)
         if self.messages.is_buried(op.message):
@@ -146,6 +145,8 @@ class Session:
                 message.apply_cancel(op, place)
             case Fork():
                 message.apply_fork(op)
+            case _:
+                message.apply_of_run(op, place)
         self.messages.touch(op.message)
         self._touched[op.message] = None
 
@@ -286,7 +287,7 @@ class Session:
         messages = [(row, self._body(row, message, stable)) for row, message in rows]
         summary = canonical(self.summary(encode(self.position()))).encode()
         parts = (summary, self._head(), messages, dropped, self._wiped)
-        image = Image(self.id, whole, self.exists, *parts)
+        image = Image(self.id, whole, self.exists, *parts, bool(shelf.open_runs()))
         shelf.dirty.clear()
         self.is_dirty = self._wiped = False
         return image

@@ -47,8 +47,7 @@ class Shelf:
         me = weakref.ref(self)
 
         def elsewhere(id_: str) -> int:
-            shelf = me()
-            return 0 if shelf is None else shelf._stored_content(id_)
+            return shelf._stored_content(id_) if (shelf := me()) is not None else 0
 
         self.sums = Sums(totals.contents, totals.wholes, self._loaded, elsewhere)
         # Deleted messages, with what they showed; those that refresh has told of are graves.
@@ -75,8 +74,7 @@ class Shelf:
         return message
 
     def __getitem__(self, id_: str) -> Message:
-        message = self.get(id_)
-        if message is None:
+        if (message := self.get(id_)) is None:
             raise KeyError(id_)
         return message
 
@@ -129,10 +127,9 @@ class Shelf:
     def _unpack(self, row: Row) -> Message | None:
         assert self._archive is not None
         body = self._archive.body(row.id)
-        if body is None:
-            self._archive.missing()
         try:
             if body is None:
+                self._archive.missing()
                 raise Damaged("its bytes are not those that were written")
             return unpack(self._session, row.id, body)
         except Damaged:
@@ -226,7 +223,7 @@ class Shelf:
     def _reveal_to(self, serial: str) -> None:
         while self.older and (self._floor is None or self._floor > serial):
             if not self.reveal(REVEAL_ROWS):
-                return
+                break
 
     def newest(self) -> Iterator[str]:
         """Shown messages, the newest first; reaches back as far as it is asked for."""
@@ -346,6 +343,11 @@ class Shelf:
     def has_row(self, id_: str) -> bool:
         """Whether :meth:`row` has one."""
         return id_ in self.graves or id_ in self._rows or id_ in self._loaded
+
+    def open_runs(self) -> list[str]:
+        """The runs that are not over, the oldest first."""
+        found = (self._rows.get(id_) or self._loaded.get(id_) for id_ in map(id_of, self.unsettled))
+        return [held.id for held in found if held is not None and held.is_open_run]
 
     def row_in_window(self, id_: str) -> Row | None:
         """The row of a message in the window that is not loaded."""

@@ -134,6 +134,9 @@ class MemoryStorage:
         ids = [id_ for id_ in ids if id_ > (after or "")]
         return [(id_, self._images[id_][1].summary) for id_ in ids[:limit]]
 
+    def active(self) -> list[str]:
+        return sorted(id_ for id_, (_, image) in self._images.items() if image.active)
+
     def count(self) -> int:
         return self._sums.count
 
