@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from perdure.api.answers import answer, no_query, read_object
-from perdure.api.bodies import Receive, Scope, Send, header
+from perdure.api.answers import answer, idempotency_key, no_query, read_object
+from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
@@ -13,12 +13,12 @@ from perdure.api.grants import Grants
 from perdure.api.openapi import describe
 from perdure.api.presence import add_presence
 from perdure.api.problems import problem
+from perdure.api.runs import add_runs
 from perdure.api.sockets import refuse_socket
 from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
-from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -100,6 +100,7 @@ def create_app(
     _add_sessions(routes, node)
     _add_messages(routes, node)
     add_presence(routes, node)
+    add_runs(routes, node)
     routes.add_exception_handler(HTTPException, _http_problem)
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)
@@ -235,7 +236,7 @@ def _add_messages(routes: FastAPI, node: Node) -> None:
         fields = Fields(await read_object(request), DRAFT_FIELDS)
         if fields.has("header"):
             return _opened(await node.reopen(s, only_header(fields)))
-        draft = _draft(fields, request)
+        draft = draft_of(fields, idempotency_key(request))
         if draft.text is None:
             return _opened(await node.open(s, draft))
         sent = await node.send(s, draft, wait_ms)
@@ -268,16 +269,6 @@ def _add_messages(routes: FastAPI, node: Node) -> None:
         no_query(request)
         Fields(await read_object(request, empty=True), frozenset())
         return answer({"status": await node.cancel(s, m)})
-
-
-def _draft(fields: Fields, request: Request) -> Draft:
-    try:
-        key = header(request.scope, b"idempotency-key")
-    except ValueError as error:
-        raise Refusal(
-            "invalid_id", "Idempotency-Key is malformed or given twice", field="Idempotency-Key"
-        ) from error
-    return draft_of(fields, key)
 
 
 def _opened(opened: Opened) -> Response:

@@ -7,7 +7,7 @@ from perdure.replication.errors import Refusal
 DRAFT_FIELDS = frozenset(
     (
         *("id", "role", "text", "author", "metadata"),
-        *("after", "replaces", "producer", "claim_id", "header"),
+        *("after", "replaces", "producer", "claim_id", "header", "run"),
     )
 )
 
@@ -33,4 +33,5 @@ def draft_of(fields: Fields, idempotency_key: str | None) -> Draft:
         producer=fields.text("producer"),
         claim_id=fields.text("claim_id"),
         idempotency_key=idempotency_key,
+        run=fields.text("run"),
     )

@@ -6,6 +6,7 @@ Raw ASGI, for its cost: every request passes here, and the hot ones end here.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
@@ -17,6 +18,7 @@ from perdure.api.poll import Polls
 from perdure.api.problems import problem
 from perdure.api.sockets import Sockets, bearer_of, refuse_socket
 from perdure.api.stream import stream
+from perdure.api.work import work_feed
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
@@ -37,6 +39,7 @@ LINGER_BYTES_MAX = BODY_BYTES_MAX
 _SESSIONS = "/v1/sessions/"
 # What the segment after these names.
 _NAMED = {"messages": "message", "presence": "member", "runs": "run"}
+_FEED = re.compile(rb"/v1/agents/([^/]*)/runs")
 _CLOSED = frozenset({"starting", "draining"})
 _HOT = {(5, "events"): "GET", (5, "poll"): "GET", (7, "tokens"): "POST", (7, "stream"): "POST"}
 
@@ -106,7 +109,9 @@ class Edge:
         if scope["path"] not in OPEN_PATHS:
             self._admit(scope, None)
         parts = _parts(scope)
-        if _is_hot(parts):
+        if (agent := _agent_of(scope)) is not None:
+            await work_feed(self._node, scope, receive, send, agent, self._headers)
+        elif _is_hot(parts):
             await self._hot(parts, scope, receive, send)
         else:
             await self._routes(scope, receive, self._marked(send))
@@ -162,6 +167,18 @@ class Edge:
 def _is_hot(parts: list[str]) -> bool:
     count = len(parts)
     return count in (5, 7) and (count, parts[-1]) in _HOT and (count == 5 or parts[4] == "messages")
+
+
+def _agent_of(scope: Scope) -> str | None:
+    """The agent whose feed is asked for; None for other paths. ``Refusal``: ``invalid_id``,
+    ``method_not_allowed``."""
+    match = _FEED.fullmatch(scope["raw_path"])
+    if match is None:
+        return None
+    agent = check_id(unquote_to_bytes(match[1]).decode("utf-8", "replace"), "agent")
+    if scope["method"] != "GET":
+        raise Refusal("method_not_allowed", "this path takes GET only", allow="GET")
+    return agent
 
 
 def _parts(scope: Scope) -> list[str]:

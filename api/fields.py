@@ -12,6 +12,7 @@ from perdure.replication.limits import (
     PAGE_ITEMS_MAX,
     POLL_WAIT_MS_DEFAULT,
     POLL_WAIT_MS_MAX,
+    PRESENCE_TTL_S_MAX,
 )
 
 _QUERY_CHARS_MAX = 4_096
@@ -43,6 +44,10 @@ class Fields:
         if value is None:
             raise Refusal("invalid_body", f"{name} is missing", field=name)
         return value
+
+    def value(self, name: str) -> Any:
+        """Whatever it is; None when it is absent."""
+        return self._value.get(name)
 
     def object(self, name: str) -> dict[str, Any]:
         """An object; empty when it is absent or null."""
@@ -89,12 +94,19 @@ def member_of(values: Mapping[str, str]) -> tuple[str | None, Any]:
         ) from refusal
 
 
+def whole(value: Any, name: str, least: int, most: int, *, needed: bool = False) -> int | None:
+    """A whole number of a body, None when it is absent; ``Refusal`` ``invalid_body``."""
+    if value is None and not needed:
+        return None
+    if type(value) is not int or not least <= value <= most:
+        detail = f"{name} must be a whole number from {least} to {most}"
+        raise Refusal("invalid_body", detail, field=name)
+    return value
+
+
 def check_ttl_s(value: Any) -> int | None:
     """The length of a lease, or None; ``Refusal`` ``invalid_body``."""
-    if value is not None and type(value) is not int:
-        raise Refusal("invalid_body", "ttl_s must be a whole number", field="ttl_s")
-    ttl_s: int | None = value
-    return ttl_s
+    return whole(value, "ttl_s", 1, PRESENCE_TTL_S_MAX)
 
 
 def limit(values: Mapping[str, str]) -> int:

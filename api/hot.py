@@ -33,7 +33,7 @@ JSON = "application/json"
 WRITE_S_MAX = 20
 SLICE_BYTES = 65_536
 _APPEND_FIELDS = frozenset({"tokens", "end"})
-_KEEP_ALIVE = b": keep-alive\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Producer(NamedTuple):
@@ -154,7 +154,7 @@ def encode_event(event: Event) -> bytes:
 def encode_events(gathered: Gathered) -> bytes:
     """The events that have gathered, joined once for all readers that get the same."""
     if gathered.wire is None:
-        gathered.wire = b"".join(map(encode_event, gathered)) or _KEEP_ALIVE
+        gathered.wire = b"".join(map(encode_event, gathered)) or KEEP_ALIVE
     return gathered.wire
 
 
@@ -197,13 +197,17 @@ async def events(
         reader.close()
 
 
-async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-    headers = [
+def stream_headers() -> list[tuple[bytes, bytes]]:
+    """What says that events follow, and that nothing on the way is to hold them back."""
+    return [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache, no-transform"),
         (b"x-accel-buffering", b"no"),
-        *headers,
     ]
+
+
+async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    headers = [*stream_headers(), *headers]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while (gathered := await reader.next()) is not None:
         body = encode_events(gathered)

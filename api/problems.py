@@ -30,6 +30,7 @@ STATUS = {
     "gap": 409,
     "unknown_epoch": 409,
     "ended": 409,
+    "held": 409,
     "deleted": 410,
     "too_large": 413,
     "unsupported_media_type": 415,
@@ -43,7 +44,7 @@ STATUS = {
 }
 _IN_HEADERS = frozenset({"retry_after_s", "allow"})
 _RETRY = frozenset(
-    {"too_many", "storage_failed", "draining", "catching_up", "starting", "storage_full"}
+    {"held", "too_many", "storage_failed", "draining", "catching_up", "starting", "storage_full"}
 )
 
 

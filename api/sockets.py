@@ -21,6 +21,7 @@ from perdure.regions.answers import Ack
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
+from perdure.regions.runs import WorkReader
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Event
 from perdure.replication.limits import (
@@ -121,6 +122,8 @@ class Socket:
         self._verbs: set[asyncio.Task[None]] = set()
         self._readers: dict[str, Reader] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._feeds: dict[str, WorkReader] = {}
+        self._working: dict[str, asyncio.Task[None]] = {}
         self._lanes: dict[Lane, Ack] = {}
         self._watching = False
         self._sent_at = 0.0
@@ -148,6 +151,8 @@ class Socket:
     def _end_all(self, tasks: set[asyncio.Task[None]]) -> None:
         for reader in self._readers.values():
             reader.close()
+        for feed in self._feeds.values():
+            feed.close()
         for task in tasks:
             task.cancel()
 
@@ -270,9 +275,46 @@ class Socket:
     async def _leave(self) -> None:
         """When the region drains, let its readers be told, and close."""
         await self._node.leaving.wait()
-        if under_way := {*self._following.values(), *self._verbs}:
+        if under_way := {*self._following.values(), *self._working.values(), *self._verbs}:
             await asyncio.wait(under_way, timeout=LEAVE_S_MAX)
         self._close(COMES_BACK)
+
+    # Agents' feeds
+
+    def work(self, agent: str, worker: str | None) -> Callable[[], Awaitable[None]]:
+        """Follow an agent's feed; see :class:`~perdure.api.verbs.Following`."""
+        if agent in self._feeds:
+            raise Refusal("conflict", f"this socket follows agent {agent} already")
+        if len(self._feeds) >= SOCKET_SESSIONS_MAX:
+            raise Refusal("too_many", "this socket follows too many agents", retry_after_s=1)
+        self._feeds[agent] = reader = self._node.follow_agent(agent, worker)
+
+        async def start() -> None:
+            if self._feeds.get(agent) is reader and not self._end.done():
+                self._working[agent] = self._start(self._tell_work(agent, reader))
+
+        return start
+
+    async def rest(self, agent: str) -> None:
+        """End a feed; nothing of it is sent when this returns."""
+        reader = self._feeds.pop(agent, None)
+        task = self._working.pop(agent, None)
+        if reader is not None:
+            reader.close()
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _tell_work(self, agent: str, reader: WorkReader) -> None:
+        while (told := await reader.next()) is not None:
+            for name, data in told:
+                await self._send(f'{{"agent":"{agent}","event":"{name}","data":{data}}}')
+            if not told and self._is_quiet():
+                await self._send(_ALIVE)
+        self._working.pop(agent, None)
+        reader.close()
+        self._feeds.pop(agent, None)
+        await self._send(f'{{"agent":"{agent}","over":true}}')
 
     # Acknowledgements
 

@@ -10,6 +10,17 @@ from typing import Any, NamedTuple, Protocol
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.fields import Fields, ack_wait_ms, check_ttl_s
 from perdure.api.hot import check_count, check_end
+from perdure.api.runs import (
+    CLAIM_FIELDS,
+    LEASE_FIELDS,
+    RUN_FIELDS,
+    SIGNAL_FIELDS,
+    STATE_FIELDS,
+    claim_run,
+    run_draft,
+    say_state,
+    send_signal,
+)
 from perdure.regions.answers import Ack, Opened
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
@@ -39,6 +50,12 @@ class Following(Protocol):
     async def unfollow(self, session: str) -> None:
         """Send no more events of a session."""
 
+    def work(self, agent: str, worker: str | None) -> Callable[[], Awaitable[None]]:
+        """Follow an agent's feed; what is given back begins to send it."""
+
+    async def rest(self, agent: str) -> None:
+        """Send no more of an agent's feed."""
+
     def check_lane(self, lane: Lane) -> None:
         """Raises ``Refusal`` ``too_many``."""
 
@@ -58,6 +75,10 @@ class Call(NamedTuple):
     def message(self) -> str:
         """The message that the frame is about."""
         return check_id(self.fields.needed("message"), "message")
+
+    def run(self) -> str:
+        """The run that the frame is about."""
+        return check_id(self.fields.needed("run"), "run")
 
 
 class Verb(NamedTuple):
@@ -197,6 +218,44 @@ async def _leave(call: Call) -> Answer:
     return Answer(204)
 
 
+async def _run(call: Call) -> Answer:
+    draft = run_draft(call.fields, call.fields.text("idempotency_key"))
+    created, value = await call.node.request_run(call.session, draft)
+    return Answer(201 if created else 200, value)
+
+
+async def _claim_run(call: Call) -> Answer:
+    return Answer(200, await claim_run(call.node, call.session, call.run(), call.fields))
+
+
+async def _lease(call: Call) -> Answer:
+    names = call.fields.needed("producer"), call.fields.needed("epoch")
+    return Answer(200, call.node.renew_run(call.session, call.run(), *names))
+
+
+async def _state(call: Call) -> Answer:
+    return Answer(200, await say_state(call.node, call.session, call.run(), call.fields))
+
+
+async def _cancel_run(call: Call) -> Answer:
+    return Answer(200, await call.node.cancel_run(call.session, call.run()))
+
+
+async def _signal(call: Call) -> Answer:
+    send_signal(call.node, call.session, call.fields)
+    return Answer(202, {})
+
+
+async def _work(call: Call) -> Answer:
+    agent, worker = call.fields.needed("agent"), call.fields.text("worker")
+    return Answer(200, {}, call.socket.work(agent, worker))
+
+
+async def _rest(call: Call) -> Answer:
+    await call.socket.rest(call.fields.needed("agent"))
+    return Answer(200, {})
+
+
 _KEYED = DRAFT_FIELDS | {"idempotency_key"}
 VERBS: dict[str, Verb] = {
     "subscribe": Verb(frozenset({"cursor", "presence", "presence_data"}), _subscribe),
@@ -208,6 +267,14 @@ VERBS: dict[str, Verb] = {
     "append": Verb(frozenset({"message", "producer", "epoch", "seq", "tokens", "end"}), _append),
     "cancel": Verb(frozenset({"message"}), _cancel),
     "metadata": Verb(frozenset({"patch"}), _metadata),
+    "run": Verb(RUN_FIELDS | {"idempotency_key"}, _run),
+    "claim_run": Verb(CLAIM_FIELDS | {"run"}, _claim_run),
+    "lease": Verb(LEASE_FIELDS | {"run"}, _lease),
+    "state": Verb(STATE_FIELDS | {"run"}, _state),
+    "cancel_run": Verb(frozenset({"run"}), _cancel_run),
+    "signal": Verb(SIGNAL_FIELDS, _signal),
+    "work": Verb(frozenset({"agent", "worker"}), _work),
+    "rest": Verb(frozenset({"agent"}), _rest),
     "join": Verb(frozenset({"member", "data", "ttl_s"}), _join),
     "leave": Verb(frozenset({"member"}), _leave),
     "delete": Verb(frozenset({"message"}), _delete),

@@ -118,6 +118,11 @@ class Attendance:
         """A member leaves, through everything that is known of it here."""
         self._remove([entry.dot for entry in self._presence.entries_in(session, member)])
 
+    def release(self, session: str, member: str, prefix: str) -> None:
+        """Leases of a member that this region holds, of a kind, are over."""
+        keys = [k for k in self._keys.get((session, member), ()) if k.connection.startswith(prefix)]
+        self._remove([self._held[key].entry.dot for key in keys])
+
     def leave_all(self, session: str) -> None:
         """The session is gone: so is who is in it through this region."""
         me = self._presence.me

@@ -31,9 +31,10 @@ class Gathered(list[Event]):
 class Feed:
     """The events of one session for its readers here."""
 
-    def __init__(self, session: Session, roster: Roster) -> None:
+    def __init__(self, session: Session, roster: Roster, runs: Callable[[str], list[str]]) -> None:
         self.session = session
         self.roster = roster
+        self._runs = runs
         self.readers: set[Reader] = set()
         self.closing = False
         self._events: deque[Event] = deque()
@@ -79,13 +80,16 @@ class Feed:
 
     def fields(self) -> str:
         """What a snapshot says beside the messages."""
-        return f'"presence":{self.roster.everybody()},"runs":[]'
+        return f'"presence":{self.roster.everybody()},"runs":{self._all_runs()}'
+
+    def _all_runs(self) -> str:
+        return f"[{','.join(self._runs(self.session.id))}]"
 
     def drafts(self) -> list[Draft]:
         """What a reader is told that comes back."""
         return [
             Draft("presence", f'{{"all":{self.roster.everybody()}}}'),
-            Draft("run", '{"all":[]}'),
+            Draft("run", f'{{"all":{self._all_runs()}}}'),
         ]
 
     def tag(self) -> str:
@@ -220,11 +224,13 @@ class Fanout:
         pin: Callable[[str], None],
         unpin: Callable[[str], None],
         roster: Callable[[str], Roster],
+        runs: Callable[[str], list[str]],
     ) -> None:
         """``pin`` is told of a session that has got readers, ``unpin`` when the last has left;
-        ``roster`` says who is present in a session."""
+        ``roster`` says who is present in a session, ``runs`` which runs are not over, as JSON."""
         self._feeds: dict[str, Feed] = {}
         self._roster = roster
+        self._runs = runs
         self._pin = pin
         self._unpin = unpin
         self.count = 0
@@ -245,7 +251,7 @@ class Fanout:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         if self.count >= READERS_MAX:
             raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
-        feed = self._feeds.get(session.id) or Feed(session, self._roster(session.id))
+        feed = self._feeds.get(session.id) or Feed(session, self._roster(session.id), self._runs)
         first, returning = resume(session, position, now_ms, feed)
         if session.id not in self._feeds:
             self._feeds[session.id] = feed

@@ -4,6 +4,7 @@ from typing import Any
 
 from perdure.regions.fanout import Reader
 from perdure.regions.presence import PresenceDesk
+from perdure.regions.signals import check_signal
 from perdure.regions.writing import Writing
 from perdure.replication import admission
 from perdure.replication.errors import Refusal
@@ -24,9 +25,6 @@ class Meeting(Writing):
 
     def _roster(self, session: str) -> Roster:
         return self.desk.roster(session)
-
-    def _beside(self, session: str) -> dict[str, Any]:
-        return {"presence": list(self.desk.values(session)), "runs": []}
 
     def members(self, session: str) -> list[dict[str, Any]]:
         """Everybody who is here. Raises ``Refusal``: ``not_found``, ``deleted``."""
@@ -70,6 +68,17 @@ class Meeting(Writing):
         check_id(member, "member")
         self._check_not_deleted(session)
         self.desk.attendance.leave(session, member)
+
+    def signal(self, session: str, name: str, data: Any, sender: str | None) -> None:
+        """Something for who reads the session now, in all regions. Raises ``Refusal``."""
+        self._check_open()
+        check_id(session, "session")
+        if sender is not None:
+            check_id(sender, "from")
+        check_signal(name, data)
+        self._check_not_deleted(session)
+        self.desk.signals.send(session, name, data, sender)
+        self.desk.wake()
 
     def subscribe(
         self, session: str, cursor: str | None, member: str | None = None, data: Any = None

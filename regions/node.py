@@ -15,10 +15,11 @@ from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
-from perdure.regions.meeting import Meeting
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
+from perdure.regions.running import Running
+from perdure.regions.runs import RunDesk
 from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
@@ -40,7 +41,7 @@ MEND_SAVES_MAX = 20
 _INCARNATION_BITS = 64
 
 
-class Node(Meeting):
+class Node(Running):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -62,6 +63,7 @@ class Node(Meeting):
         state.now = clock.monotonic_ms() // 1000
         super().__init__(region, state, self.gossip, clock, Headers(secret))
         self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
+        self.turns = RunDesk(state, self.desk, self.fanout, clock)
         # Set when the disk can no longer be trusted: the process is to end.
         self.failed = asyncio.Event()
         self._storage = storage
@@ -113,6 +115,8 @@ class Node(Meeting):
         self.state.reached(self._storage)
         self._writer.absorbed = self._storage.absorbed()
         self.gossip.recovered(self._storage.vector(), self._storage.floors())
+        touched = {session for session, _ in self.state.news}
+        self.turns.recovered(sorted(touched.union(self._storage.active())))
         self.state.settle()
         self.checkpoint.recovered()
         self.catch_up.recovered()
@@ -166,6 +170,7 @@ class Node(Meeting):
         self._status = self._status or "draining"
         self.leaving.set()
         self.fanout.drain(RECONNECT_MS_MAX)
+        self.turns.drain()
         if self._links is not None:
             await self._links.flush(timeout_s)
 
@@ -202,6 +207,8 @@ class Node(Meeting):
             await self._mend_damaged()
         with contextlib.suppress(StorageFull):
             await self.catch_up.step()
+        with contextlib.suppress(StorageFull):
+            await self.note_lapses()
 
     async def _mend_damaged(self) -> None:
         """Sessions of which something stored is damaged are fetched from a peer."""
@@ -226,16 +233,19 @@ class Node(Meeting):
         now_ms = self._clock.monotonic_ms()
         self.fanout.expire(now_ms)
         self.desk.tick()
+        self.turns.tick()
         self.repair.tick()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
             self._last_keep_alive_ms = now_ms
             self.fanout.keep_alive()
+            self.turns.keep_alive()
 
     # What the writer and the links tell
 
     def _tell(self) -> None:
         """Operations were applied: tell readers here, then the peers."""
-        for session in self.state.take_touched():
+        touched = self.state.take_touched()
+        for session in touched:
             feed = self.fanout.get(session.id)
             # One that was rebuilt has sent its readers away.
             if feed is not None and feed.session is session:
@@ -245,6 +255,11 @@ class Node(Meeting):
                     pass
             if session.deleted:
                 self.desk.attendance.leave_all(session.id)
+                self.turns.session_deleted(session)
+        sessions = {session.id: session for session in touched}
+        for name, id_ in self.state.news:
+            if name in sessions:
+                self.turns.check(sessions[name], id_)
         self.peers_changed()
         if self._links is not None:
             self._links.wake()
@@ -320,6 +335,8 @@ class Node(Meeting):
             **(self._links.counters if self._links is not None else {}),
             "sessions": len(self.state),
             "readers": self.fanout.count,
+            "open_runs": len(self.turns),
+            "signals_dropped": self.desk.signals.dropped,
             "present": len(self.desk.presence),
             "resumes": self.resumes,
             "undecodable": self.state.undecodable,

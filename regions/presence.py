@@ -4,15 +4,17 @@ Readers are told at once when it is calm, and of what has gathered when many com
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from perdure.regions.attendance import Attendance
 from perdure.regions.fanout import Fanout
 from perdure.regions.ports import Clock, Entropy
+from perdure.regions.signals import Signals
 from perdure.replication.hlc import HybridClock
 from perdure.replication.presence import Presence, Touched
 from perdure.replication.presence_gossip import PresenceGossip
+from perdure.replication.presence_view import LEASE, Key
 from perdure.replication.presence_wire import (
     decode_ask,
     decode_delta,
@@ -47,6 +49,11 @@ class PresenceDesk:
         self.attendance = Attendance(self.gossip, clock, hlc, entropy, self._touched)
         # What wakes the links that push.
         self.wake: Callable[[], None] = lambda: None
+        # What else is to know of members that were touched.
+        self.on_touched: Callable[[str, Iterable[str]], None] = lambda *_: None
+        # Leases of agents that are over.
+        self.lapsed: list[Key] = []
+        self.signals = Signals(me.region, fanout, clock)
         self._fanout = fanout
         self._clock = clock
         # When readers of a session were last told, and when they are to be told next, in ms.
@@ -73,6 +80,7 @@ class PresenceDesk:
     def _touched(self, touched: Touched) -> None:
         now_ms = self._clock.monotonic_ms()
         for session, members in touched.items():
+            self.on_touched(session, members)
             feed = self._fanout.get(session)
             if feed is None:
                 continue
@@ -106,7 +114,8 @@ class PresenceDesk:
 
     def tick(self) -> None:
         """A second has passed: leases and graces end, regions are hidden and shown."""
-        self.attendance.tick()
+        over = self.attendance.tick()
+        self.lapsed += [key for key in over if key.connection.startswith(LEASE)]
         self._look()
         now_ms = self._clock.monotonic_ms()
         for session in [s for s, ms in self._last_ms.items() if now_ms - ms > TELL_EVERY_MS_MAX]:
@@ -121,10 +130,12 @@ class PresenceDesk:
     def linked(self, name: str) -> None:
         """The link to a peer is open."""
         self.gossip.linked(name)
+        self.signals.linked(name)
 
     def lost(self, name: str) -> None:
         """It is closed."""
         self.gossip.lost(name)
+        self.signals.lost(name)
 
     def accepted(self, name: str) -> None:
         """The link from a peer is open."""

@@ -24,12 +24,16 @@ class Reading:
     def __init__(self, state: State, gossip: Gossip, clock: Clock) -> None:
         self.state = state
         self.gossip = gossip
-        self.fanout = Fanout(state.pin, state.unpin, self._roster)
+        self.fanout = Fanout(state.pin, state.unpin, self._roster, self._open_runs)
         self.resumes = 0
         self._clock = clock
 
     def _roster(self, session: str) -> Roster:
         """Who is present in a session, for its readers."""
+        raise NotImplementedError
+
+    def _open_runs(self, session: str) -> list[str]:
+        """The runs of a session that are not over, as JSON."""
         raise NotImplementedError
 
     def _beside(self, session: str) -> dict[str, Any]:

@@ -165,6 +165,11 @@ class State:
         self._news += [(session, id_) for session, ids in touched.items() for id_ in ids]
         return [self.sessions[id_] for id_ in touched]
 
+    @property
+    def news(self) -> list[tuple[str, str]]:
+        """The messages that were touched since the last :meth:`settle`, with their sessions."""
+        return self._news
+
     def reached(self, storage: Storage) -> None:
         """Everything that the storage has logged, or keeps in images, has been applied."""
         self.position, self.log_bytes = storage.position, storage.log_bytes

@@ -223,6 +223,8 @@ class Acceptor:
             await self._start_telling(link, decode_json(frame.payload))
         elif frame.kind is Kind.PRESENCE:
             self._around.host.desk.told(link.name, frame.payload)
+        elif frame.kind is Kind.SIGNAL:
+            self._around.host.desk.signals.told(link.name, frame.payload)
         elif frame.kind is Kind.PRESENCE_DIGEST:
             ask = self._around.host.desk.heard(link.name, frame.payload)
             if ask is not None:

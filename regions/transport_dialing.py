@@ -228,6 +228,8 @@ class DialedLink:
             await socket.send_bytes(channel.encode(Kind.PRESENCE, payload))
             self._around.counters["presence_sent"] += 1
             pushed = True
+        while (payload := self._around.host.desk.signals.next(self.name)) is not None:
+            await socket.send_bytes(channel.encode(Kind.SIGNAL, payload))
         return pushed
 
     async def _push_digest(self, socket: PeerSocket, channel: Channel) -> None:

@@ -35,8 +35,22 @@ MESSAGE_BYTES_LIMIT = FRAME_BYTES_MAX + 1
 _NONCE_BITS = 256
 
 
+class Ephemeral(Protocol):
+    """What the links ask of those who carry signals."""
+
+    def next(self, name: str) -> bytes | None:
+        """The next payload for the peer."""
+
+    def told(self, name: str, payload: bytes) -> None:
+        """What a peer signals. Raises ``FrameError``."""
+
+
 class Desk(Protocol):
     """What the links ask of those who keep presence. What comes in raises ``FrameError``."""
+
+    @property
+    def signals(self) -> Ephemeral:
+        """Who carries signals."""
 
     def linked(self, name: str) -> None:
         """The link to the peer is open."""

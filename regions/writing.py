@@ -84,10 +84,16 @@ class Writing(Reading):
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             admitted.append(admission.admit_message(state, draft, self._site()))
-            return admitted[-1].operations
+            return [*admitted[-1].operations, *self._addressed(state, draft, admitted[-1])]
 
         created = await self._writer.write(session, admit)
         return created, admitted[-1].message, admitted[-1].lane
+
+    def _addressed(
+        self, state: Session, draft: Draft, admitted: admission.Admission
+    ) -> list[Operation]:
+        """What a message that is addressed to a run does to that."""
+        raise NotImplementedError
 
     async def reopen(self, session: str, header: str) -> Opened:
         """Make this region know a message and an epoch that another region opened or claimed."""
@@ -168,9 +174,14 @@ class Writing(Reading):
             return admitted.operations
 
         await self._writer.write(session, admit, exclusive=False)
+        self._appended(session, message, lane)
         self.counters["appends"] += 1
         self.counters["duplicates"] += duplicates
         return self._ack(session, message, lane, duplicates)
+
+    def _appended(self, session: str, message: str, lane: LaneKey) -> None:
+        """Something of a lane was accepted here."""
+        raise NotImplementedError
 
     async def until_stable(
         self, session: str, message: str, producer: str, epoch: str, ack: Ack, wait_ms: int

@@ -58,6 +58,8 @@ class Draft:
     producer: str | None = None
     claim_id: str | None = None
     idempotency_key: str | None = None
+    # The run that it is addressed to.
+    run: str | None = None
 
 
 class Admission(NamedTuple):

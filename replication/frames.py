@@ -68,6 +68,7 @@ class Kind(IntEnum):
     PRESENCE = 11
     PRESENCE_DIGEST = 12
     ASK_PRESENCE = 13
+    SIGNAL = 14
 
 
 # Sent before both sides have shown that they know the secret.

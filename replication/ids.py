@@ -17,7 +17,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.limits import CLAIM_ID_CHARS_MIN, EPOCH_COUNTER_MAX, ID_CHARS_MAX
 
 _ID = re.compile(rf"[A-Za-z0-9._~-]{{1,{ID_CHARS_MAX}}}\Z")
-_ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
+ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 _EPOCH = re.compile(r"([1-9][0-9]{0,9})-([0-9a-f]{16})\Z")
 # A producer gives the same epoch with every append.
 _NAMES_CACHED_MAX = 4_096
@@ -74,7 +74,7 @@ def check_claim_id(text: object, field: str = "claim_id") -> str:
 
 def check_role(text: object) -> str:
     """The role, or ``Refusal`` ``invalid_body``."""
-    if not isinstance(text, str) or not _ROLE.match(text):
+    if not isinstance(text, str) or not ROLE.match(text):
         raise Refusal(
             "invalid_body",
             "role must be 1 to 32 characters: a lower-case letter, then a-z 0-9 _ -",

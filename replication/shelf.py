@@ -104,8 +104,7 @@ class Shelf:
 
     def lose(self, id_: str) -> None:
         """The message was found damaged: as if this region had never heard of it."""
-        message = self._loaded.get(id_)
-        row = self._row(id_) if message is None else self.row(id_)
+        row = self.row(id_) if id_ in self._loaded else self._row(id_)
         self._loaded.pop(id_, None)
         if row is not None:
             self._lose(row)

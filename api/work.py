@@ -1,0 +1,103 @@
+"""An agent's feed: its open runs as a list, by long poll, or as server-sent events."""
+
+import asyncio
+from typing import NamedTuple
+
+from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.fields import poll_wait_ms, query
+from perdure.api.hot import JSON, KEEP_ALIVE, WRITE_S_MAX, respond, stream_headers
+from perdure.api.patience import within
+from perdure.regions.node import Node
+from perdure.regions.runs import Told, WorkReader
+
+Headers = list[tuple[bytes, bytes]]
+_EVENT_STREAM = b"text/event-stream"
+
+
+class Asked(NamedTuple):
+    """A feed as it was asked for."""
+
+    cursor: str | None
+    wait_s: float
+    worker: str | None
+
+
+async def work_feed(
+    node: Node, scope: Scope, receive: Receive, send: Send, agent: str, headers: Headers
+) -> None:
+    """``GET /v1/agents/{a}/runs``."""
+    values = query(scope["query_string"], "wait_ms", "cursor", "worker")
+    gone = asyncio.ensure_future(_until_gone(receive))
+    try:
+        if _wants_stream(scope):
+            await _stream(node.follow_agent(agent, values.get("worker")), send, gone, headers)
+            return
+        wait_s = poll_wait_ms(values) / 1000 if "wait_ms" in values else 0.0
+        asked = Asked(values.get("cursor"), wait_s, values.get("worker"))
+        body = await _poll(node, agent, asked, gone)
+        content = (b"content-type", JSON.encode())
+        await respond(send, 200, body, [*headers, content, (b"cache-control", b"no-store")])
+    finally:
+        gone.cancel()
+
+
+def _wants_stream(scope: Scope) -> bool:
+    return any(
+        name == b"accept" and _EVENT_STREAM in value.lower() for name, value in scope["headers"]
+    )
+
+
+async def _poll(node: Node, agent: str, asked: Asked, gone: asyncio.Future[None]) -> bytes:
+    # A worker that polls is at work while it waits.
+    reader = node.follow_agent(agent, asked.worker)
+    deadline = asyncio.get_running_loop().time() + asked.wait_s
+    try:
+        while True:
+            text, cursor = node.agent_runs(agent)
+            rest_s = deadline - asyncio.get_running_loop().time()
+            if cursor != asked.cursor or rest_s <= 0 or gone.done() or reader.is_over:
+                return f'{{"runs":{text},"cursor":"{cursor}"}}'.encode()
+            changed = asyncio.ensure_future(reader.next())
+            both: set[asyncio.Future[object]] = {changed, gone}  # type: ignore[arg-type]
+            try:
+                await asyncio.wait(both, timeout=rest_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+    finally:
+        reader.close()
+
+
+async def _stream(
+    reader: WorkReader, send: Send, gone: asyncio.Future[None], headers: Headers
+) -> None:
+    writing = asyncio.ensure_future(_write(reader, send, headers))
+    try:
+        await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():
+            writing.result()
+    except TimeoutError:
+        # The worker takes nothing any more. It comes back and is told all of it.
+        return
+    finally:
+        writing.cancel()
+        reader.close()
+
+
+async def _write(reader: WorkReader, send: Send, headers: Headers) -> None:
+    start = {"type": "http.response.start", "status": 200}
+    await send({**start, "headers": [*stream_headers(), *headers]})
+    while (told := await reader.next()) is not None:
+        body = b"".join(map(_encode, told)) or KEEP_ALIVE
+        message = {"type": "http.response.body", "body": body, "more_body": True}
+        await within(WRITE_S_MAX, send(message))
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _encode(told: Told) -> bytes:
+    name, data = told
+    return f"event: {name}\ndata: {data}\n\n".encode()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
