@@ -18,6 +18,11 @@ _BODIES = {
     ("/v1/sessions/{s}/messages", "post"): "Draft",
     ("/v1/sessions/{s}/messages/{m}/claim", "post"): "Claim",
     ("/v1/sessions/{s}/presence/{member}", "put"): "Put",
+    ("/v1/sessions/{s}/runs", "post"): "RunDraft",
+    ("/v1/sessions/{s}/runs/{r}/claim", "post"): "TakeRun",
+    ("/v1/sessions/{s}/runs/{r}/lease", "post"): "Lease",
+    ("/v1/sessions/{s}/runs/{r}/state", "post"): "State",
+    ("/v1/sessions/{s}/signals", "post"): "Signal",
 }
 # Bodies that may be left out.
 _OPTIONAL = frozenset({"Create", "Put"})
@@ -35,11 +40,24 @@ _ANSWERS = {
     ("/v1/sessions/{s}/messages/{m}/cancel", "post"): "Status",
     ("/v1/sessions/{s}/presence", "get"): "Presence",
     ("/v1/sessions/{s}/presence/{member}", "put"): "Member",
+    ("/v1/sessions/{s}/runs", "get"): "Runs",
+    ("/v1/sessions/{s}/runs", "post"): "Run",
+    ("/v1/sessions/{s}/runs/{r}", "get"): "Run",
+    ("/v1/sessions/{s}/runs/{r}/claim", "post"): "Taken",
+    ("/v1/sessions/{s}/runs/{r}/lease", "post"): "Run",
+    ("/v1/sessions/{s}/runs/{r}/state", "post"): "Run",
+    ("/v1/sessions/{s}/runs/{r}/cancel", "post"): "Run",
+    ("/v1/sessions/{s}/signals", "post"): "Nothing",
 }
-_NEW_OR_KNOWN = ("/v1/sessions/{s}", "put"), ("/v1/sessions/{s}/messages", "post")
+_NEW_OR_KNOWN = (
+    ("/v1/sessions/{s}", "put"),
+    ("/v1/sessions/{s}/messages", "post"),
+    ("/v1/sessions/{s}/runs", "post"),
+)
 _QUERIES = {
     ("/v1/sessions", "get"): ("after", "limit"),
     ("/v1/sessions/{s}/messages", "get"): ("before", "limit"),
+    ("/v1/sessions/{s}/runs", "get"): ("before", "limit"),
     ("/v1/sessions/{s}/messages", "post"): ("ack", "wait_ms"),
     ("/v1/verify", "get"): ("session",),
 }
@@ -141,6 +159,30 @@ def _hot_paths() -> dict[str, Any]:
         },
         "/v1/sessions/{s}/events": {"get": _events(session)},
         "/v1/sessions/{s}/poll": {"get": _poll(session)},
+        "/v1/agents/{a}/runs": {"get": _feed()},
+    }
+
+
+def _feed() -> dict[str, Any]:
+    return {
+        "operationId": "agent_feed",
+        "summary": "An agent's runs that are not over, in all sessions",
+        "parameters": [
+            _parameter("a", "path"),
+            _parameter("wait_ms", "query", required=False, text="0 to 25000"),
+            _parameter("cursor", "query", required=False, text="of the last answer"),
+            _parameter("worker", "query", required=False, text="a producer that is at work"),
+        ],
+        "responses": {
+            "200": {
+                "description": "docs/PROTOCOL.md A.4",
+                "content": {
+                    **_json("Feed"),
+                    "text/event-stream": {"schema": {"type": "string"}},
+                },
+            },
+            "default": _PROBLEM,
+        },
     }
 
 

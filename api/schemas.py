@@ -11,8 +11,9 @@ _ITEM = {
 _END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
 _DRAFT_TEXTS = (
     *("id", "role", "text", "author", "after"),
-    *("replaces", "producer", "claim_id", "header"),
+    *("replaces", "producer", "claim_id", "header", "run"),
 )
+_RUN_TEXTS = ("id", "agent", "by", "input", "role", "after")
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -47,6 +48,56 @@ def _message() -> dict[str, Any]:
     )
     message["properties"]["replaces"] = {"type": "string"}
     return message
+
+
+def _presence(created: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Member": _object(
+            member="string",
+            data={"description": "what was last given; null if nothing was"},
+            region="string",
+            connections="integer",
+            since=created,
+        ),
+        "Presence": _object(presence=_list(ref("Member"))),
+    }
+
+
+def _runs() -> dict[str, Any]:
+    text_or_null = {"type": ["string", "null"]}
+    run = _object(
+        id="string",
+        session="string",
+        status={
+            "enum": [
+                *("requested", "running", "suspended", "interrupted"),
+                *("complete", "failed", "cancelled"),
+            ]
+        },
+        agent="string",
+        by=text_or_null,
+        input=text_or_null,
+        message="string",
+        attempt="integer",
+        producer=text_or_null,
+        epoch=text_or_null,
+        created={"type": "string", "format": "date-time"},
+        detail={"description": "what its agent said last"},
+        inputs=_list({"type": "string"}),
+    )
+    taken = {
+        "allOf": [
+            ref("Claimed"),
+            _object(run=ref("Run"), inputs=_list(ref("Message"))),
+        ]
+    }
+    return {
+        "Run": run,
+        "Runs": _object(runs=_list(ref("Run")), more="boolean"),
+        "Feed": _object(runs=_list(ref("Run")), cursor="string"),
+        "Taken": taken,
+        "Nothing": {"type": "object"},
+    }
 
 
 def _polled() -> dict[str, Any]:
@@ -96,7 +147,7 @@ def _answers() -> dict[str, Any]:
             messages=_list(ref("Message")),
             more="boolean",
             presence=_list(ref("Member")),
-            runs={"type": "array"},
+            runs=_list(ref("Run")),
         ),
         "Sessions": _object(
             sessions=_list(
@@ -109,14 +160,8 @@ def _answers() -> dict[str, Any]:
         "Transports": _object(transports=_list(_object(name="string", path="string"))),
         "Polled": _polled(),
         "Status": _object(status="string"),
-        "Member": _object(
-            member="string",
-            data={"description": "what was last given; null if nothing was"},
-            region="string",
-            connections="integer",
-            since=created,
-        ),
-        "Presence": _object(presence=_list(ref("Member"))),
+        **_presence(created),
+        **_runs(),
     }
 
 
@@ -181,6 +226,52 @@ SCHEMAS: dict[str, Any] = {
         "properties": {
             "data": {"description": "any JSON of at most 4,096 bytes"},
             "ttl_s": {"type": "integer", "minimum": 1, "maximum": 3600},
+        },
+    },
+    "RunDraft": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["agent"],
+        "properties": {name: {"type": "string"} for name in _RUN_TEXTS}
+        | {"metadata": {"type": "object"}},
+    },
+    "TakeRun": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["producer", "claim_id"],
+        "properties": {
+            "producer": {"type": "string"},
+            "claim_id": {"type": "string", "minLength": 8},
+            "mode": {"enum": ["continue", "restart"]},
+            "lease_s": {"type": "integer", "minimum": 1, "maximum": 300},
+        },
+    },
+    "Lease": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["producer", "epoch"],
+        "properties": {"producer": {"type": "string"}, "epoch": {"type": "string"}},
+    },
+    "State": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["producer", "epoch", "n", "state"],
+        "properties": {
+            "producer": {"type": "string"},
+            "epoch": {"type": "string"},
+            "n": {"type": "integer", "minimum": 1},
+            "state": {"enum": ["running", "suspended"]},
+            "detail": {"description": "any JSON of at most 4,096 bytes"},
+        },
+    },
+    "Signal": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["signal"],
+        "properties": {
+            "signal": {"type": "string"},
+            "data": {"description": "any JSON of at most 4,096 bytes"},
+            "from": {"type": "string"},
         },
     },
     "Patch": {"type": "object", "description": "top-level keys; null deletes"},

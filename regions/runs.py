@@ -96,6 +96,8 @@ class RunDesk:
         self._by_agent: dict[str, dict[Run, None]] = {}
         # When runs whose lease is not seen are to be looked at again.
         self._later: dict[Run, int] = {}
+        # How long the leases are that were last renewed here.
+        self._leases_s: dict[Run, int] = {}
         self._readers: dict[str, set[WorkReader]] = {}
         self._workers: Counter[tuple[str, str]] = Counter()
         self._changed = asyncio.Event()
@@ -193,6 +195,7 @@ class RunDesk:
         self._later.pop(run, None)
         _drop(self._by_session, run[0], run[1])
         _drop(self._by_agent, agent, run)
+        self._leases_s.pop(run, None)
         self._presence.attendance.release(run[0], agent, f"{LEASE}{run[1]}/")
         if text is None:
             for reader in self._readers.get(agent, ()):
@@ -253,7 +256,9 @@ class RunDesk:
             return
         earlier = self._presence.presence.entries_of(key)
         if lease_s is None:
-            lease_s = max((e.ttl_s for e in earlier), default=LEASE_S_DEFAULT)
+            known = self._leases_s.get((message.session, message.id), LEASE_S_DEFAULT)
+            lease_s = max((e.ttl_s for e in earlier), default=known)
+        self._leases_s[message.session, message.id] = lease_s
         data = f'{{"attempt":{attempt_of(holder_of(message))},"run":"{message.id}"}}'
         try:
             self._presence.attendance.hold(key, data, lease_s)

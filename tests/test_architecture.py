@@ -28,7 +28,13 @@ HOMES = {
         "regions/transport_dialing.py",
         "regions/transport_wire.py",
     },
-    "fastapi": {"api/answers.py", "api/app.py", "api/openapi.py", "api/presence.py"},
+    "fastapi": {
+        "api/answers.py",
+        "api/app.py",
+        "api/openapi.py",
+        "api/presence.py",
+        "api/runs.py",
+    },
     "httpx2": {"regions/cluster.py"},
     "jwt": {"api/grants.py"},
     # The command line talks to regions as any client does.

@@ -142,6 +142,9 @@ OPERATIONS = {
     "delete": operations.Delete("s", None),
     "metadata": operations.Metadata("s", 1, "eu", "{}"),
     "fork": operations.Fork("s", "m", LANE, 0),
+    "step": operations.Step("s", "m", LANE, 1, "running", "null"),
+    "lapse": operations.Lapse("s", "m", LANE, 0, 0),
+    "input": operations.Input("s", "m", 1, "n"),
     "absorb": operations.Absorb("s", (), ()),
 }
 

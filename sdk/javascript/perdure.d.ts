@@ -48,6 +48,23 @@ export interface Member {
   since: string;
 }
 
+/** One turn of an agent: the run and the message that it writes have the same id. */
+export interface Run {
+  id: string;
+  session: string;
+  status: "requested" | "running" | "suspended" | "interrupted" | "complete" | "failed" | "cancelled";
+  agent: string;
+  by: string | null;
+  input: string | null;
+  message: string;
+  attempt: number;
+  producer: string | null;
+  epoch: string | null;
+  created: string;
+  detail: unknown;
+  inputs: string[];
+}
+
 /** The assembled session. Plain data: it may be saved as JSON and given back to `read`. */
 export interface SessionView {
   readonly id: string;
@@ -56,6 +73,8 @@ export interface SessionView {
   readonly metadata: Readonly<Metadata>;
   /** Who is here. */
   readonly presence: readonly Readonly<Member>[];
+  /** The runs that are not over. */
+  readonly runs: readonly Readonly<Run>[];
   readonly cursor: string | null;
   /** The URL of the region that told the newest of it. */
   readonly region: string | null;
@@ -74,7 +93,7 @@ export interface SessionSnapshot {
   messages: Message[];
   more: boolean;
   presence: Member[];
-  runs: unknown[];
+  runs: Run[];
 }
 
 export interface SessionEvent {

@@ -144,6 +144,7 @@ export function newView(id) {
     messages: [],
     metadata: {},
     presence: [],
+    runs: [],
     cursor: null,
     region: null,
     ready: false,
@@ -165,6 +166,7 @@ export function apply(view, name, data) {
         messages: data.messages.map(received),
         metadata: data.metadata,
         presence: data.presence ?? [],
+        runs: data.runs ?? [],
         more: data.more,
       };
     case "message":
@@ -181,15 +183,29 @@ export function apply(view, name, data) {
       return { ...view, metadata: data.metadata };
     case "presence":
       return { ...view, presence: present(view.presence ?? [], data) };
+    case "run":
+      return { ...view, runs: ran(view.runs ?? [], data) };
+    case "signal":
+      return view;
     case "stale":
       return { ...view, messages: view.messages.map((message) => withHeld(message, data)) };
     case "ready":
       return { ...view, ready: true };
     case "deleted":
-      return { ...view, deleted: true, messages: [], metadata: {}, presence: [], more: false };
+      return { ...view, deleted: true, messages: [], metadata: {}, presence: [], runs: [], more: false };
     default:
       return view;
   }
+}
+
+/** The runs that are not over, in the order in which they came to be known. */
+function ran(runs, { all, run }) {
+  if (all) return all;
+  const isOver = ["complete", "failed", "cancelled"].includes(run.status);
+  const at = runs.findIndex(({ id }) => id === run.id);
+  const before = at < 0 ? runs : runs.slice(0, at);
+  const after = at < 0 ? [] : runs.slice(at + 1);
+  return [...before, ...(isOver ? [] : [run]), ...after];
 }
 
 /** Who is here, in the order in which they came to be known. */

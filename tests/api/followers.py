@@ -53,6 +53,8 @@ class Plug:
         async with asyncio.timeout(10):
             frame = json.loads(await self.connection.recv())
         self.frames.append(frame)
+        if "agent" in frame:
+            return frame
         if "event" in frame:
             told = Told(frame["event"], frame["id"], frame["data"])
             self.events.setdefault(frame["session"], []).append(told)

@@ -176,6 +176,7 @@ def check(document: dict[str, Any], method: str, path: str, reply: Any) -> None:
 
 SESSION, MESSAGES = "/v1/sessions/{s}", "/v1/sessions/{s}/messages"
 MESSAGE = f"{MESSAGES}/{{m}}"
+RUNS = f"{SESSION}/runs"
 MEMBER = f"{SESSION}/presence/{{member}}"
 OPEN = {"id": "m", "role": "assistant", "producer": "p", "claim_id": "claim-0001"}
 CLAIM = {"producer": "q", "claim_id": "claim-0002", "mode": "continue"}
@@ -205,6 +206,20 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("GET", "/version", None, 200),
     ("GET", "/livez", None, 200),
     ("GET", "/readyz", None, 200),
+    ("POST", RUNS, {"id": "r", "agent": "bot"}, 201),
+    ("POST", RUNS, {"id": "r", "agent": "bot"}, 200),
+    ("POST", RUNS, {"id": "r", "agent": "bat"}, 409),
+    ("GET", f"{RUNS}/{{r}}", None, 200),
+    ("GET", RUNS, None, 200),
+    ("GET", "/v1/agents/{a}/runs", None, 200),
+    ("GET", SESSION, None, 200),
+    ("POST", f"{RUNS}/{{r}}/claim", {"producer": "p", "claim_id": "claim-0001"}, 200),
+    ("POST", f"{RUNS}/{{r}}/claim", {"producer": "q", "claim_id": "claim-0002"}, 409),
+    ("POST", f"{RUNS}/{{r}}/lease", {"producer": "p", "epoch": "9-" + "0" * 16}, 409),
+    ("POST", f"{RUNS}/{{r}}/state", {"producer": "p", "epoch": "x", "n": 1, "state": "x"}, 400),
+    ("POST", f"{RUNS}/{{r}}/cancel", None, 200),
+    ("POST", f"{SESSION}/signals", {"signal": "typing"}, 202),
+    ("POST", f"{SESSION}/signals", {"signal": "!"}, 400),
     ("PUT", MEMBER, {"data": {"a": 1}, "ttl_s": 5}, 200),
     ("PUT", MEMBER, None, 200),
     ("PUT", MEMBER, {"ttl_s": 0}, 400),
@@ -222,6 +237,7 @@ async def test_answers_are_as_described(region, document):
     """What a region answers, to what it takes and what it refuses, fits the document's schemas."""
     for method, path, body, status in EXCHANGES:
         target = path.replace("{s}", "s").replace("{m}", "m").replace("{member}", "ana")
+        target = target.replace("{r}", "r").replace("{a}", "bot")
         reply = await region.json(method, target, body)
         assert reply.status == status, (method, path, reply)
         check(document, method, path, reply)

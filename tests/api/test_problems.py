@@ -46,7 +46,7 @@ def test_problem(code):
     assert found.body["detail"] == "because"
     assert found.body["field"] == "x"
     again = ("too_many", "storage_full", "storage_failed", "draining", "starting", "catching_up")
-    retries = code in again
+    retries = code in (*again, "held")
     assert ("retry-after" in dict(found.headers)) == retries
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections import deque
+from typing import Any
 
 import jwt
 import pytest
@@ -40,6 +41,26 @@ async def plugged(region):
 # Verbs
 
 
+async def _verbs_of_runs(plugged: Any) -> None:
+    do = plugged.do
+    asked = await do("run", id="r", agent="bot")
+    assert (asked["status"], asked["body"]["status"]) == (201, "requested")
+    assert (await do("work", agent="bot"))["status"] == 200
+    taken = await do("claim_run", run="r", producer="w", claim_id="claim-0003")
+    epoch = taken["body"]["epoch"]
+    assert (await do("lease", run="r", producer="w", epoch=epoch))["body"]["status"] == "running"
+    said = await do("state", run="r", producer="w", epoch=epoch, n=1, state="suspended")
+    assert said["body"]["status"] == "suspended"
+    assert (await do("cancel_run", run="r"))["body"]["status"] == "cancelled"
+    assert (await do("rest", agent="bot"))["status"] == 200
+    feed = [frame for frame in plugged.frames if "agent" in frame]
+    assert feed[0] == {"agent": "bot", "event": "runs", "data": {"all": [asked["body"]]}}
+    assert [frame["data"]["run"]["status"] for frame in feed[1:]] == [
+        *("running", "suspended", "cancelled")
+    ]
+    assert (await do("signal", signal="typing"))["status"] == 202
+
+
 async def test_every_verb(region, plugged):
     """Each answers as its path answers over HTTP."""
     do = plugged.do
@@ -71,17 +92,19 @@ async def test_every_verb(region, plugged):
     assert (await do("cancel", message="m"))["body"] == {"status": "cancelled"}
     assert (await do("metadata", patch={"b": 2}))["body"] == {"metadata": {"a": 1, "b": 2}}
     assert (await do("metadata"))["body"] == {"metadata": {"a": 1, "b": 2}}
+    await _verbs_of_runs(plugged)
     joined = await do("join", member="ana", data=1, ttl_s=5)
     assert (joined["status"], joined["body"]["data"]) == (200, 1)
-    assert await do("leave", member="ana") == {"reply": 17, "status": 204, "body": None}
-    assert await do("delete", message="m") == {"reply": 18, "status": 204, "body": None}
+    assert await do("leave", member="ana") == {"reply": 25, "status": 204, "body": None}
+    assert await do("delete", message="m") == {"reply": 26, "status": 204, "body": None}
     assert (await do("unsubscribe"))["body"] == {}
     await do("delete")
     assert (await do("metadata"))["body"]["code"] == "deleted"
     told = [event.event for event in plugged.events["s"]]
     # Who comes and leaves at once may be told of together, which is nothing.
     assert [name for name in told if name != "presence"] == [
-        *("message", "message", "append", "append", "append", "end", "metadata", "delete")
+        *("message", "message", "append", "append", "append", "end", "metadata", "message"),
+        *("run", "run", "run", "end", "run", "signal", "delete"),
     ]
     assert "presence" in told
     used = {json.loads(line)["do"] for line in plugged.said}

@@ -226,6 +226,7 @@ async def test_a_restart_recovers_all_that_was_acknowledged(regions: Regions) ->
     assert events is not None and [event.name for event in events] == [
         "metadata",
         "presence",
+        "run",
         "ready",
     ]
     reader.close()
@@ -269,6 +270,7 @@ async def test_what_was_settled_is_not_doubted_after_a_restart(regions: Regions)
             assert events is not None and [e.name for e in events] == [
                 "metadata",
                 "presence",
+                "run",
                 "ready",
             ]
             reader.close()
@@ -305,6 +307,7 @@ async def test_keep_alives_and_holds_are_by_the_monotonic_clock(regions: Regions
         "stale",
         "metadata",
         "presence",
+        "run",
         "ready",
     ]
     waiting = asyncio.create_task(reader.next())

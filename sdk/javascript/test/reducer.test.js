@@ -63,6 +63,18 @@ const CASES = [
     expected: [{ member: "a", data: 2 }, { member: "b" }],
   },
   {
+    name: "runs that are over are dropped",
+    before: after(viewOf(), ["run", { all: [{ id: "a", status: "requested" }] }]),
+    events: [
+      ["run", { run: { id: "b", status: "running" } }],
+      ["run", { run: { id: "a", status: "suspended" } }],
+      ["run", { run: { id: "b", status: "complete" } }],
+      ["signal", { signal: "typing" }],
+    ],
+    seen: (view) => view.runs,
+    expected: [{ id: "a", status: "suspended" }],
+  },
+  {
     name: "messages stand by serial, wherever they come",
     before: viewOf(message("b", { at: "2" })),
     events: [

@@ -11,6 +11,9 @@ from typing import Any
 
 from perdure_client.errors import OutOfStep
 
+# A run with one of these is over.
+OVER = frozenset({"complete", "failed", "cancelled"})
+
 
 @dataclass
 class MessageView:
@@ -48,6 +51,8 @@ class SessionView:
     more: bool = False
     # Who is here, by member.
     presence: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # The runs that are not over, by id.
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def message(self, id_: str) -> MessageView | None:
         """The message of an id."""
@@ -62,6 +67,7 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             view.metadata = data["metadata"]
             view.more = data["more"]
             view.presence = _by(data.get("presence", ()), "member")
+            view.runs = _by(data.get("runs", ()), "id")
         case "message":
             _place(view, _message(data))
         case "append" | "replace" | "end":
@@ -74,6 +80,10 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             view.metadata = data["metadata"]
         case "presence":
             _present(view, data)
+        case "run":
+            _ran(view, data)
+        case "signal":
+            return
         case "stale":
             for message in view.messages:
                 if data["message"] in (None, message.id):
@@ -81,11 +91,21 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
         case "ready":
             view.ready = True
         case "deleted":
-            view.deleted, view.messages, view.metadata, view.presence = True, [], {}, {}
+            view.deleted, view.messages, view.metadata = True, [], {}
+            view.presence, view.runs = {}, {}
 
 
 def _by(values: Iterable[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
     return {value[name]: value for value in values}
+
+
+def _ran(view: SessionView, data: dict[str, Any]) -> None:
+    if "all" in data:
+        view.runs = _by(data["all"], "id")
+    elif data["run"]["status"] in OVER:
+        view.runs.pop(data["run"]["id"], None)
+    else:
+        view.runs[data["run"]["id"]] = data["run"]
 
 
 def _present(view: SessionView, data: dict[str, Any]) -> None:

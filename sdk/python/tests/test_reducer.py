@@ -47,6 +47,21 @@ def test_members_come_change_and_leave() -> None:
     assert view.presence == {}
 
 
+def test_runs_that_are_over_are_dropped() -> None:
+    """``all`` takes the place of every run; else each is what it was last said to be."""
+    view = view_of()
+    apply(view, "run", {"all": [{"id": "a", "status": "requested"}]})
+    apply(view, "run", {"run": {"id": "b", "status": "running"}})
+    apply(view, "run", {"run": {"id": "a", "status": "suspended"}})
+    assert {id_: run["status"] for id_, run in view.runs.items()} == {
+        "a": "suspended",
+        "b": "running",
+    }
+    apply(view, "run", {"run": {"id": "b", "status": "cancelled"}})
+    apply(view, "signal", {"signal": "typing", "data": None})
+    assert list(view.runs) == ["a"]
+
+
 def test_messages_stand_by_serial() -> None:
     """Wherever they arrive; one of the same id takes the place of the other."""
     view = view_of(message("b", serial="2.b"))
