@@ -10,6 +10,7 @@ from tests.simulation.history import History
 from tests.simulation.presence_checks import ghosts, gone, missing, settled
 from tests.simulation.reader_checks import elsewhere, forward, in_step, readers
 from tests.simulation.region_checks import alive, available, cancelled, equal, refused
+from tests.simulation.run_checks import ended, inputs, kept, seen
 from tests.simulation.text_checks import (
     acknowledged,
     answers,
@@ -45,6 +46,10 @@ CHECKS: dict[str, Check] = {
         ghosts,
         gone,
         settled,
+        ended,
+        inputs,
+        kept,
+        seen,
     )
 }
 

@@ -162,15 +162,19 @@ class Producer(Client):
             opened, _ = await self.call("open", self.session, draft)
             self._epoch, self._header, self._next = opened.epoch, opened.header, opened.next
         else:
-            args = (self.session, w.message, self.name, self._claim_id, w.mode)
             began_s = self.now_s
-            answer, disk = await self.call("claim", *args)
+            answer, disk = await self._claim()
             self._epoch, self._header = answer["epoch"], answer["header"]
             self._next = answer["next"]
             self.around.history.claimed.append(
                 Claimed(self.now_s, w.name, w.message, answer["text"], w.mode, disk, began_s)
             )
         self._at = self.region
+
+    async def _claim(self) -> Any:
+        w = self.writer
+        args = (self.session, w.message, self.name, self._claim_id, w.mode)
+        return await self.call("claim", *args)
 
     async def _recover(self, refused: Refused) -> None:
         if refused.code == "unknown_epoch":

@@ -12,6 +12,7 @@ from perdure.replication.errors import Refusal
 from tests.simulation.history import Called, CarriedOut, History
 from tests.simulation.network import Network, SimSocket
 from tests.simulation.process import Addresses
+from tests.simulation.runs import CLAIMS
 
 REQUEST_S_MAX = 8.0
 
@@ -62,7 +63,7 @@ class Door(ABC):
             async with asyncio.timeout(REQUEST_S_MAX):
                 answer, disk = await self._ask(who, region, verb, args, more)
             self._log(f"{loop.time():.4f} {who} {region} {verb} ok")
-            if verb == "claim":
+            if verb in CLAIMS:
                 done = CarriedOut(began, args[2], args[1], disk)
                 self._history.carried_out.append(done)
             self._tell_acknowledged(region, answer)

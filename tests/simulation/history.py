@@ -151,6 +151,24 @@ class Met(NamedTuple):
     names: frozenset[str]
 
 
+class Sign(NamedTuple):
+    """An agent that holds a run was heard by a region: it claimed, wrote, or renewed."""
+
+    at_s: float
+    run: str
+    who: str
+    region: str
+
+
+class Ran(NamedTuple):
+    """A region was asked for its runs: by id, the status, and who holds it."""
+
+    began_s: float
+    at_s: float
+    region: str
+    shown: dict[str, tuple[str, str]]
+
+
 class Announced(NamedTuple):
     """A reader was told that somebody is here, or away; ``connected_s``: since when it was
     connected."""
@@ -202,6 +220,12 @@ class History:
     # How many connections and leases each region knows of in the end, as it says.
     final_present: dict[str, int] = field(default_factory=dict)
     announced: list[Announced] = field(default_factory=list)
+    # Runs that were asked for, and acknowledged; what was said to them: (run, message, disk).
+    requested: list[str] = field(default_factory=list)
+    inputs: list[tuple[str, str, str]] = field(default_factory=list)
+    signs: list[Sign] = field(default_factory=list)
+    ran: list[Ran] = field(default_factory=list)
+    final_runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Who is here in the end, on purpose.
     stay: set[str] = field(default_factory=set)
     disturbed: list[Disturbed] = field(default_factory=list)

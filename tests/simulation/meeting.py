@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.simulation.clients import Client, Reader, Surroundings
 from tests.simulation.door import Refused, Unavailable
+from tests.simulation.hands import Asker, Hand, Overseer
 from tests.simulation.history import Act, Met
 
 STAYS_S_MEAN = (2.0, 6.0, 40.0)
@@ -20,6 +21,8 @@ LOOK_S_MEAN = 0.5
 CALM_S = 50.0
 # What they did last is known everywhere by then.
 SETTLED_S = 25.0
+# And so long agents have, after that, to end what they were asked for.
+RUNS_S_MAX = 120.0
 # Who looks on stays where it is, as long as that is there.
 LONG_S = 1_000.0
 
@@ -179,12 +182,16 @@ class Host(Client):
 class Meeting:
     """The people of some sessions."""
 
-    def __init__(self, around: Surroundings, sessions: list[str], whim: Random) -> None:
+    def __init__(
+        self, around: Surroundings, sessions: list[str], chaos_s: float, whim: Random
+    ) -> None:
+        self._chaos_s = chaos_s
         self.history = around.history
         self._around = around
         self._whim = whim
         self._sessions = sessions
         self._hosts: list[Host] = []
+        self._overseers: list[Overseer] = []
         self._persons: list[Person] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -208,7 +215,20 @@ class Meeting:
             host = Host(self._around, f"{session}-host", session, self._whim)
             self._hosts.append(host)
             self._start(host)
+            names += self._ask(session)
+        for number in range(2):
+            name = f"h{number}"
+            names.append(name)
+            self._start(Hand(self._around, name, self._whim))
         return names
+
+    def _ask(self, session: str) -> list[str]:
+        args = (self._around, f"{session}-asker", session, self._whim, self._chaos_s)
+        self._start(Asker(*args))
+        overseer = Overseer(self._around, f"{session}-overseer", session, self._whim)
+        self._overseers.append(overseer)
+        self._start(overseer)
+        return [f"{session}-asker"]
 
     def _start(self, client: Any) -> None:
         self._tasks.append(asyncio.create_task(client.run()))
@@ -232,6 +252,29 @@ class Meeting:
                 while not await host.look(region):
                     await asyncio.sleep(0.5)
                 self.history.final_met.append(self.history.met[-1])
+        await self._look_at_runs()
         for region in self._around.regions:
             counters, _ = await self._hosts[0].insist_at(region, "regions")
             self.history.final_present[region] = counters["counters"]["present"]
+
+    async def _look_at_runs(self) -> None:
+        """Once they have had the time to come to their ends."""
+        began_s = asyncio.get_running_loop().time()
+        while True:
+            views: dict[str, dict[str, Any]] = {}
+            for region in self._around.regions:
+                views[region] = {}
+                for overseer in self._overseers:
+                    while (runs := await overseer.look(region)) is None:
+                        await asyncio.sleep(0.5)
+                    views[region] |= runs
+            over = all(
+                run in view and view[run]["status"] in ("complete", "cancelled")
+                for view in views.values()
+                for run in self.history.requested
+            )
+            late = asyncio.get_running_loop().time() - began_s > RUNS_S_MAX
+            if late or (over and all(view == views[region] for view in views.values())):
+                self.history.final_runs = views
+                return
+            await asyncio.sleep(2)

@@ -99,6 +99,7 @@ def _has_cause(history: History, stopped: Stopped) -> bool:
         "conflict": unusual or deleted,
         "cancelled": asked(history, "cancel", message, stopped.at_s),
         "deleted": deleted,
+        "held": bool(taken),
         "ended": unusual or len(others) > 1,
         # Who claims may come before the message does; and to where its disk was lost.
         "not_found": claims,

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from tests.simulation.history import Asked, Claimed, History, Seen
 
+# What takes a message over.
+CLAIMS = ("claim", "claim_run")
 _TOKEN = re.compile(r"([^;.]+-w\d+)\.(\d+)(!?);")
 
 
@@ -99,7 +101,7 @@ def claims_of(history: History, message: str) -> list[Claimed]:
 def attempts(history: History, writer: str) -> int:
     """How often a takeover may have been carried out: answers, and requests without one."""
     answered = sum(c.writer == writer for c in history.carried_out)
-    lost = sum(c.who == writer and c.verb == "claim" and c.code in LOST for c in history.called)
+    lost = sum(c.who == writer and c.verb in CLAIMS and c.code in LOST for c in history.called)
     return answered + lost
 
 
@@ -133,8 +135,6 @@ def attempted_s(history: History, writer: str) -> float:
     """When a takeover may first have been carried out for a writer."""
     times = [c.began_s for c in history.carried_out if c.writer == writer]
     times += [
-        c.began_s
-        for c in history.called
-        if c.who == writer and c.verb == "claim" and c.code in LOST
+        c.began_s for c in history.called if c.who == writer and c.verb in CLAIMS and c.code in LOST
     ]
     return min(times, default=inf)

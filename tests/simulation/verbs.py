@@ -1,5 +1,6 @@
 """What clients ask of a region, as HTTP requests, and what the answers mean."""
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -7,8 +8,9 @@ from perdure.regions.answers import Ack, Opened, Sent
 from perdure.regions.ports import StorageError, StorageFull
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
+from perdure.replication.runs import RunDraft
 
-_DRAFT = ("id", "text", "author", "after", "replaces", "producer", "claim_id")
+_DRAFT = ("id", "text", "author", "after", "replaces", "producer", "claim_id", "run")
 
 
 class Reply(NamedTuple):
@@ -30,6 +32,9 @@ class Verbs:
 
     async def carry_out(self, verb: str, args: Any, more: Any) -> Any:
         """The answer. Raises ``Refusal`` and ``StorageError``, as a node does."""
+        if verb == "agent_runs":
+            body = (await self._http("GET", f"/v1/agents/{args[0]}/runs")).body
+            return json.dumps(body["runs"]), body["cursor"]
         session = f"/v1/sessions/{args[0]}" if args and args[0] else "/v1/sessions"
         return await getattr(self, f"_{verb}")(session, *args[1:], **more)
 
@@ -86,6 +91,33 @@ class Verbs:
 
     async def _delete(self, session: str, message: str) -> None:
         await self._http("DELETE", f"{session}/messages/{message}")
+
+    async def _request_run(self, session: str, draft: RunDraft) -> Any:
+        body = {"id": draft.id, "agent": draft.agent}
+        return (await self._http("POST", f"{session}/runs", body)).body
+
+    async def _runs(self, session: str, *_: Any) -> Any:
+        return (await self._http("GET", f"{session}/runs", query={"limit": 1000})).body
+
+    async def _claim_run(
+        self, session: str, run: str, producer: str, claim_id: str, mode: str, lease_s: int
+    ) -> Any:
+        who = {"producer": producer, "claim_id": claim_id}
+        body = {**who, "mode": mode, "lease_s": lease_s}
+        return (await self._http("POST", f"{session}/runs/{run}/claim", body)).body
+
+    async def _renew_run(self, session: str, run: str, producer: str, epoch: str) -> Any:
+        body = {"producer": producer, "epoch": epoch}
+        return (await self._http("POST", f"{session}/runs/{run}/lease", body)).body
+
+    async def _say_state(
+        self, session: str, run: str, producer: str, epoch: str, n: int, state: str, detail: Any
+    ) -> Any:
+        body = {"producer": producer, "epoch": epoch, "n": n, "state": state, "detail": detail}
+        return (await self._http("POST", f"{session}/runs/{run}/state", body)).body
+
+    async def _cancel_run(self, session: str, run: str) -> Any:
+        return (await self._http("POST", f"{session}/runs/{run}/cancel")).body
 
     async def _members(self, session: str) -> Any:
         return (await self._http("GET", f"{session}/presence")).body["presence"]

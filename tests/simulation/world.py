@@ -110,7 +110,9 @@ class World:
         self.crowd = Crowd(around, self.sessions, self.settings.chaos_s, whim)
         self.meeting: Meeting | None = None
         if seed % 16 in MEETING:
-            self.meeting = Meeting(around, self.sessions, Random(f"{seed}/meeting"))
+            self.meeting = Meeting(
+                around, self.sessions, self.settings.chaos_s, Random(f"{seed}/meeting")
+            )
         self.faults = Faults(self, Random(f"{seed}/faults"))
 
     def log(self, line: str) -> None:
