@@ -120,13 +120,14 @@ def as_seen(message: dict[str, Any]) -> Seen:
 
 
 class Looked(NamedTuple):
-    """A region was asked for the messages of a session, and answered."""
+    """A region was asked for the messages of a session at ``began_s``, and answered."""
 
     at_s: float
     session: str
     region: str
     disk: str
     seen: dict[str, Seen]
+    began_s: float = 0.0
 
 
 @dataclass
