@@ -35,7 +35,8 @@ class Claimed(NamedTuple):
 
 
 class CarriedOut(NamedTuple):
-    """A region answered a takeover: also one that was asked for twice, and that nobody heard."""
+    """A region answered a takeover, or an open: also one that was asked for twice, and that nobody
+    heard."""
 
     began_s: float
     writer: str
@@ -157,7 +158,9 @@ class History:
     sessions: list[str]
     acked: list[Acked] = field(default_factory=list)
     claimed: list[Claimed] = field(default_factory=list)
+    # Takeovers; and opens.
     carried_out: list[CarriedOut] = field(default_factory=list)
+    opened: list[CarriedOut] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)

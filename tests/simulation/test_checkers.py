@@ -314,6 +314,27 @@ def a_conflict_of_one_producer(history: History) -> None:
 
 
 @broken("forward", "without a cause")
+def another_serial_of_what_was_opened_once(history: History) -> None:
+    take_over(history, V, 0.5, text(W, 1), 0)
+    history.opened = [CarriedOut(at_s, W, M, "eu/1") for at_s in (0.1, 0.2)]
+    history.opened.append(CarriedOut(2.6, W, M, "us/1"))
+    history.shown.insert(2, shown(2.5, "message", "", "conflict"))
+
+
+@broken("forward", "without a cause")
+def a_conflict_of_what_was_opened_twice(history: History) -> None:
+    take_over(history, V, 0.5, text(W, 1), 0)
+    history.opened = [CarriedOut(0.1, W, M, disk) for disk in ("eu/1", "us/1")]
+    history.shown.insert(2, shown(2.5, "replace", "", "conflict"))
+
+
+@broken("forward", "without a cause")
+def text_is_taken_back_with_a_serial(history: History) -> None:
+    history.opened = [CarriedOut(0.1, W, M, disk) for disk in ("eu/1", "us/1")]
+    history.shown.insert(2, shown(2.5, "message", text(W, 1), "conflict"))
+
+
+@broken("forward", "without a cause")
 def text_is_taken_back(history: History) -> None:
     history.shown.insert(2, shown(2.5, "replace", text(W, 1), "fenced"))
 
@@ -529,6 +550,12 @@ def excused() -> list[tuple[str, Break]]:
         history.shown.append(shown(4.0, "replace", both, "fenced"))
         show_in_the_end(history, M, Seen(both, "complete", 4))
 
+    def cut_by_a_takeover_under_another_serial(history: History) -> None:
+        cut_by_a_takeover(history)
+        history.shown[-1] = history.shown[-1]._replace(event="message", reason="conflict")
+        history.opened = [CarriedOut(0.1, W, M, "eu/1")]
+        history.called.append(Called(0.1, 0.2, W, "us", "open", "left"))
+
     def a_takeover_that_others_know_later(history: History) -> None:
         history.acked[:2] = [ack._replace(disk="us/1") for ack in history.acked[:2]]
         take_over(history, V, 2.5, text(W, 2), 3)
@@ -582,6 +609,7 @@ def excused() -> list[tuple[str, Break]]:
     cases = (
         lost_with_its_disk,
         cut_by_a_takeover,
+        cut_by_a_takeover_under_another_serial,
         a_takeover_that_others_know_later,
         a_lost_text_that_was_written_otherwise,
         behind_after_the_hold,
