@@ -66,6 +66,9 @@ class Door(ABC):
             if verb in CLAIMS:
                 done = CarriedOut(began, args[2], args[1], disk)
                 self._history.carried_out.append(done)
+            elif verb == "open":
+                opened = CarriedOut(began, who, args[1].id, disk)
+                self._history.opened.append(opened)
             self._tell_acknowledged(region, answer)
             return answer, disk
         except Refused as refused:

@@ -295,12 +295,11 @@ class Faults:
 
     async def far(self) -> None:
         path = self._world.network.path(*self._pair())
-        before = path.delay_s, path.jitter_s
-        path.delay_s, path.jitter_s = self.random.choice([(0.3, 0.3), (1.0, 2.0)])
+        path.far_s = self.random.choice([(0.3, 0.3), (1.0, 2.0)])
         try:
             await self._during(self._seconds(15), "far")
         finally:
-            path.delay_s, path.jitter_s = before
+            path.far_s = None
 
     async def spoil(self) -> None:
         path = self._world.network.path(*self._pair())

@@ -35,7 +35,8 @@ class Claimed(NamedTuple):
 
 
 class CarriedOut(NamedTuple):
-    """A region answered a takeover: also one that was asked for twice, and that nobody heard."""
+    """A region answered a takeover, or an open: also one that was asked for twice, and that nobody
+    heard."""
 
     began_s: float
     writer: str
@@ -120,13 +121,14 @@ def as_seen(message: dict[str, Any]) -> Seen:
 
 
 class Looked(NamedTuple):
-    """A region was asked for the messages of a session, and answered."""
+    """A region was asked for the messages of a session at ``began_s``, and answered."""
 
     at_s: float
     session: str
     region: str
     disk: str
     seen: dict[str, Seen]
+    began_s: float = 0.0
 
 
 class Act(NamedTuple):
@@ -207,7 +209,9 @@ class History:
     sessions: list[str]
     acked: list[Acked] = field(default_factory=list)
     claimed: list[Claimed] = field(default_factory=list)
+    # Takeovers; and opens.
     carried_out: list[CarriedOut] = field(default_factory=list)
+    opened: list[CarriedOut] = field(default_factory=list)
     stopped: list[Stopped] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)

@@ -28,6 +28,8 @@ class Path:
 
     delay_s: float = 0.005
     jitter_s: float = 0.002
+    # Delay and jitter while a fault makes it longer.
+    far_s: tuple[float, float] | None = None
     cut: bool = False
     bytes_per_s: float = 0.0
     spoil: float = 0.0
@@ -65,14 +67,15 @@ class Network:
             go_on()
 
     def heal_all(self) -> None:
-        """Every path is whole, quick and clean."""
+        """Every path is whole and clean, and as quick as it is without a fault."""
         for (start, end), path in self._paths.items():
-            path.bytes_per_s, path.spoil = 0.0, 0.0
+            path.far_s, path.bytes_per_s, path.spoil = None, 0.0, 0.0
             self.heal(start, end)
 
     def delay_s(self, path: Path, size: int = 0) -> float:
         """How long something takes."""
-        delay = path.delay_s + path.jitter_s * self.random.random()
+        delay_s, jitter_s = path.far_s or (path.delay_s, path.jitter_s)
+        delay = delay_s + jitter_s * self.random.random()
         if path.bytes_per_s:
             delay += size / path.bytes_per_s
         return delay

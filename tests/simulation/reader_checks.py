@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 
 from tests.simulation.history import History, Shown, Waited
-from tests.simulation.runs import asked, attempted_s, claimers, final_of, is_broken, is_usual
+from tests.simulation.runs import (
+    asked,
+    attempted_s,
+    claimers,
+    final_of,
+    is_broken,
+    is_usual,
+    opened_apart,
+)
 
 HOLD_S_MIN = 29.0
 # How long a reader may be held as a whole, while a change is on its way.
@@ -52,7 +60,9 @@ def _cause(history: History, before: Shown, shown: Shown) -> Iterator[str]:
     )
     # An id may be given again when its deletion was lost with its disk.
     unusual = not is_usual(history, shown.message) or asked(history, "delete", shown.message)
-    if not unusual and (not claimed or shown.reason == "conflict"):
+    # Under another serial it comes as another message, also where a takeover took text back.
+    moved = shown.event == "message" and opened_apart(history, shown.message, shown.at_s)
+    if not unusual and (not claimed or (shown.reason == "conflict" and not moved)):
         yield f"{what} without a cause"
     elif (before.text or "").startswith(shown.text or "") and shown.event == "snapshot":
         yield f"{what} by an older snapshot"

@@ -87,4 +87,5 @@ class Watcher(Client):
                     return
                 # The answer of a region that knows nothing of the session.
                 disk, seen = "", {}
-            self.around.history.looked.append(Looked(began_s, self.session, region, disk, seen))
+            what = (self.session, region, disk, seen)
+            self.around.history.looked.append(Looked(self.now_s, *what, began_s))

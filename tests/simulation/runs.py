@@ -82,6 +82,20 @@ def is_usual(history: History, message: str) -> bool:
     return not is_broken(history, message) and not has_rivals(history, message)
 
 
+def opened_apart(history: History, message: str, by_s: float) -> bool:
+    """Whether one open of it may have been carried out by then on two disks: on each under a serial
+    of its own, of which one wins."""
+    writers = {w.name for w in history.writers.values() if w.message == message and w.opens}
+    disks = {o.disk for o in history.opened if o.message == message and o.began_s <= by_s}
+    regions = {disk.split("/")[0] for disk in disks}
+    lost = {
+        c.region
+        for c in history.called
+        if c.who in writers and c.verb == "open" and c.code in LOST and c.began_s <= by_s
+    }
+    return len(disks) + len(lost - regions) > 1
+
+
 def asked(history: History, what: str, message: str, by_s: float = inf) -> bool:
     """Whether somebody asked for it by then, and was not refused."""
     return any(a.what == what and a.message == message and a.at_s <= by_s for a in history.asked)

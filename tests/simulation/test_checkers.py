@@ -1,11 +1,14 @@
 """Each checker passes a good history and rejects broken ones; none passes on nothing."""
 
+import asyncio
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
 from tests.simulation import checkers
 from tests.simulation.checkers import TooLittle, judge
+from tests.simulation.clients import Surroundings
 from tests.simulation.history import (
     Acked,
     Asked,
@@ -21,6 +24,8 @@ from tests.simulation.history import (
     Waited,
     Writer,
 )
+from tests.simulation.loop import VirtualLoop, run
+from tests.simulation.restless import Watcher
 
 M, C = "s0-m0", "s0-c0"
 W, V = f"{M}-w0", f"{M}-w2"
@@ -309,6 +314,27 @@ def a_conflict_of_one_producer(history: History) -> None:
 
 
 @broken("forward", "without a cause")
+def another_serial_of_what_was_opened_once(history: History) -> None:
+    take_over(history, V, 0.5, text(W, 1), 0)
+    history.opened = [CarriedOut(at_s, W, M, "eu/1") for at_s in (0.1, 0.2)]
+    history.opened.append(CarriedOut(2.6, W, M, "us/1"))
+    history.shown.insert(2, shown(2.5, "message", "", "conflict"))
+
+
+@broken("forward", "without a cause")
+def a_conflict_of_what_was_opened_twice(history: History) -> None:
+    take_over(history, V, 0.5, text(W, 1), 0)
+    history.opened = [CarriedOut(0.1, W, M, disk) for disk in ("eu/1", "us/1")]
+    history.shown.insert(2, shown(2.5, "replace", "", "conflict"))
+
+
+@broken("forward", "without a cause")
+def text_is_taken_back_with_a_serial(history: History) -> None:
+    history.opened = [CarriedOut(0.1, W, M, disk) for disk in ("eu/1", "us/1")]
+    history.shown.insert(2, shown(2.5, "message", text(W, 1), "conflict"))
+
+
+@broken("forward", "without a cause")
 def text_is_taken_back(history: History) -> None:
     history.shown.insert(2, shown(2.5, "replace", text(W, 1), "fenced"))
 
@@ -456,6 +482,14 @@ def a_region_forgets_the_text_of_a_message(history: History) -> None:
     history.looked.append(Looked(4.0, "s0", "eu", "eu/1", forgot))
 
 
+@broken("remembered", "shows 0 of")
+def a_region_forgets_before_the_takeover_comes(history: History) -> None:
+    history.looked.append(Looked(3.0, "s0", "eu", "eu/1", dict(history.final["eu"]), 2.9))
+    forgot = {**history.final["eu"], M: Seen("", "streaming", 0)}
+    history.looked.append(Looked(4.8, "s0", "eu", "eu/1", forgot, 4.0))
+    take_over(history, V, 5.0, "", 0)
+
+
 @broken("alive", "ended by itself")
 def a_region_dies_at_its_start(history: History) -> None:
     history.deaths.append((3.0, "eu", "ended by itself with 1"))
@@ -516,6 +550,12 @@ def excused() -> list[tuple[str, Break]]:
         history.shown.append(shown(4.0, "replace", both, "fenced"))
         show_in_the_end(history, M, Seen(both, "complete", 4))
 
+    def cut_by_a_takeover_under_another_serial(history: History) -> None:
+        cut_by_a_takeover(history)
+        history.shown[-1] = history.shown[-1]._replace(event="message", reason="conflict")
+        history.opened = [CarriedOut(0.1, W, M, "eu/1")]
+        history.called.append(Called(0.1, 0.2, W, "us", "open", "left"))
+
     def a_takeover_that_others_know_later(history: History) -> None:
         history.acked[:2] = [ack._replace(disk="us/1") for ack in history.acked[:2]]
         take_over(history, V, 2.5, text(W, 2), 3)
@@ -536,6 +576,22 @@ def excused() -> list[tuple[str, Break]]:
         history.shown.append(shown(31.0, "replace", text(W, 1), "behind"))
         history.shown.append(shown(32.0, "append", text(W, 3)))
 
+    def a_takeover_while_somebody_looked(history: History) -> None:
+        history.writers[W].finished = False
+        history.acked[1] = Acked(2.0, W, M, 3, 3, None, "eu/1")
+        history.looked.append(Looked(3.0, "s0", "eu", "eu/1", dict(history.final["eu"]), 2.9))
+        take_over(history, V, 5.0, "", 2)
+        history.claimed[0] = history.claimed[0]._replace(mode="restart")
+        history.shown.append(shown(6.0, "replace", text(V, 2), "fenced"))
+        show_in_the_end(history, M, Seen(text(V, 2), "streaming", 2))
+        history.looked.append(Looked(7.0, "s0", "eu", "eu/1", dict(history.final["eu"]), 4.0))
+
+    def a_disk_lost_while_its_answer_came(history: History) -> None:
+        history.looked.append(Looked(7.0, "s0", "eu", "eu/1", dict(history.final["eu"]), 4.0))
+        history.lost_disks["eu/1"] = 5.0
+        history.disturbed.append(Disturbed("us", 4.0, 20.0, "crash"))
+        history.looked.append(Looked(9.0, "s0", "eu", "", {}, 8.9))
+
     def deleted(history: History) -> None:
         history.asked.append(Asked(4.0, "delete", M, True, "us/1"))
         show_in_the_end(history, M, None)
@@ -553,9 +609,12 @@ def excused() -> list[tuple[str, Break]]:
     cases = (
         lost_with_its_disk,
         cut_by_a_takeover,
+        cut_by_a_takeover_under_another_serial,
         a_takeover_that_others_know_later,
         a_lost_text_that_was_written_otherwise,
         behind_after_the_hold,
+        a_takeover_while_somebody_looked,
+        a_disk_lost_while_its_answer_came,
         deleted,
         a_delete_lost_with_its_disk,
         region_was_down,
@@ -569,6 +628,28 @@ def test_what_the_history_explains_is_no_breach(name: str, change: Break) -> Non
     history = good()
     change(history)
     assert judge(history) == [], name
+
+
+def test_a_look_is_of_the_time_when_it_was_answered() -> None:
+    """Not of when it was asked for: an answer may be long on its way, and tells of then."""
+
+    class SlowDoor:
+        async def call(self, *_: object) -> object:
+            await asyncio.sleep(6.0)
+            return {"messages": []}, "eu/1"
+
+    async def main(loop: VirtualLoop) -> None:
+        calm, history = asyncio.Event(), History(["eu"], ["s0"])
+        around = Surroundings(SlowDoor(), history, ["eu"], Random(1), calm)  # type: ignore[arg-type]
+        watching = loop.create_task(Watcher(around, "s0-watcher", "s0", Random(1)).run())
+        while not history.looked:
+            await asyncio.sleep(0.1)
+        calm.set()
+        await watching
+        looked = history.looked[0]
+        assert looked.at_s == pytest.approx(looked.began_s + 6.0)
+
+    run(main)
 
 
 @pytest.mark.parametrize("lack", ["acked", "shown", "final", "final_readers"])

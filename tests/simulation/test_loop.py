@@ -3,11 +3,13 @@
 import asyncio
 from random import Random
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from tests.simulation.loop import PROCESS, Stuck, VirtualLoop, run
 from tests.simulation.network import CLOSED, Network, connect
+from tests.simulation.world import World
 
 
 class Dummy:
@@ -142,5 +144,23 @@ def test_a_spoiled_path_loses_and_repeats() -> None:
         client, server = connect(network, "c", "us", breaks=True)
         await client.send_bytes(b"x")
         assert await server.receive() is CLOSED
+
+    run(main)
+
+
+def test_a_path_is_as_quick_as_it_was_when_faults_that_overlap_are_over() -> None:
+    """Whichever began first: neither takes what the other made of the path for its usual state."""
+
+    async def main(loop: VirtualLoop) -> None:
+        world = World(1, loop)
+        path = world.network.path("eu", "us")
+        with mock.patch.object(world.faults, "_pair", return_value=("eu", "us")):
+            tasks = [loop.create_task(world.faults.far()) for _ in range(2)]
+            await asyncio.sleep(0.05)
+        assert world.network.delay_s(path) >= 0.3
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert world.network.delay_s(path) <= path.delay_s + path.jitter_s < 0.01
 
     run(main)

@@ -255,7 +255,8 @@ def remembered(history: History) -> Iterator[str]:
             seen = looked.seen.get(ack.message)
             if seen is not None and ack.stable and ack.at_s < looked.at_s:
                 held = max(min(ack.stable, seen.length), before.get(ack.message, (0, 0.0))[0])
-                before[ack.message] = held, looked.at_s
+                # The disk may have been lost while the answer was on its way.
+                before[ack.message] = held, looked.began_s
 
 
 def _may_lack(history: History, looked: Looked, since_s: float) -> bool:
