@@ -239,20 +239,23 @@ class Meeting:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def look(self) -> None:
-        """Once those who do not stay have been away for long: who is here, in every region."""
+    async def settle(self) -> None:
+        """Until those who do not stay have been away for long, and runs have ended."""
         while not all(person.is_settled for person in self._persons):
             await asyncio.sleep(1)
             for task in self._tasks:
                 if task.done():
                     task.result()
+        await self._look_at_runs()
         await asyncio.sleep(SETTLED_S)
+
+    async def look(self) -> None:
+        """Who is here in the end, in every region, and what each knows of."""
         for host in self._hosts:
             for region in self._around.regions:
                 while not await host.look(region):
                     await asyncio.sleep(0.5)
                 self.history.final_met.append(self.history.met[-1])
-        await self._look_at_runs()
         for region in self._around.regions:
             counters, _ = await self._hosts[0].insist_at(region, "regions")
             self.history.final_present[region] = counters["counters"]["present"]

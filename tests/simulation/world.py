@@ -200,6 +200,8 @@ class World:
         await chaos
         self._heal()
         await self.crowd.finish(self._healed_s)
+        if self.meeting is not None:
+            await self.meeting.settle()
         await self.crowd.until_read()
         await self.crowd.look()
         if self.meeting is not None:
