@@ -234,6 +234,13 @@ class Fanout:
         """The feed of a session that has readers."""
         return self._feeds.get(session)
 
+    def check_room(self) -> None:
+        """Raises ``Refusal``: ``draining``, ``too_many``."""
+        if self.draining:
+            raise Refusal("draining", "this region is shutting down", retry_after_s=1)
+        if self.count >= READERS_MAX:
+            raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
+
     def subscribe(self, session: Session, position: Position | None, now_ms: int) -> Reader:
         """Snapshot and subscription in one step. The session must be refreshed.
 
@@ -241,10 +248,7 @@ class Fanout:
         """
         if session.deleted:
             raise Refusal("deleted", "this session was deleted")
-        if self.draining:
-            raise Refusal("draining", "this region is shutting down", retry_after_s=1)
-        if self.count >= READERS_MAX:
-            raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
+        self.check_room()
         feed = self._feeds.get(session.id) or Feed(session, self._roster(session.id))
         first, returning = resume(session, position, now_ms, feed)
         if session.id not in self._feeds:

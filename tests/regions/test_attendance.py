@@ -1,0 +1,48 @@
+"""What one region holds of who is present: what is refused, taken over, renewed, and let go of."""
+
+from collections.abc import Callable
+
+import pytest
+from perdure.regions.node import Node
+from perdure.replication.errors import Refusal
+from perdure.replication.limits import PRESENCE_GRACE_S
+
+from tests.regions.conftest import Regions
+
+
+def ready(regions: Regions) -> Node:
+    node, _ = regions.node("eu", ["us"])
+    node._status = None
+    return node
+
+
+def refused(code: str, call: Callable[[], object]) -> None:
+    with pytest.raises(Refusal) as caught:
+        call()
+    assert caught.value.code == code
+
+
+def test_a_refused_subscription_brings_nobody(regions: Regions) -> None:
+    """Neither one with a bad cursor, nor one that comes while the region drains."""
+    node = ready(regions)
+    refused("invalid_cursor", lambda: node.subscribe("s", "!", "ana"))
+    assert len(node.desk.presence) == 0
+    node.fanout.draining = True
+    refused("draining", lambda: node.subscribe("s", None, "ana"))
+    assert len(node.desk.presence) == 0
+
+
+def test_whoever_fails_to_subscribe_is_not_here_for_ever(
+    regions: Regions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = ready(regions)
+
+    def fail(_: str) -> None:
+        raise OSError("the disk")
+
+    monkeypatch.setattr(node.state, "session", fail)
+    with pytest.raises(OSError, match="the disk"):
+        node.subscribe("s", None, "ana")
+    regions.clock.pass_ms(PRESENCE_GRACE_S * 1000 + 1)
+    node.desk.tick()
+    assert len(node.desk.presence) == 0
