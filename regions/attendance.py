@@ -114,6 +114,10 @@ class Attendance:
         """Whether this region holds it."""
         return key in self._held
 
+    def _is_last(self, entry: Entry) -> bool:
+        """Whether it was not given anew meanwhile, here or elsewhere."""
+        return entry.rank == max(e.rank for e in self._presence.entries_of(entry.key))
+
     def leave(self, session: str, member: str) -> None:
         """A member leaves, through everything that is known of it here."""
         self._remove([entry.dot for entry in self._presence.entries_in(session, member)])
@@ -227,7 +231,7 @@ class Attendance:
             if now_ms - since_ms < PRESENCE_GRACE_S * 1000:
                 continue
             for entry in self._presence.entries_by(origin):
-                if entry.ttl_s and len(self._held) < PRESENCE_ENTRIES_MAX:
+                if entry.ttl_s and self._is_last(entry) and len(self._held) < PRESENCE_ENTRIES_MAX:
                     due_ms = now_ms + entry.ttl_s * 1000
                     self._bring(*entry[1:], due_ms)
                 self._came_before(entry)

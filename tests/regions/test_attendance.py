@@ -6,6 +6,9 @@ import pytest
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import PRESENCE_GRACE_S
+from perdure.replication.presence import Delta, Presence
+from perdure.replication.presence_view import PUT, Key
+from perdure.replication.records import Origin
 
 from tests.regions.conftest import Regions
 
@@ -46,3 +49,21 @@ def test_whoever_fails_to_subscribe_is_not_here_for_ever(
     regions.clock.pass_ms(PRESENCE_GRACE_S * 1000 + 1)
     node.desk.tick()
     assert len(node.desk.presence) == 0
+
+
+def test_a_lease_of_before_does_not_replace_a_newer_one(regions: Regions) -> None:
+    """The member was put here before this region heard of its earlier start."""
+    node = ready(regions)
+    before = Presence(Origin("eu", 1))
+    entry, dots = before.add(Key("s", "ana", PUT), '"old"', 1, 1, 5)
+    node.put_member("s", "ana", "new", 60)
+    node.desk._merged(node.desk.gossip.received("us", Delta((entry,), frozenset(dots)), 0))
+    node.desk.tick()
+    regions.clock.pass_ms(PRESENCE_GRACE_S * 1000)
+    node.desk.tick()
+    value = node.desk.value("s", "ana")
+    assert value is not None
+    assert (value["data"], value["connections"]) == ("new", 1)
+    regions.clock.pass_ms(10_000)
+    node.desk.tick()
+    assert node.desk.value("s", "ana") is not None
