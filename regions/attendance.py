@@ -27,6 +27,8 @@ from perdure.replication.records import Origin
 
 _CONNECTION_BITS = 64
 _ORIGIN_BITS = 64
+# So many more times that something is due are kept than could be needed.
+_DUE_SPARE = 1_000
 
 
 @dataclass
@@ -202,13 +204,21 @@ class Attendance:
 
     def _push_due(self, due_ms: int, key: Key) -> None:
         heapq.heappush(self._due, (due_ms, next(self._order), key))
+        if len(self._due) > 2 * len(self._held) + _DUE_SPARE:
+            # What is put anew every second for an hour would be here 3,600 times.
+            self._due = [
+                (held.due_ms, next(self._order), key)
+                for key, held in self._held.items()
+                if held.due_ms is not None
+            ]
+            heapq.heapify(self._due)
 
     # Time
 
     def tick(self) -> list[Key]:
         """What is over by now is removed; the keys of the leases among it."""
         now_ms = self._clock.monotonic_ms()
-        over: list[Held] = []
+        over: dict[Key, Held] = {}
         while self._due and self._due[0][0] <= now_ms:
             _, _, key = heapq.heappop(self._due)
             held = self._held.get(key)
@@ -217,10 +227,10 @@ class Attendance:
             if held.due_ms > now_ms:
                 self._push_due(held.due_ms, key)
                 continue
-            over.append(held)
-        self._remove([held.entry.dot for held in over])
+            over[key] = held
+        self._remove([held.entry.dot for held in over.values()])
         self._retire(now_ms)
-        return [held.entry.key for held in over if held.entry.ttl_s]
+        return [key for key, held in over.items() if held.entry.ttl_s]
 
     def _retire(self, now_ms: int) -> None:
         """After the grace, members of this region's earlier starts are gone, but for leases."""

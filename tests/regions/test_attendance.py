@@ -67,3 +67,13 @@ def test_a_lease_of_before_does_not_replace_a_newer_one(regions: Regions) -> Non
     regions.clock.pass_ms(10_000)
     node.desk.tick()
     assert node.desk.value("s", "ana") is not None
+
+
+def test_what_is_put_again_and_again_takes_no_room(regions: Regions) -> None:
+    node = ready(regions)
+    for number in range(20_000):
+        node.put_member("s", "ana", number, 3_600)
+    assert len(node.desk.attendance._due) < 5_000
+    regions.clock.pass_ms(3_600_001)
+    node.desk.tick()
+    assert node.desk.value("s", "ana") is None
