@@ -22,7 +22,7 @@ from perdure.replication.limits import (
 )
 from perdure.replication.presence import Touched
 from perdure.replication.presence_gossip import PresenceGossip
-from perdure.replication.presence_view import Entry, Key
+from perdure.replication.presence_view import Entry, Key, last_data
 from perdure.replication.records import Origin
 
 _CONNECTION_BITS = 64
@@ -96,21 +96,19 @@ class Attendance:
         """A member is here for so long from now. Raises ``Refusal`` ``too_many``."""
         due_ms = self._clock.monotonic_ms() + ttl_s * 1000
         held = self._held.get(key)
-        if held is not None:
-            entry = held.entry
-            if data is None:
-                data = entry.data
-            if (data, ttl_s) == (entry.data, entry.ttl_s):
-                held.due_ms = due_ms
-                return
-        elif data is None:
-            data = self._last_data(key)
-        self._add(key, data, ttl_s, due_ms)
+        # What is repeated is news where something else was given through another connection.
+        is_news = data is not None and data != last_data(self._shown(*key[:2]))
+        if data is None:
+            earlier = self._presence.entries_of(key) if held is None else [held.entry]
+            data = last_data(earlier)
+        if held is None or is_news or (data, ttl_s) != (held.entry.data, held.entry.ttl_s):
+            self._add(key, data, ttl_s, due_ms)
+        else:
+            held.due_ms = due_ms
 
-    def _last_data(self, key: Key) -> str | None:
-        """What was given where it was held until now."""
-        earlier = [e for e in self._presence.entries_of(key) if e.data is not None]
-        return max(earlier, key=lambda entry: entry.rank).data if earlier else None
+    def _shown(self, session: str, member: str) -> list[Entry]:
+        here = self._presence.entries_in(session, member)
+        return [e for e in here if not self._gossip.is_hidden(e.dot.origin)]
 
     def holds(self, key: Key) -> bool:
         """Whether this region holds it."""
@@ -165,10 +163,9 @@ class Attendance:
     def _add(self, key: Key, data: str | None, ttl_s: int, due_ms: int | None) -> None:
         self._check_room(key)
         here = self._presence.entries_in(key.session, key.member)
-        shown = [e for e in here if not self._gossip.is_hidden(e.dot.origin)]
         after = max((e.stamp for e in here), default=0)
         stamp = self._hlc.tick(self._clock.wall_ms(), after)
-        since = min((e.since for e in shown), default=stamp)
+        since = min((e.since for e in self._shown(*key[:2])), default=stamp)
         self._bring(key, data, stamp, since, ttl_s, due_ms)
 
     def _bring(

@@ -77,3 +77,10 @@ def test_what_is_put_again_and_again_takes_no_room(regions: Regions) -> None:
     regions.clock.pass_ms(3_600_001)
     node.desk.tick()
     assert node.desk.value("s", "ana") is None
+
+
+def test_what_is_put_last_is_shown_also_when_it_was_put_before(regions: Regions) -> None:
+    node = ready(regions)
+    node.put_member("s", "ana", "put")
+    node.subscribe("s", None, "ana", "connected")
+    assert node.put_member("s", "ana", "put")["data"] == "put"
