@@ -28,6 +28,8 @@ from perdure.replication.roster import Roster
 TELL_EVERY_MS = 100
 TELL_EVERY_MS_MAX = 800
 MEMBERS_PER_MS = 7
+# What is too much to be told at once goes on after so long.
+REST_AFTER_MS = 50
 
 
 class PresenceDesk:
@@ -82,15 +84,22 @@ class PresenceDesk:
             if due_ms <= now_ms:
                 self._tell(session, now_ms)
             else:
-                self._due_ms.setdefault(session, due_ms)
-                self._news.set()
+                self._plan(session, due_ms)
         self.wake()
+
+    def _plan(self, session: str, due_ms: int) -> None:
+        if session not in self._due_ms:
+            self._due_ms[session] = due_ms
+            self._news.set()
 
     def _tell(self, session: str, now_ms: int) -> None:
         self._due_ms.pop(session, None)
         feed = self._fanout.get(session)
         if feed is not None and feed.tell_presence():
             self._last_ms[session] = now_ms
+        if feed is not None and feed.roster.has_news:
+            # Readers take what they were told first.
+            self._plan(session, now_ms + REST_AFTER_MS)
 
     async def run(self) -> None:
         """Tell what has gathered when it is due, for as long as it is not cancelled."""

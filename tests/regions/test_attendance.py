@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from perdure.regions.node import Node
+from perdure.regions.presence import REST_AFTER_MS
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import PRESENCE_GRACE_S
 from perdure.replication.presence import Delta, Presence
@@ -84,3 +85,26 @@ def test_what_is_put_last_is_shown_also_when_it_was_put_before(regions: Regions)
     node.put_member("s", "ana", "put")
     node.subscribe("s", None, "ana", "connected")
     assert node.put_member("s", "ana", "put")["data"] == "put"
+
+
+def test_thousands_who_come_at_once_cut_nobody_off(regions: Regions) -> None:
+    node = ready(regions)
+    reader = node.subscribe("s", None)
+    reader._own.clear()
+    other = Presence(Origin("us", 1))
+    dots = []
+    for number in range(5_000):
+        _, more = other.add(Key("s", f"member-{number}", PUT), f'"{"x" * 300}"', 1, 1, 60)
+        dots += more
+    node.desk.gossip._shown.add(other.me)
+    node.desk._merged(node.desk.gossip.received("us", other.delta(dots), 0))
+    told = 0
+    while node.desk._due_ms:
+        events = reader.feed.since(reader.index)
+        assert events is not None, "it was cut, and had no chance"
+        reader.index = reader.feed.end
+        told += sum(event.data.count('"member":') for event in events)
+        regions.clock.pass_ms(REST_AFTER_MS)
+        node.desk._tell("s", regions.clock.monotonic_ms())
+    told += sum(e.data.count('"member":') for e in reader.feed.since(reader.index) or ())
+    assert told == len(reader.feed.roster) == 5_000
