@@ -4,6 +4,7 @@ Readers are told at once when it is calm, and of what has gathered when many com
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -110,8 +111,15 @@ class PresenceDesk:
                 now_ms = self._clock.monotonic_ms()
                 for session in [s for s, due_ms in self._due_ms.items() if due_ms <= now_ms]:
                     self._tell(session, now_ms)
-                if self._due_ms:
-                    await asyncio.sleep((min(self._due_ms.values()) - now_ms) / 1000)
+                await self._sleep(now_ms)
+
+    async def _sleep(self, now_ms: int) -> None:
+        """Until something is due, also when it comes to be so meanwhile."""
+        if self._due_ms:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout((min(self._due_ms.values()) - now_ms) / 1000):
+                    await self._news.wait()
 
     def tick(self) -> None:
         """A second has passed: leases and graces end, regions are hidden and shown."""

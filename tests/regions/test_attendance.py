@@ -1,10 +1,11 @@
 """What one region holds of who is present: what is refused, taken over, renewed, and let go of."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 from perdure.regions.node import Node
-from perdure.regions.presence import REST_AFTER_MS
+from perdure.regions.presence import REST_AFTER_MS, TELL_EVERY_MS
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import PRESENCE_GRACE_S
 from perdure.replication.presence import Delta, Presence
@@ -108,3 +109,21 @@ def test_thousands_who_come_at_once_cut_nobody_off(regions: Regions) -> None:
         node.desk._tell("s", regions.clock.monotonic_ms())
     told += sum(e.data.count('"member":') for e in reader.feed.since(reader.index) or ())
     assert told == len(reader.feed.roster) == 5_000
+
+
+async def test_few_are_told_while_many_wait(regions: Regions) -> None:
+    """A session with thousands is told seldom; what happens in another one does not wait for it."""
+    node = ready(regions)
+    readers = [node.subscribe(session, None) for session in ("big", "small")]
+    desk = node.desk
+    desk._due_ms["big"] = desk._clock.monotonic_ms() + 60_000
+    desk._news.set()
+    running = asyncio.create_task(desk.run())
+    await asyncio.sleep(0)
+    node.put_member("small", "ana")
+    node.put_member("small", "ben")
+    regions.clock.pass_ms(TELL_EVERY_MS)
+    await asyncio.sleep(TELL_EVERY_MS / 1000 + 0.1)
+    events = [event.data for event in readers[1].feed.since(readers[1].index) or ()]
+    running.cancel()
+    assert any("ben" in data for data in events)
