@@ -160,8 +160,7 @@ class PresenceDesk:
 
     def told(self, name: str, payload: bytes) -> None:
         """A ``presence`` frame of a peer. Raises ``FrameError``."""
-        now_ms = self._clock.monotonic_ms()
-        self._merged(self.gossip.received(name, decode_delta(payload), now_ms))
+        self._merged(self.gossip.received(name, decode_delta(payload)))
         self._look()
 
     def heard(self, name: str, payload: bytes) -> bytes | None:

@@ -75,8 +75,8 @@ class Side:
     doubts: dict[Origin, Doubt] = field(default_factory=dict)
     # The origins that it hears itself; None while it has not said.
     hears: set[Origin] | None = None
-    # Hidden origins that it says are alive, of which it was asked what is true now.
-    waking: set[Origin] = field(default_factory=set)
+    # Hidden origins that it says were alive then, of which it was asked what is true now.
+    waking: dict[Origin, int] = field(default_factory=dict)
 
 
 class PresenceGossip:
@@ -189,7 +189,7 @@ class PresenceGossip:
         self._direct_ms[digest.me] = now_ms
         ages = {**digest.heard, digest.me: 0}
         side.hears = set(ages)
-        side.waking &= side.hears
+        side.waking = {o: at_ms for o, at_ms in side.waking.items() if o in ages}
         for origin, age in ages.items():
             self._speaks(side, digest, origin, now_ms - age)
         presence = self.presence
@@ -207,10 +207,10 @@ class PresenceGossip:
         once it is known what the others know."""
         theirs = digest.origins.get(origin, _NOTHING)
         if not self.is_hidden(origin) or theirs == self.presence.summary(origin):
-            side.waking.discard(origin)
+            side.waking.pop(origin, None)
             self._lives(origin, at_ms)
         else:
-            side.waking.add(origin)
+            side.waking[origin] = at_ms
 
     def _wants(self, side: Side, origin: Origin, theirs: Summary, now_ms: int) -> bool:
         mine = self.presence.summary(origin)
@@ -229,7 +229,7 @@ class PresenceGossip:
         doubt.wait_ms = min(2 * doubt.wait_ms, ASK_EVERY_MS_MAX)
         return True
 
-    def received(self, name: str, delta: Delta, now_ms: int) -> Touched:
+    def received(self, name: str, delta: Delta) -> Touched:
         """Take in what a peer has told, and carry it to those who cannot have heard it."""
         news = [dot for dot in delta.cloud if self._is_news(dot, delta)]
         dead = [origin for origin in delta.dead if origin not in self.presence.dead]
@@ -243,8 +243,8 @@ class PresenceGossip:
         waking = self._peers[name].waking
         for known in delta.known:
             if known.origin in waking:
-                waking.discard(known.origin)
-                self._lives(known.origin, now_ms)
+                # The answer says what is true, and not that anybody has heard it since.
+                self._lives(known.origin, waking.pop(known.origin))
         return touched
 
     def _is_news(self, dot: Dot, delta: Delta) -> bool:

@@ -59,7 +59,7 @@ def test_a_lease_of_before_does_not_replace_a_newer_one(regions: Regions) -> Non
     before = Presence(Origin("eu", 1))
     entry, dots = before.add(Key("s", "ana", PUT), '"old"', 1, 1, 5)
     node.put_member("s", "ana", "new", 60)
-    node.desk._merged(node.desk.gossip.received("us", Delta((entry,), frozenset(dots)), 0))
+    node.desk._merged(node.desk.gossip.received("us", Delta((entry,), frozenset(dots))))
     node.desk.tick()
     regions.clock.pass_ms(PRESENCE_GRACE_S * 1000)
     node.desk.tick()
@@ -98,7 +98,7 @@ def test_thousands_who_come_at_once_cut_nobody_off(regions: Regions) -> None:
         _, more = other.add(Key("s", f"member-{number}", PUT), f'"{"x" * 300}"', 1, 1, 60)
         dots += more
     node.desk.gossip._shown.add(other.me)
-    node.desk._merged(node.desk.gossip.received("us", other.delta(dots), 0))
+    node.desk._merged(node.desk.gossip.received("us", other.delta(dots)))
     told = 0
     while node.desk._due_ms:
         events = reader.feed.since(reader.index)
