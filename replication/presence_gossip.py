@@ -73,7 +73,8 @@ class Side:
     answers: deque[Delta] = field(default_factory=deque)
     answering: set[Origin] = field(default_factory=set)
     doubts: dict[Origin, Doubt] = field(default_factory=dict)
-    # The origins that it hears itself; None while it has not said.
+    # Its own origin, and those that it hears itself; None while it has not said.
+    me: Origin | None = None
     hears: set[Origin] | None = None
     # Hidden origins that it says were alive then, of which it was asked what is true now.
     waking: dict[Origin, int] = field(default_factory=dict)
@@ -188,7 +189,7 @@ class PresenceGossip:
         side = self._peers[name]
         self._direct_ms[digest.me] = now_ms
         ages = {**digest.heard, digest.me: 0}
-        side.hears = set(ages)
+        side.me, side.hears = digest.me, set(ages)
         side.waking = {o: at_ms for o, at_ms in side.waking.items() if o in ages}
         for origin, age in ages.items():
             self._speaks(side, digest, origin, now_ms - age)
@@ -234,10 +235,14 @@ class PresenceGossip:
         news = [dot for dot in delta.cloud if self._is_news(dot, delta)]
         dead = [origin for origin in delta.dead if origin not in self.presence.dead]
         touched = self.presence.merge(delta)
+        over = {dot for dot in news if not self.presence.is_alive(dot)}
+        teller = self._peers[name].me
         for other, side in self._peers.items():
             if other != name and side.hears is not None:
                 hears = side.hears
-                self._add(side, (dot for dot in news if dot.origin not in hears))
+                # Who ends an entry need not be who brought it: a leave is carried out anywhere.
+                lacks = over if teller not in hears else ()
+                self._add(side, (d for d in news if d.origin not in hears or d in lacks))
         for origin in dead:
             self.buried(origin)
         waking = self._peers[name].waking

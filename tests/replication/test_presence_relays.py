@@ -26,3 +26,21 @@ def test_a_lost_region_is_not_shown_for_longer_to_whoever_asks_late() -> None:
         if not gossip.is_hidden(eu):
             shown_ms = world.now_ms
     assert shown_ms - lost_ms < PRESENCE_HIDE_MS
+
+
+def test_a_leave_reaches_who_does_not_hear_where_it_was_carried_out() -> None:
+    """Without a question: the entry's own region, and others that hear that one."""
+    world = World("ap", "eu", "sa", "us")
+    world.cut("ap", "eu")
+    world.cut("ap", "sa")
+    world.add("eu", "ana")
+    # Until nobody claims any more to hear across the links that are cut.
+    for _ in range(12):
+        world.second()
+    assert [len(r.presence) for r in world.regions.values()] == [1, 1, 1, 1]
+    world.leave("ap", "ana")
+    world.push()
+    world.deliver()
+    world.push()
+    world.deliver()
+    assert [len(r.presence) for r in world.regions.values()] == [0, 0, 0, 0]
