@@ -7,7 +7,7 @@ milliseconds of a monotonic clock.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -148,7 +148,7 @@ class PresenceGossip:
             return delta
         dots: list[Dot] = []
         size = 0
-        for dot in side.pending:
+        for dot in self._in_order(side.pending):
             if len(dots) >= FRAME_DOTS_MAX or size >= FRAME_BYTES_TARGET:
                 break
             dots.append(dot)
@@ -158,6 +158,13 @@ class PresenceGossip:
         # They may all be of origins that have died meanwhile.
         delta = self.presence.delta(dots)
         return None if delta.is_empty else delta
+
+    def _in_order(self, dots: Collection[Dot]) -> Iterator[Dot]:
+        """First who is here, then who is not: where a frame is full between an entry and the one
+        in whose place it came, its member must not be seen to leave."""
+        is_alive = self.presence.is_alive
+        yield from (dot for dot in dots if is_alive(dot))
+        yield from (dot for dot in dots if not is_alive(dot))
 
     def asked(self, name: str, ask: Ask) -> Touched:
         """A peer wants to know more: it is answered by what :meth:`next` gives. What it knows to be

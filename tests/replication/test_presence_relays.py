@@ -2,6 +2,10 @@
 
 
 from perdure.replication.limits import PRESENCE_HIDE_MS
+from perdure.replication.presence import Presence
+from perdure.replication.presence_gossip import FRAME_DOTS_MAX, PresenceGossip
+from perdure.replication.presence_view import Key
+from perdure.replication.records import Origin
 
 from tests.replication.test_presence_gossip import World
 
@@ -44,3 +48,24 @@ def test_a_leave_reaches_who_does_not_hear_where_it_was_carried_out() -> None:
     world.push()
     world.deliver()
     assert [len(r.presence) for r in world.regions.values()] == [0, 0, 0, 0]
+
+
+def test_nobody_is_seen_to_leave_between_two_frames() -> None:
+    """Members are put anew twice before a link takes anything."""
+    us = Presence(Origin("us", 1))
+    gossip = PresenceGossip(us, ["eu"])
+    gossip.linked("eu")
+    eu = Presence(Origin("eu", 1))
+    count = FRAME_DOTS_MAX
+    for turn in range(3):
+        for number in range(count):
+            _, dots = us.add(Key("s", f"m{number}", ""), str(turn), turn + 1, 1, 60)
+            if turn == 0:
+                continue
+            gossip.changed(dots)
+        if turn == 0:
+            eu.merge(us.delta(entry.dot for entry in us.entries_by(us.me)))
+    while (delta := gossip.next("eu")) is not None:
+        eu.merge(delta)
+        assert eu.count_in("s") == count
+    assert {entry.data for entry in eu.entries_by(us.me)} == {"2"}
