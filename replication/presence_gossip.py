@@ -239,7 +239,8 @@ class PresenceGossip:
 
     def received(self, name: str, delta: Delta) -> Touched:
         """Take in what a peer has told, and carry it to those who cannot have heard it."""
-        news = [dot for dot in delta.cloud if self._is_news(dot, delta)]
+        told = {entry.dot for entry in delta.entries}
+        news = [dot for dot in delta.cloud if self._is_news(dot, told)]
         dead = [origin for origin in delta.dead if origin not in self.presence.dead]
         touched = self.presence.merge(delta)
         over = {dot for dot in news if not self.presence.is_alive(dot)}
@@ -259,10 +260,10 @@ class PresenceGossip:
                 self._lives(known.origin, waking.pop(known.origin))
         return touched
 
-    def _is_news(self, dot: Dot, delta: Delta) -> bool:
+    def _is_news(self, dot: Dot, told: set[Dot]) -> bool:
         if dot not in self.presence:
             return True
-        return self.presence.is_alive(dot) and all(entry.dot != dot for entry in delta.entries)
+        return self.presence.is_alive(dot) and dot not in told
 
     # Who is shown
 

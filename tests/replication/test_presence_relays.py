@@ -1,8 +1,9 @@
 """The gossip of presence where not everybody hears everybody, and where frames are full."""
 
+import time
 
 from perdure.replication.limits import PRESENCE_HIDE_MS
-from perdure.replication.presence import Presence
+from perdure.replication.presence import Delta, Presence
 from perdure.replication.presence_gossip import FRAME_DOTS_MAX, PresenceGossip
 from perdure.replication.presence_view import Key
 from perdure.replication.records import Origin
@@ -69,3 +70,20 @@ def test_nobody_is_seen_to_leave_between_two_frames() -> None:
         eu.merge(delta)
         assert eu.count_in("s") == count
     assert {entry.data for entry in eu.entries_by(us.me)} == {"2"}
+
+
+def test_what_is_told_twice_costs_no_more_than_once() -> None:
+    """A frame of thousands whose entries are all known."""
+    us = Presence(Origin("us", 1))
+    for number in range(FRAME_DOTS_MAX):
+        us.add(Key("s", f"m{number}", ""), None, 1, 1, 60)
+    gossip = PresenceGossip(Presence(Origin("eu", 1)), ["us"])
+    delta = us.delta(entry.dot for entry in us.entries_by(us.me))
+
+    def cost() -> float:
+        began = time.process_time()
+        assert gossip.received("us", Delta(delta.entries, delta.cloud)) is not None
+        return time.process_time() - began
+
+    first = cost()
+    assert cost() < 10 * first
