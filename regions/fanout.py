@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
@@ -42,6 +43,8 @@ class Feed:
         # Readers that wait for something new; and what the last that looked was given.
         self._waiting: list[asyncio.Future[None]] = []
         self._given: tuple[int, int, Gathered] | None = None
+        # What was told beside the messages, and its name: many polls want it at once.
+        self._named: tuple[tuple[dict[str, Any], str], str] | None = None
 
     @property
     def end(self) -> int:
@@ -90,7 +93,10 @@ class Feed:
 
     def tag(self) -> str:
         """Names what readers were told beside the messages: equal tags, the same words."""
-        return beside_tag(self.session.metadata(), self.fields())
+        beside = (self.session.metadata(), self.roster.everybody())
+        if self._named is None or self._named[0] != beside:
+            self._named = (beside, beside_tag(beside[0], self.fields()))
+        return self._named[1]
 
     def _add(self, event: Event) -> None:
         self._events.append(event)

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from perdure.regions import fanout
 from perdure.regions.node import Node
 from perdure.regions.presence import REST_AFTER_MS, TELL_EVERY_MS
 from perdure.replication.errors import Refusal
+from perdure.replication.ids import beside_tag
 from perdure.replication.limits import PRESENCE_GRACE_S
 from perdure.replication.presence import Delta, Presence
 from perdure.replication.presence_view import PUT, Key
@@ -127,3 +130,22 @@ async def test_few_are_told_while_many_wait(regions: Regions) -> None:
     events = [event.data for event in readers[1].feed.since(readers[1].index) or ()]
     running.cancel()
     assert any("ben" in data for data in events)
+
+
+def test_what_polls_were_told_is_named_once_for_all_of_them(
+    regions: Regions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands present it is a long text, and all who poll want its name at once."""
+    named: list[str] = []
+
+    def name(metadata: dict[str, Any], fields: str) -> str:
+        named.append(fields)
+        return beside_tag(metadata, fields)
+
+    monkeypatch.setattr(fanout, "beside_tag", name)
+    node = ready(regions)
+    feed = node.subscribe("s", None).feed
+    first = {feed.tag() for _ in range(100)}
+    node.put_member("s", "ana")
+    second = {feed.tag() for _ in range(100)}
+    assert len(named) == len(first | second) == 2
