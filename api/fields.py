@@ -15,7 +15,8 @@ from perdure.replication.limits import (
     PRESENCE_TTL_S_MAX,
 )
 
-_QUERY_CHARS_MAX = 4_096
+# A cursor, and a member with its data, of which each byte may take three characters.
+_QUERY_CHARS_MAX = 16_384
 
 
 class Fields:

@@ -40,6 +40,8 @@ class Kept(NamedTuple):
     session: str
     cursor: str
     until: float
+    # The member that it brings, and its data.
+    bound: tuple[str | None, Any] = (None, None)
 
 
 class Asked(NamedTuple):
@@ -113,7 +115,8 @@ class Polls:
         kept = self._kept.pop(asked.name, None)
         if kept is None:
             return None
-        if (kept.session, kept.cursor) == (asked.session, asked.cursor):
+        known = (kept.session, kept.cursor, kept.bound)
+        if known == (asked.session, asked.cursor, (asked.member, asked.data)):
             return kept.reader
         kept.reader.close()
         return None
@@ -121,7 +124,7 @@ class Polls:
     def _keep(self, name: str, turn: "Turn", cursor: str) -> None:
         loop = asyncio.get_running_loop()
         until = loop.time() + POLL_KEEP_S
-        self._kept[name] = Kept(turn.reader, turn.session, cursor, until)
+        self._kept[name] = Kept(turn.reader, turn.session, cursor, until, turn.bound)
         if len(self._kept) > POLLS_KEPT_MAX:
             oldest = next(iter(self._kept))
             self._kept.pop(oldest).reader.close()
@@ -150,6 +153,7 @@ class Turn:
         self.session = asked.session
         self.events: list[Event] = []
         self.tag = asked.tag
+        self.bound = (asked.member, asked.data)
         self.is_over = False
         # The client has left, and nothing was taken from a subscription that it may come back to.
         self.is_untouched = False

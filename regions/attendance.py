@@ -22,11 +22,13 @@ from perdure.replication.limits import (
 )
 from perdure.replication.presence import Touched
 from perdure.replication.presence_gossip import PresenceGossip
-from perdure.replication.presence_view import Entry, Key
+from perdure.replication.presence_view import Entry, Key, last_data
 from perdure.replication.records import Origin
 
 _CONNECTION_BITS = 64
 _ORIGIN_BITS = 64
+# So many more times that something is due are kept than could be needed.
+_DUE_SPARE = 1_000
 
 
 @dataclass
@@ -94,25 +96,27 @@ class Attendance:
         """A member is here for so long from now. Raises ``Refusal`` ``too_many``."""
         due_ms = self._clock.monotonic_ms() + ttl_s * 1000
         held = self._held.get(key)
-        if held is not None:
-            entry = held.entry
-            if data is None:
-                data = entry.data
-            if (data, ttl_s) == (entry.data, entry.ttl_s):
-                held.due_ms = due_ms
-                return
-        elif data is None:
-            data = self._last_data(key)
-        self._add(key, data, ttl_s, due_ms)
+        # What is repeated is news where something else was given through another connection.
+        is_news = data is not None and data != last_data(self._shown(*key[:2]))
+        if data is None:
+            earlier = self._presence.entries_of(key) if held is None else [held.entry]
+            data = last_data(earlier)
+        if held is None or is_news or (data, ttl_s) != (held.entry.data, held.entry.ttl_s):
+            self._add(key, data, ttl_s, due_ms)
+        else:
+            held.due_ms = due_ms
 
-    def _last_data(self, key: Key) -> str | None:
-        """What was given where it was held until now."""
-        earlier = [e for e in self._presence.entries_of(key) if e.data is not None]
-        return max(earlier, key=lambda entry: entry.rank).data if earlier else None
+    def _shown(self, session: str, member: str) -> list[Entry]:
+        here = self._presence.entries_in(session, member)
+        return [e for e in here if not self._gossip.is_hidden(e.dot.origin)]
 
     def holds(self, key: Key) -> bool:
         """Whether this region holds it."""
         return key in self._held
+
+    def _is_last(self, entry: Entry) -> bool:
+        """Whether it was not given anew meanwhile, here or elsewhere."""
+        return entry.rank == max(e.rank for e in self._presence.entries_of(entry.key))
 
     def leave(self, session: str, member: str) -> None:
         """A member leaves, through everything that is known of it here."""
@@ -164,10 +168,9 @@ class Attendance:
     def _add(self, key: Key, data: str | None, ttl_s: int, due_ms: int | None) -> None:
         self._check_room(key)
         here = self._presence.entries_in(key.session, key.member)
-        shown = [e for e in here if not self._gossip.is_hidden(e.dot.origin)]
         after = max((e.stamp for e in here), default=0)
         stamp = self._hlc.tick(self._clock.wall_ms(), after)
-        since = min((e.since for e in shown), default=stamp)
+        since = min((e.since for e in self._shown(*key[:2])), default=stamp)
         self._bring(key, data, stamp, since, ttl_s, due_ms)
 
     def _bring(
@@ -203,13 +206,21 @@ class Attendance:
 
     def _push_due(self, due_ms: int, key: Key) -> None:
         heapq.heappush(self._due, (due_ms, next(self._order), key))
+        if len(self._due) > 2 * len(self._held) + _DUE_SPARE:
+            # What is put anew every second for an hour would be here 3,600 times.
+            self._due = [
+                (held.due_ms, next(self._order), key)
+                for key, held in self._held.items()
+                if held.due_ms is not None
+            ]
+            heapq.heapify(self._due)
 
     # Time
 
     def tick(self) -> list[Key]:
         """What is over by now is removed; the keys of the leases among it."""
         now_ms = self._clock.monotonic_ms()
-        over: list[Held] = []
+        over: dict[Key, Held] = {}
         while self._due and self._due[0][0] <= now_ms:
             _, _, key = heapq.heappop(self._due)
             held = self._held.get(key)
@@ -218,10 +229,10 @@ class Attendance:
             if held.due_ms > now_ms:
                 self._push_due(held.due_ms, key)
                 continue
-            over.append(held)
-        self._remove([held.entry.dot for held in over])
+            over[key] = held
+        self._remove([held.entry.dot for held in over.values()])
         self._retire(now_ms)
-        return [held.entry.key for held in over if held.entry.ttl_s]
+        return [key for key, held in over.items() if held.entry.ttl_s]
 
     def _retire(self, now_ms: int) -> None:
         """After the grace, members of this region's earlier starts are gone, but for leases."""
@@ -232,7 +243,7 @@ class Attendance:
             if now_ms - since_ms < PRESENCE_GRACE_S * 1000:
                 continue
             for entry in self._presence.entries_by(origin):
-                if entry.ttl_s and len(self._held) < PRESENCE_ENTRIES_MAX:
+                if entry.ttl_s and self._is_last(entry) and len(self._held) < PRESENCE_ENTRIES_MAX:
                     due_ms = now_ms + entry.ttl_s * 1000
                     self._bring(*entry[1:], due_ms)
                 self._came_before(entry)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
@@ -43,6 +44,8 @@ class Feed:
         # Readers that wait for something new; and what the last that looked was given.
         self._waiting: list[asyncio.Future[None]] = []
         self._given: tuple[int, int, Gathered] | None = None
+        # What was told beside the messages, and its name: many polls want it at once.
+        self._named: tuple[tuple[dict[str, Any], str], str] | None = None
 
     @property
     def end(self) -> int:
@@ -94,7 +97,10 @@ class Feed:
 
     def tag(self) -> str:
         """Names what readers were told beside the messages: equal tags, the same words."""
-        return beside_tag(self.session.metadata(), self.fields())
+        beside = (self.session.metadata(), self.roster.everybody())
+        if self._named is None or self._named[0] != beside:
+            self._named = (beside, beside_tag(beside[0], self.fields()))
+        return self._named[1]
 
     def _add(self, event: Event) -> None:
         self._events.append(event)
@@ -240,6 +246,13 @@ class Fanout:
         """The feed of a session that has readers."""
         return self._feeds.get(session)
 
+    def check_room(self) -> None:
+        """Raises ``Refusal``: ``draining``, ``too_many``."""
+        if self.draining:
+            raise Refusal("draining", "this region is shutting down", retry_after_s=1)
+        if self.count >= READERS_MAX:
+            raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
+
     def subscribe(self, session: Session, position: Position | None, now_ms: int) -> Reader:
         """Snapshot and subscription in one step. The session must be refreshed.
 
@@ -247,10 +260,7 @@ class Fanout:
         """
         if session.deleted:
             raise Refusal("deleted", "this session was deleted")
-        if self.draining:
-            raise Refusal("draining", "this region is shutting down", retry_after_s=1)
-        if self.count >= READERS_MAX:
-            raise Refusal("too_many", "this region has too many readers", retry_after_s=1)
+        self.check_room()
         feed = self._feeds.get(session.id) or Feed(session, self._roster(session.id), self._runs)
         first, returning = resume(session, position, now_ms, feed)
         if session.id not in self._feeds:

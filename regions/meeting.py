@@ -7,6 +7,7 @@ from perdure.regions.presence import PresenceDesk
 from perdure.regions.signals import check_signal
 from perdure.regions.writing import Writing
 from perdure.replication import admission
+from perdure.replication.cursor import decode
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import canonical, check_id
 from perdure.replication.limits import (
@@ -89,13 +90,19 @@ class Meeting(Writing):
         check_id(session, "session")
         check_id(member, "presence")
         text = check_data(data)
+        # Who is refused was never here: whatever may refuse comes before the arrival, and that
+        # before the subscription, whose snapshot shows it.
+        if cursor:
+            decode(cursor)
         self._check_readable()
         self._check_not_deleted(session)
+        self.fanout.check_room()
         attendance = self.desk.attendance
         key = attendance.arrive(session, member, text)
         try:
             reader = super().subscribe(session, cursor)
-        except Refusal:
+        except BaseException:
+            # Also when a disk fails: nobody else would ever let go of it.
             attendance.depart(key)
             raise
         reader.on_close(lambda: attendance.depart(key))

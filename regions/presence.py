@@ -4,6 +4,7 @@ Readers are told at once when it is calm, and of what has gathered when many com
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from perdure.replication.roster import Roster
 TELL_EVERY_MS = 100
 TELL_EVERY_MS_MAX = 800
 MEMBERS_PER_MS = 7
+# What is too much to be told at once goes on after so long.
+REST_AFTER_MS = 50
 
 
 class PresenceDesk:
@@ -90,15 +93,22 @@ class PresenceDesk:
             if due_ms <= now_ms:
                 self._tell(session, now_ms)
             else:
-                self._due_ms.setdefault(session, due_ms)
-                self._news.set()
+                self._plan(session, due_ms)
         self.wake()
+
+    def _plan(self, session: str, due_ms: int) -> None:
+        if session not in self._due_ms:
+            self._due_ms[session] = due_ms
+            self._news.set()
 
     def _tell(self, session: str, now_ms: int) -> None:
         self._due_ms.pop(session, None)
         feed = self._fanout.get(session)
         if feed is not None and feed.tell_presence():
             self._last_ms[session] = now_ms
+        if feed is not None and feed.roster.has_news:
+            # Readers take what they were told first.
+            self._plan(session, now_ms + REST_AFTER_MS)
 
     async def run(self) -> None:
         """Tell what has gathered when it is due, for as long as it is not cancelled."""
@@ -109,8 +119,15 @@ class PresenceDesk:
                 now_ms = self._clock.monotonic_ms()
                 for session in [s for s, due_ms in self._due_ms.items() if due_ms <= now_ms]:
                     self._tell(session, now_ms)
-                if self._due_ms:
-                    await asyncio.sleep((min(self._due_ms.values()) - now_ms) / 1000)
+                await self._sleep(now_ms)
+
+    async def _sleep(self, now_ms: int) -> None:
+        """Until something is due, also when it comes to be so meanwhile."""
+        if self._due_ms:
+            self._news.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout((min(self._due_ms.values()) - now_ms) / 1000):
+                    await self._news.wait()
 
     def tick(self) -> None:
         """A second has passed: leases and graces end, regions are hidden and shown."""
@@ -154,8 +171,7 @@ class PresenceDesk:
 
     def told(self, name: str, payload: bytes) -> None:
         """A ``presence`` frame of a peer. Raises ``FrameError``."""
-        now_ms = self._clock.monotonic_ms()
-        self._merged(self.gossip.received(name, decode_delta(payload), now_ms))
+        self._merged(self.gossip.received(name, decode_delta(payload)))
         self._look()
 
     def heard(self, name: str, payload: bytes) -> bytes | None:

@@ -7,7 +7,7 @@ milliseconds of a monotonic clock.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,10 +73,11 @@ class Side:
     answers: deque[Delta] = field(default_factory=deque)
     answering: set[Origin] = field(default_factory=set)
     doubts: dict[Origin, Doubt] = field(default_factory=dict)
-    # The origins that it hears itself; None while it has not said.
+    # Its own origin, and those that it hears itself; None while it has not said.
+    me: Origin | None = None
     hears: set[Origin] | None = None
-    # Hidden origins that it says are alive, of which it was asked what is true now.
-    waking: set[Origin] = field(default_factory=set)
+    # Hidden origins that it says were alive then, of which it was asked what is true now.
+    waking: dict[Origin, int] = field(default_factory=dict)
 
 
 class PresenceGossip:
@@ -147,7 +148,7 @@ class PresenceGossip:
             return delta
         dots: list[Dot] = []
         size = 0
-        for dot in side.pending:
+        for dot in self._in_order(side.pending):
             if len(dots) >= FRAME_DOTS_MAX or size >= FRAME_BYTES_TARGET:
                 break
             dots.append(dot)
@@ -157,6 +158,13 @@ class PresenceGossip:
         # They may all be of origins that have died meanwhile.
         delta = self.presence.delta(dots)
         return None if delta.is_empty else delta
+
+    def _in_order(self, dots: Collection[Dot]) -> Iterator[Dot]:
+        """First who is here, then who is not: where a frame is full between an entry and the one
+        in whose place it came, its member must not be seen to leave."""
+        is_alive = self.presence.is_alive
+        yield from (dot for dot in dots if is_alive(dot))
+        yield from (dot for dot in dots if not is_alive(dot))
 
     def asked(self, name: str, ask: Ask) -> Touched:
         """A peer wants to know more: it is answered by what :meth:`next` gives. What it knows to be
@@ -188,8 +196,8 @@ class PresenceGossip:
         side = self._peers[name]
         self._direct_ms[digest.me] = now_ms
         ages = {**digest.heard, digest.me: 0}
-        side.hears = set(ages)
-        side.waking &= side.hears
+        side.me, side.hears = digest.me, set(ages)
+        side.waking = {o: at_ms for o, at_ms in side.waking.items() if o in ages}
         for origin, age in ages.items():
             self._speaks(side, digest, origin, now_ms - age)
         presence = self.presence
@@ -207,10 +215,10 @@ class PresenceGossip:
         once it is known what the others know."""
         theirs = digest.origins.get(origin, _NOTHING)
         if not self.is_hidden(origin) or theirs == self.presence.summary(origin):
-            side.waking.discard(origin)
+            side.waking.pop(origin, None)
             self._lives(origin, at_ms)
         else:
-            side.waking.add(origin)
+            side.waking[origin] = at_ms
 
     def _wants(self, side: Side, origin: Origin, theirs: Summary, now_ms: int) -> bool:
         mine = self.presence.summary(origin)
@@ -229,28 +237,33 @@ class PresenceGossip:
         doubt.wait_ms = min(2 * doubt.wait_ms, ASK_EVERY_MS_MAX)
         return True
 
-    def received(self, name: str, delta: Delta, now_ms: int) -> Touched:
+    def received(self, name: str, delta: Delta) -> Touched:
         """Take in what a peer has told, and carry it to those who cannot have heard it."""
-        news = [dot for dot in delta.cloud if self._is_news(dot, delta)]
+        told = {entry.dot for entry in delta.entries}
+        news = [dot for dot in delta.cloud if self._is_news(dot, told)]
         dead = [origin for origin in delta.dead if origin not in self.presence.dead]
         touched = self.presence.merge(delta)
+        over = {dot for dot in news if not self.presence.is_alive(dot)}
+        teller = self._peers[name].me
         for other, side in self._peers.items():
             if other != name and side.hears is not None:
                 hears = side.hears
-                self._add(side, (dot for dot in news if dot.origin not in hears))
+                # Who ends an entry need not be who brought it: a leave is carried out anywhere.
+                lacks = over if teller not in hears else ()
+                self._add(side, (d for d in news if d.origin not in hears or d in lacks))
         for origin in dead:
             self.buried(origin)
         waking = self._peers[name].waking
         for known in delta.known:
             if known.origin in waking:
-                waking.discard(known.origin)
-                self._lives(known.origin, now_ms)
+                # The answer says what is true, and not that anybody has heard it since.
+                self._lives(known.origin, waking.pop(known.origin))
         return touched
 
-    def _is_news(self, dot: Dot, delta: Delta) -> bool:
+    def _is_news(self, dot: Dot, told: set[Dot]) -> bool:
         if dot not in self.presence:
             return True
-        return self.presence.is_alive(dot) and all(entry.dot != dot for entry in delta.entries)
+        return self.presence.is_alive(dot) and dot not in told
 
     # Who is shown
 

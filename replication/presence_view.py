@@ -38,13 +38,18 @@ class Entry(NamedTuple):
         return self.stamp, self.dot
 
 
+def last_data(entries: Sequence[Entry]) -> str | None:
+    """What was given last, through whichever of them; None when nothing was."""
+    told = [entry for entry in entries if entry.data is not None]
+    return max(told, key=lambda entry: entry.rank).data if told else None
+
+
 def member_value(member: str, entries: Sequence[Entry]) -> dict[str, Any] | None:
     """A member of whom these entries are shown; None when none are."""
     if not entries:
         return None
     newest = max(entries, key=lambda entry: entry.rank)
-    told = [entry for entry in entries if entry.data is not None]
-    data = max(told, key=lambda entry: entry.rank).data if told else None
+    data = last_data(entries)
     return {
         "member": member,
         "data": None if data is None else json.loads(data),

@@ -8,7 +8,10 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from perdure.replication.limits import PRESENCE_EVENT_MEMBERS_MAX
+from perdure.replication.limits import FEED_BYTES_MAX, PRESENCE_EVENT_MEMBERS_MAX
+
+# With more than fits into a feed no reader could keep up, however fast it is.
+_BYTES_AT_ONCE = FEED_BYTES_MAX // 4
 
 
 class Roster:
@@ -23,7 +26,8 @@ class Roster:
         self._touched: dict[str, None] = {}
         self._all: str | None = None
         self.touch(members)
-        self.changes()
+        while self.has_news:
+            self.changes()
 
     def touch(self, members: Iterable[str]) -> None:
         """Something of these may have changed."""
@@ -38,21 +42,35 @@ class Roster:
             self._all = f"[{','.join(self._told.values())}]"
         return self._all
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there may be more to tell."""
+        return bool(self._touched)
+
     def changes(self) -> list[str]:
-        """What is to be told now, as the data of ``presence`` events."""
+        """What is to be told now, as the data of ``presence`` events; after more than about
+        ``_BYTES_AT_ONCE`` the rest is left for the next time."""
         found: list[tuple[str, str]] = []
-        for member in self._touched:
+        size = 0
+        touched = iter(self._touched)
+        for member in touched:
+            if size >= _BYTES_AT_ONCE:
+                self._touched = {member: None, **dict.fromkeys(touched)}
+                break
             before, value = self._told.get(member), self._value(member)
             if value is None:
                 if before is not None:
                     del self._told[member]
                     found.append(("left", json.dumps({"member": member}, separators=(",", ":"))))
+                    size += len(found[-1][1])
                 continue
             text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
             if text != before:
                 self._told[member] = text
                 found.append(("updated" if before is not None else "joined", text))
-        self._touched.clear()
+                size += len(text)
+        else:
+            self._touched = {}
         if found:
             self._all = None
         step = PRESENCE_EVENT_MEMBERS_MAX

@@ -314,7 +314,7 @@ QUERIES = {
     "events": (f"{EVENTS}?from=1", "from"),
     "regions": ("/v1/regions?x=1", "x"),
     "verify": ("/v1/verify?x=1", "x"),
-    "too long": (f"{MESSAGES}?{'a' * 10_000}", None),
+    "too long": (f"{MESSAGES}?{'a' * 20_000}", None),
     "invalid utf-8": (f"{MESSAGES}?%FF=1", None),
 }
 

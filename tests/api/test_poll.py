@@ -148,6 +148,15 @@ async def test_a_client_that_gives_no_handle_spins_not(region, lane):
     assert names(await follower.poll(0)) == RESUMED
 
 
+async def test_a_poll_that_brings_somebody_else(region):
+    """Who is named by this poll is here; who was named by the last one has dropped."""
+    follower = await caught_up(region)
+    await follower.poll(0, presence="ana")
+    assert [m["member"] for m in region.node.members("s")] == ["ana"]
+    await follower.poll(0, presence="ana", presence_data="1")
+    assert region.node.members("s")[0]["data"] == 1
+
+
 async def test_presence_that_was_lost(region):
     """A member that a connection brings is here from poll to poll; what a lost answer said of
     others is said again."""

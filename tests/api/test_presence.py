@@ -278,3 +278,22 @@ async def test_what_comes_in_a_burst_is_told_together(region):
         assert len(told["joined"]) <= limits.PRESENCE_EVENT_MEMBERS_MAX
         joined += len(told["joined"])
     assert events <= 4
+
+
+async def test_data_of_the_documented_size_comes_over_every_transport(region):
+    """4,096 bytes take three times as much room in a query."""
+    data = "ä" * ((limits.PRESENCE_DATA_BYTES_MAX - 2) // 2)
+    cursor = (await region.json("GET", "/v1/sessions/s/poll")).json["cursor"]
+    query = (
+        f"?cursor={cursor}&presence=ana&presence_data={quote(json.dumps(data, ensure_ascii=False))}"
+    )
+    for path in ("events", "poll"):
+        if path == "events":
+            follower = await region.follow(query=query)
+            await follower.events()
+        else:
+            assert (
+                await region.request("GET", f"/v1/sessions/s/poll{query}&wait_ms=0")
+            ).status == 200
+        assert region.node.members("s")[0]["data"] == data
+        region.node.remove_member("s", "ana")

@@ -95,7 +95,7 @@ class World:
     def _take(self, one: str, other: str, kind: str, payload: bytes) -> None:
         region = self.regions[other]
         if kind == "delta":
-            region.gossip.received(one, decode_delta(payload), self.now_ms)
+            region.gossip.received(one, decode_delta(payload))
             return
         ask = region.gossip.heard(one, decode_digest(payload), self.now_ms)
         if not ask.is_empty:
