@@ -136,6 +136,12 @@ class Attendance:
 
     # Changing the set
 
+    def _take_over(self, origin: Origin, now_ms: int) -> None:
+        for entry in self._presence.entries_by(origin):
+            if entry.ttl_s and self._is_last(entry) and len(self._held) < PRESENCE_ENTRIES_MAX:
+                self._bring(*entry[1:], now_ms + entry.ttl_s * 1000)
+            self._came_before(entry)
+
     def _came_before(self, earlier: Entry) -> None:
         """Who came back before this region knew of it has been here since then."""
         for key in list(self._keys.get(earlier.key[:2], ())):
@@ -235,18 +241,16 @@ class Attendance:
         return [key for key, held in over.items() if held.entry.ttl_s]
 
     def _retire(self, now_ms: int) -> None:
-        """After the grace, members of this region's earlier starts are gone, but for leases."""
+        """Leases of this region's earlier starts go on, where the others still show them: what was
+        hidden was over for them. After the grace everybody else is gone."""
         me = self._presence.me
         earlier = {o for o in self._presence.origins() if o.region == me.region and o != me}
         self._earlier = {o: self._earlier.get(o, now_ms) for o in earlier}
         for origin, since_ms in list(self._earlier.items()):
+            if not self._gossip.is_hidden(origin):
+                self._take_over(origin, now_ms)
             if now_ms - since_ms < PRESENCE_GRACE_S * 1000:
                 continue
-            for entry in self._presence.entries_by(origin):
-                if entry.ttl_s and self._is_last(entry) and len(self._held) < PRESENCE_ENTRIES_MAX:
-                    due_ms = now_ms + entry.ttl_s * 1000
-                    self._bring(*entry[1:], due_ms)
-                self._came_before(entry)
             touched = self._presence.bury(origin)
             self._gossip.buried(origin)
             self._told(touched)

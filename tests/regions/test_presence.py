@@ -157,3 +157,22 @@ async def test_five_thousand_members_of_one_session(tmp_path: Path) -> None:
         pass_time(regions, 0)
         assert sent(regions) == before
         assert here(regions, "ap") == here(regions, "eu")
+
+
+@pytest.mark.failure("C12")
+async def test_who_was_hidden_is_not_shown_by_a_later_start(tmp_path: Path) -> None:
+    """Not even with a lease: for everybody else it was over."""
+    async with linked(tmp_path, ALL) as regions:
+        await known_to_each_other(regions)
+        regions.nodes["eu"].put_member("s", "lea", None, 3_600)
+        await regions.until(lambda: everywhere(regions, "lea"))
+        await regions.stop("eu")
+        pass_time(regions, PRESENCE_HIDE_MS + 1_000)
+        assert list(here(regions, "us")) == []
+        eu = await regions.start("eu")
+        old = next(o for o in regions.nodes["us"].desk.presence.origins())
+        await regions.until(lambda: old in eu.desk.presence.origins())
+        for _ in range(PRESENCE_GRACE_S + 1):
+            pass_time(regions, 1_000)
+            assert everywhere(regions)
+        await regions.until(lambda: all(not len(n.desk.presence) for n in regions.nodes.values()))
