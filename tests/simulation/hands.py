@@ -116,14 +116,14 @@ class Worker(Producer):
     async def _make(self) -> None:
         await super()._make()
         draw = self.whim.random()
-        if draw < 0.06:
-            await self._think(renews=draw < 0.04)
-        elif draw < 0.09:
+        if draw < 0.1:
+            await self._think(renews=draw < 0.07)
+        elif draw < 0.14:
             await self._suspend()
 
     async def _think(self, *, renews: bool) -> None:
         """The model is slow; the agent says that it lives, or does not."""
-        until_s = self.now_s + self.whim.uniform(2, 2 * LEASE_S)
+        until_s = self.now_s + self.whim.uniform(2, 45 if renews else 2 * LEASE_S)
         while self.now_s < until_s:
             await asyncio.sleep(HEARTBEAT_S)
             if renews:
@@ -142,6 +142,8 @@ class Worker(Producer):
             who = (self.session, self.writer.message, self.name, self._epoch)
             await self._insist(lambda who=who, n=self._said, s=state: self._say(who, n, s))  # type: ignore[misc]
             await asyncio.sleep(self.whim.uniform(0.5, 12))
+            if self.whim.random() < 0.5:
+                self.region = self.whim.choice(self.around.regions)
 
     async def _say(self, who: Any, n: int, state: str) -> None:
         try:
@@ -180,7 +182,13 @@ class Hand(Client):
     def _may_take(self, run: dict[str, Any]) -> bool:
         status = run["status"]
         waits = status == "suspended" and (run["inputs"] or self.around.calm.is_set())
-        return status in ("requested", "interrupted") or (waits and self._whim.random() < 0.2)
+        # Some ask also for what another one is at work on: they are refused.
+        greedy = status == "running" and self._whim.random() < 0.05
+        return (
+            status in ("requested", "interrupted")
+            or greedy
+            or (waits and self._whim.random() < 0.2)
+        )
 
     async def _attempt(self, run: dict[str, Any]) -> None:
         self._attempts += 1

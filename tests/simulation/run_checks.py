@@ -58,14 +58,12 @@ def kept(history: History) -> Iterator[str]:
 def seen(history: History) -> Iterator[str]:
     """While all is well, an agent at work is shown so, and one that is silent is not for long."""
     for ran in history.ran:
-        if calm_since(history, ran.at_s) >= ran.began_s - CALM_S - DEAD_S:
-            continue
+        calm_s = ran.began_s - calm_since(history, ran.at_s)
         for run, (status, who) in ran.shown.items():
             signs = _signs(history, run, who)
-            last = max((s.at_s for s in signs if s.at_s <= ran.at_s), default=0.0)
-            if status == "interrupted" and any(
-                ran.began_s - LATELY_S < s.at_s < ran.began_s - 1 for s in signs
-            ):
+            lately = any(ran.began_s - LATELY_S < s.at_s < ran.began_s - 1 for s in signs)
+            if status == "interrupted" and lately and calm_s > CALM_S:
                 yield f"{ran.region} shows {run} interrupted at {ran.at_s:.3f}, {who} is at work"
-            if status == "running" and ran.began_s - last > DEAD_S:
+            last = max((s.at_s for s in signs if s.at_s <= ran.at_s), default=0.0)
+            if status == "running" and ran.began_s - last > DEAD_S and calm_s > CALM_S + DEAD_S:
                 yield f"{ran.region} shows {run} running at {ran.at_s:.3f}, {who} fell silent"

@@ -1,9 +1,8 @@
 """Deliberate bugs of runs: the simulator must catch every one."""
 
 from typing import Any
-from unittest import mock
 
-from perdure.regions import node, running, runs
+from perdure.regions import node, runs
 from perdure.replication import runs as run_rules
 from perdure.replication.turn import Turn
 
@@ -31,18 +30,10 @@ def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str, *, alive: bool 
         self._presence.lapsed.append(key)
 
 
-@mutant(running.Running, "note_lapses")
-async def lapses_are_not_noted(self: Any) -> None:
-    """Nobody is told that a lease is over, and nobody sees that it is not."""
-    self.desk.lapsed.clear()
-
-
-_is_seen = runs.RunDesk._is_seen
-
-# An agent that is not seen is taken to be at work for ever.
-MUTANTS["silence_is_work"] = lambda: mock.patch.object(
-    runs.RunDesk, "_is_seen", lambda self, message: True
-)
+@mutant(runs.RunDesk, "_is_seen")
+def silence_is_work(self: Any, message: Any) -> bool:
+    """An agent that is not seen is taken to be at work for ever."""
+    return True
 
 
 @mutant(run_rules, "admit_input")
