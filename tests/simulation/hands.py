@@ -180,15 +180,10 @@ class Hand(Client):
                 self.region = self._whim.choice(self.around.regions)
 
     def _may_take(self, run: dict[str, Any]) -> bool:
-        status = run["status"]
-        waits = status == "suspended" and (run["inputs"] or self.around.calm.is_set())
-        # Some ask also for what another one is at work on: they are refused.
-        greedy = status == "running" and self._whim.random() < 0.05
-        return (
-            status in ("requested", "interrupted")
-            or greedy
-            or (waits and self._whim.random() < 0.2)
-        )
+        """What nobody is at work on; a few also ask for what is held, and are refused."""
+        waits = bool(run["inputs"]) or self.around.calm.is_set()
+        chance = {"running": 0.01, "suspended": 0.2 if waits else 0.0}.get(run["status"], 1.0)
+        return self._whim.random() < chance
 
     async def _attempt(self, run: dict[str, Any]) -> None:
         self._attempts += 1

@@ -4,7 +4,6 @@ from typing import Any
 
 from perdure.regions import node, runs
 from perdure.replication import runs as run_rules
-from perdure.replication.turn import Turn
 
 from tests.simulation.mutation import registry
 
@@ -15,19 +14,6 @@ MUTANTS, mutant = registry()
 def leases_keep_nobody_away(self: Any, message: Any) -> int:
     """Whoever asks is given the run, whoever is at work."""
     return 0
-
-
-_check = runs.RunDesk.check
-
-
-@mutant(runs.RunDesk, "check")
-def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str, *, alive: bool = True) -> None:
-    """A region that cannot see a lease writes down, for all, that it is over."""
-    _check(self, session, id_, alive=alive)
-    message = session.visible(id_) if not session.deleted else None
-    key = None if message is None else self.key_of(message)
-    if not alive and key is not None and not self._is_seen(message):
-        self._presence.lapsed.append(key)
 
 
 @mutant(runs.RunDesk, "_is_seen")
@@ -41,17 +27,6 @@ def inputs_are_dropped(session: Any, id_: str, message: str, hlc: int) -> list[A
     """A message for a run is just a message."""
     run_rules.run_of(session, id_)
     return []
-
-
-_apply = Turn.apply
-
-
-@mutant(Turn, "apply")
-def the_last_word_heard_counts(self: Any, op: Any) -> None:
-    """Of an agent's words that counts which came last, and not the greatest."""
-    if hasattr(op, "state"):
-        self.steps.pop(op.lane, None)
-    _apply(self, op)
 
 
 @mutant(node.Node, "_appended")
