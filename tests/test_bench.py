@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUPS = {"append", "latency", "fanout", "resume", "memory", "token", "start"}
+GROUPS = {"append", "latency", "fanout", "resume", "memory", "presence", "token", "start"}
 
 
 @pytest.fixture(scope="module")

@@ -343,6 +343,65 @@ async def growing(url: str, session: str, lengths: list[int]) -> Work:
     return work
 
 
+_MEMBER = re.compile(rb'"member":"j(\d+)"')
+
+
+async def joins(url: str, reader_urls: list[str], rate: float, seconds: float) -> Work:
+    """Members that join one session at ``rate`` a second, and one reader of it in each region; each
+    leaves before the next but ten comes, so the session stays small."""
+    loop = asyncio.get_running_loop()
+    connection = await connect(url)
+    seen: list[dict[int, float]] = [{} for _ in reader_urls]
+
+    def watching(times: dict[int, float]) -> Callable[[bytes], None]:
+        def on_line(line: bytes) -> None:
+            joined = line.partition(b'"updated"')[0]
+            for found in _MEMBER.finditer(joined):
+                times.setdefault(int(found[1]), time.perf_counter())
+
+        return on_line
+
+    for reader_url, times in zip(reader_urls, seen, strict=True):
+        _, lines = await loop.create_connection(
+            lambda t=times: Lines(watching(t)),  # type: ignore[misc]
+            *address(reader_url),
+        )
+        assert lines.transport is not None
+        lines.transport.write(b"GET /v1/sessions/joins/events HTTP/1.1\r\nhost: bench\r\n\r\n")
+    await asyncio.sleep(1)
+
+    async def work() -> dict[str, Any]:
+        count = int(rate * seconds)
+        asked: list[float] = []
+        began = time.perf_counter()
+        for number in range(count):
+            await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            asked.append(time.perf_counter())
+            await connection.ask(request("PUT", f"/v1/sessions/joins/presence/j{number}"))
+            if number >= 10:
+                path = f"/v1/sessions/joins/presence/j{number - 10}"
+                await connection.ask(request("DELETE", path))
+        await asyncio.sleep(2)
+        waits = sorted(times[n] - asked[n] for times in seen for n in range(count) if n in times)
+        missing = len(seen) * count - len(waits)
+        return {"joins": count, "missing": missing, **percentiles(waits)}
+
+    return work
+
+
+async def members(url: str, count: int) -> Work:
+    """So many members of one session: they come at the first work, and renew at the next."""
+    connection = await connect(url)
+
+    async def work() -> dict[str, Any]:
+        for number in range(count):
+            path = f"/v1/sessions/members/presence/m{number}"
+            await connection.ask(request("PUT", path, {"ttl_s": 3600}))
+        return {"members": count}
+
+    return work
+
+
 KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
     "appends": appends,
     "paced": paced,
@@ -352,6 +411,8 @@ KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
     "resume": resume,
     "sessions": sessions,
     "growing": growing,
+    "joins": joins,
+    "members": members,
 }
 
 

@@ -344,11 +344,36 @@ async def length_rows(bench: Bench) -> AsyncIterator[Row]:
             yield row
 
 
+async def presence_rows(bench: Bench) -> AsyncIterator[Row]:
+    """From just before a member joins until a reader in each of the regions is told; and what it
+    costs that many stay."""
+    urls = [region.url for region in bench.cluster.regions.values()]
+    async with bench.load(
+        "joins", url=bench.eu.url, reader_urls=urls, rate=20, seconds=bench.seconds * 2
+    ) as load:
+        result, _ = await load.go()
+    figures = {name: result[name] for name in ("p50_ms", "p99_ms", "missing")}
+    met = result["p99_ms"] <= 300 and not result["missing"]
+    yield Row("presence-join-seen-in-every-region", figures, "p99 ≤ 300 ms, none missing", met)
+    count = 100 if bench.quick else 5_000
+    async with bench.load("members", url=bench.eu.url, count=count) as load:
+        _, usage = await load.go()
+        yield Row(f"presence-{count}-members-come", costs(usage, count, "member"))
+        sent = await bench.counter("presence_sent")
+        _, usage = await load.go()
+        figures = costs(usage, count, "renewal")
+        figures["frames_to_peers"] = await bench.counter("presence_sent") - sent
+        row = Row(f"presence-{count}-members-stay", figures, "no traffic between regions")
+        row.met = not figures["frames_to_peers"]
+        yield row
+
+
 GROUPS: dict[str, Callable[[Bench], AsyncIterator[Row]]] = {
     "append": append_rows,
     "latency": latency_rows,
     "fanout": fanout_rows,
     "resume": resume_rows,
+    "presence": presence_rows,
     "length": length_rows,
     "memory": memory_rows,
     "sessions": sessions_rows,

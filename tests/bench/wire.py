@@ -24,8 +24,9 @@ class Connection(asyncio.Protocol):
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0 or self._answer is None:
             return
-        at = self._buffer.find(b"content-length: ")
-        size = int(self._buffer[at + 16 : self._buffer.find(b"\r\n", at)])
+        at = self._buffer.find(b"content-length: ", 0, head)
+        # An answer without a body has none.
+        size = int(self._buffer[at + 16 : self._buffer.find(b"\r\n", at)]) if at >= 0 else 0
         if len(self._buffer) >= head + 4 + size:
             whole = bytes(self._buffer[: head + 4 + size])
             del self._buffer[: head + 4 + size]
