@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from typing import Any
 from urllib.parse import urlencode
 
 from perdure_client.errors import invalid
@@ -26,3 +27,8 @@ def query(**values: str | int | None) -> str:
     """The query of a URL, of the values that are given."""
     pairs = urlencode({name: value for name, value in values.items() if value is not None})
     return f"?{pairs}" if pairs else ""
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The fields of a body that have a value."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -22,7 +22,7 @@ class MessageView:
     id: str
     serial: str
     role: str
-    status: str
+    own_status: str
     length: int
     parts: list[dict[str, Any]]
     author: str | None = None
@@ -30,6 +30,18 @@ class MessageView:
     metadata: dict[str, Any] = field(default_factory=dict)
     replaces: str | None = None
     held: bool = False
+    # The session's, by id: the run that writes a message has the message's id.
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def status(self) -> str:
+        """``streaming``, ``complete``, ``failed`` or ``cancelled``; ``interrupted`` for one whose
+        run waits for an agent that goes on with it."""
+        run = self.runs.get(self.id)
+        is_interrupted = run is not None and run["status"] == "interrupted"
+        return (
+            "interrupted" if is_interrupted and self.own_status == "streaming" else self.own_status
+        )
 
     @property
     def text(self) -> str:
@@ -51,7 +63,7 @@ class SessionView:
     more: bool = False
     # Who is here, by member.
     presence: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # The runs that are not over, by id.
+    # The runs that are not over, by id. Its messages look into it: it is changed, never replaced.
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def message(self, id_: str) -> MessageView | None:
@@ -60,16 +72,17 @@ class SessionView:
 
 
 def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
-    """Bring the view up to date with one event. Unknown events are ignored."""
+    """Bring the view up to date with one event. Unknown events are ignored, and so is ``"signal"``:
+    what is shown and forgotten is for who reads the events themselves."""
     match name:
         case "snapshot":
-            view.messages = [_message(value) for value in data["messages"]]
+            view.messages = [_message(view, value) for value in data["messages"]]
             view.metadata = data["metadata"]
             view.more = data["more"]
             view.presence = _by(data.get("presence", ()), "member")
-            view.runs = _by(data.get("runs", ()), "id")
+            _run(view, {"all": data.get("runs", ())})
         case "message":
-            _place(view, _message(data))
+            _place(view, _message(view, data))
         case "append" | "replace" | "end":
             message = _held(view, data)
             if message is not None:
@@ -81,9 +94,7 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
         case "presence":
             _present(view, data)
         case "run":
-            _ran(view, data)
-        case "signal":
-            return
+            _run(view, data)
         case "stale":
             for message in view.messages:
                 if data["message"] in (None, message.id):
@@ -91,21 +102,12 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
         case "ready":
             view.ready = True
         case "deleted":
-            view.deleted, view.messages, view.metadata = True, [], {}
-            view.presence, view.runs = {}, {}
+            view.deleted, view.messages, view.metadata, view.presence = True, [], {}, {}
+            view.runs.clear()
 
 
 def _by(values: Iterable[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
     return {value[name]: value for value in values}
-
-
-def _ran(view: SessionView, data: dict[str, Any]) -> None:
-    if "all" in data:
-        view.runs = _by(data["all"], "id")
-    elif data["run"]["status"] in OVER:
-        view.runs.pop(data["run"]["id"], None)
-    else:
-        view.runs[data["run"]["id"]] = data["run"]
 
 
 def _present(view: SessionView, data: dict[str, Any]) -> None:
@@ -118,18 +120,35 @@ def _present(view: SessionView, data: dict[str, Any]) -> None:
         view.presence.pop(value["member"], None)
 
 
-def _message(value: dict[str, Any]) -> MessageView:
+def _run(view: SessionView, data: dict[str, Any]) -> None:
+    if "all" in data:
+        view.runs.clear()
+    for run in data["all"] if "all" in data else (data["run"],):
+        if is_over(run):
+            view.runs.pop(run["id"], None)
+        else:
+            view.runs[run["id"]] = run
+
+
+def is_over(run: dict[str, Any]) -> bool:
+    """Whether a run has ended. A status that is not known is taken to be one of a run that has
+    not."""
+    return run["status"] in ("complete", "failed", "cancelled")
+
+
+def _message(view: SessionView, value: dict[str, Any]) -> MessageView:
     return MessageView(
         id=value["id"],
         serial=value["serial"],
         role=value["role"],
-        status=value["status"],
+        own_status=value["status"],
         length=value["length"],
         parts=[dict(part) for part in value["parts"]],
         author=value.get("author"),
         created=value.get("created", ""),
         metadata=value.get("metadata", {}),
         replaces=value.get("replaces"),
+        runs=view.runs,
     )
 
 
@@ -148,7 +167,7 @@ def _held(view: SessionView, data: dict[str, Any]) -> MessageView | None:
 
 
 def _replace(message: MessageView, data: dict[str, Any]) -> None:
-    message.length, message.status = data["to"], data["status"]
+    message.length, message.own_status = data["to"], data["status"]
     message.parts = [dict(part) for part in data["parts"]]
     message.held = False
 
@@ -156,7 +175,7 @@ def _replace(message: MessageView, data: dict[str, Any]) -> None:
 def _end(message: MessageView, data: dict[str, Any]) -> None:
     if data["length"] != message.length:
         raise OutOfStep(f"{message.id} ends at {data['length']}, {message.length} are held")
-    message.status = data["status"]
+    message.own_status = data["status"]
 
 
 def _append(message: MessageView, data: dict[str, Any]) -> None:

@@ -159,20 +159,38 @@ class Regions:
         self.worked(url)
         raise error_of(problem)
 
+    async def told(self, path: str, body: Any) -> bool:
+        """Whether the region that is asked now took it: one try, from which nothing follows.
+
+        Raises :class:`PerdureError` for a refusal that every region would give.
+        """
+        kind = {"content-type": "application/json"}
+        content = encoded(body)
+        try:
+            answer = await self.http.post(self.pick() + path, content=content, headers=kind)
+        except httpx2.RequestError:
+            return False
+        if not answer.is_success and answer.status_code not in RETRY_STATUSES:
+            raise error_of(problem_of(answer))
+        return answer.is_success
+
     async def request(
         self,
         method: str,
         path: str,
         body: Any = None,
         headers: dict[str, str] | None = None,
+        *,
+        first: str | None = None,
     ) -> tuple[dict[str, Any], str]:
         """A request that is the same at every region, tried until one answers: (answer, region).
+        ``first``: where to try it first.
 
         Raises :class:`PerdureError`; :class:`Unavailable` when none answers for ``give_up_s``.
         """
         pause = self.pause()
         deadline = self._clock() + self.give_up_s
-        url = self.pick()
+        url = first or self.pick()
         while (value := await self.once(url, method, path, body, headers)) is None:
             url = await self.turn(url, pause.next_s(), deadline)
         return value, url

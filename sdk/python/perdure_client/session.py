@@ -1,39 +1,17 @@
 """A session from a client's side: send, open, claim, read."""
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Literal
 
-import httpx2
-
-from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError
-from perdure_client.ids import checked_id, new_id, query
+from perdure_client.errors import Deleted, NotFound, OutOfStep
+from perdure_client.following import followed
+from perdure_client.ids import checked_id, given, new_id, query
+from perdure_client.opening import Opening
 from perdure_client.reducer import SessionView, apply
-from perdure_client.regions import RETRY_STATUSES, Regions
-from perdure_client.transports import Connecting, Event, HeldBack, Transports
+from perdure_client.regions import Regions
+from perdure_client.transports import Connecting, Event, Transports
 from perdure_client.writer import BUFFER_BYTES_MAX, OnFull, Writer
-
-# A connection that held for so long was a good one: the next failure begins a new series of tries.
-STEADY_S = 5.0
-
-
-class Opening:
-    """``await`` it for a writer, or use it in ``async with``: complete at the end of the block."""
-
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, Writer]]) -> None:
-        self._make = make
-        self._writer: Writer | None = None
-
-    def __await__(self) -> Generator[Any, None, Writer]:
-        return self._make().__await__()
-
-    async def __aenter__(self) -> Writer:
-        self._writer = await self
-        return await self._writer.__aenter__()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        assert self._writer is not None
-        await self._writer.__aexit__(kind, *rest)
 
 
 class Session:
@@ -69,10 +47,15 @@ class Session:
         after: str | None = None,
         metadata: dict[str, Any] | None = None,
         replaces: str | None = None,
+        run: str | None = None,
     ) -> dict[str, Any]:
-        """Send a complete message; the message as the region holds it."""
+        """Send a complete message; the message as the region holds it.
+
+        ``run``: the run that it is an input for; ``Ended`` when that is over.
+        """
         body = {"id": checked_id(id or new_id()), "role": role, "text": text}
-        body |= _given(author=author, after=after, metadata=metadata, replaces=replaces)
+        body |= given(author=author, after=after, metadata=metadata, replaces=replaces)
+        body |= given(run=run and checked_id(run))
         return await self._ask("POST", "/messages", body)
 
     def open(
@@ -101,7 +84,7 @@ class Session:
             "producer": producer or f"p-{new_id()}",
             "claim_id": new_id(),
         }
-        body |= _given(author=author, after=after, metadata=metadata, replaces=replaces)
+        body |= given(author=author, after=after, metadata=metadata, replaces=replaces)
 
         async def make() -> Writer:
             opened, region = await self._regions.request("POST", f"{self._path}/messages", body)
@@ -177,12 +160,54 @@ class Session:
         answer = await self._ask("POST", f"/messages/{checked_id(message)}/cancel")
         return str(answer["status"])
 
+    async def request_run(
+        self,
+        agent: str,
+        *,
+        input: str | None = None,
+        id: str | None = None,
+        by: str | None = None,
+        role: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        """Ask an agent for a turn; the run, whose ``message`` is there from now on.
+
+        ``input``: the message that it answers. ``by``: who asks. ``role`` (``assistant``),
+        ``metadata`` and ``after`` are the message's.
+        """
+        body = {"id": checked_id(id or new_id()), "agent": checked_id(agent)}
+        body |= given(input=input, by=by, role=role, metadata=metadata, after=after)
+        return await self._ask("POST", "/runs", body)
+
+    async def run(self, id: str) -> dict[str, Any]:
+        """A run as it stands, also one that is over."""
+        return await self._ask("GET", f"/runs/{checked_id(id)}")
+
+    async def runs(self, *, before: str | None = None, limit: int = 100) -> dict[str, Any]:
+        """The runs of the newest messages, or of the newest before a serial, oldest first, also
+        those that are over, and whether there are older messages: ``{"runs", "more"}``."""
+        return await self._ask("GET", "/runs" + query(limit=limit, before=before))
+
+    async def cancel_run(self, run: str) -> dict[str, Any]:
+        """Stop a run, also one that nobody has claimed; what was written stays. The run."""
+        return await self._ask("POST", f"/runs/{checked_id(run)}/cancel")
+
+    async def signal(self, name: str, data: Any = None, *, by: str | None = None) -> bool:
+        """Show something to who reads now, such as ``typing``; ``by``: who it comes from.
+
+        It is sent once, to one region, for it is told at most once: False when that did not take
+        it, be it away or because too many were sent.
+        """
+        body = given(**{"signal": name, "data": data, "from": by})
+        return await self._regions.told(f"{self._path}/signals", body)
+
     async def join(
         self, member: str, data: Any = None, *, ttl_s: int | None = None
     ) -> dict[str, Any]:
         """Be here for ``ttl_s`` seconds (60); call it again in time to stay. The member."""
         path = f"/presence/{checked_id(member)}"
-        return await self._ask("PUT", path, _given(data=data, ttl_s=ttl_s))
+        return await self._ask("PUT", path, given(data=data, ttl_s=ttl_s))
 
     async def leave(self, member: str) -> None:
         """Leave, through everything that is known of the member."""
@@ -225,45 +250,14 @@ class Session:
         ``on_region`` is called with each region that is connected to. Raises ``Deleted`` for a
         session that was deleted before, and what else every region would refuse.
         """
-        pause = self._regions.pause()
-        region = self._regions.pick()
-        bound = _given(presence=presence and checked_id(presence), presence_data=presence_data)
-        while True:
-            wait_s: float | None = None
-            transport = self._transports.of(region)
-            why, retry_after_s = "its stream of events has ended", 0.0
-            began = self._regions.now()
-            try:
-                connected = self._connecting.events(transport, region, cursor, on_region, bound)
-                async with aclosing(connected) as events:
-                    async for event in events:
-                        # Not at once: a region that cuts every connection early must not be
-                        # asked again and again without a pause.
-                        if self._regions.now() - began >= STEADY_S:
-                            pause.reset()
-                        cursor = event.id or cursor
-                        if event.event == "reconnect":
-                            wait_s = pause.share_of_s(event.data["retry_ms"] / 1000)
-                            break
-                        yield event
-                        if event.event == "deleted":
-                            return
-            except PerdureError as error:
-                if error.code == "invalid_cursor" and cursor is not None:
-                    cursor = None
-                elif error.status not in RETRY_STATUSES:
-                    raise
-                why, retry_after_s = str(error), error.problem.get("retry_after_s", 0.0)
-            except HeldBack as error:
-                if self._transports.held_back(region, transport):
-                    continue
-                why = f"{transport} does not get through to it: {error}"
-            except (httpx2.RequestError, OSError, ValueError) as error:
-                # Gone, silent, or what it says is no event: the cursor is still good elsewhere.
-                why = repr(error)
-            self._transports.failed(region)
-            self._regions.failed(region, why, retry_after_s)
-            region = await self._regions.turn(region, pause.next_s() if wait_s is None else wait_s)
+        bound = given(presence=presence and checked_id(presence), presence_data=presence_data)
+
+        def connected(transport: str, region: str, cursor: str | None) -> AsyncGenerator[Event, None]:
+            return self._connecting.events(transport, region, cursor, on_region, bound)
+
+        async with aclosing(followed(self._regions, self._transports, connected, cursor)) as events:
+            async for event in events:
+                yield event
 
     async def read(
         self,
@@ -305,7 +299,3 @@ class Session:
             except Deleted:
                 apply(view, "deleted", {})
                 yield view
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}

@@ -33,8 +33,8 @@ FORGET_S = 600.0
 POLL_WAIT_MS = 20_000
 # A poll that is cut on the way is asked for less time, down to this.
 POLL_WAIT_MS_MIN = 500
-# Behind these a region has told everything that it has at once.
-_CAUGHT_UP = frozenset({"ready", "stale", "deleted", "reconnect"})
+# Behind these a region has told everything that it has at once; ``runs`` is an agent's feed's.
+_CAUGHT_UP = frozenset({"ready", "stale", "deleted", "reconnect", "runs"})
 
 
 class Event(NamedTuple):
@@ -104,6 +104,8 @@ class Transports:
 class Connecting:
     """One session, from one region after the other."""
 
+    _streamed_at = "/events"
+
     def __init__(
         self,
         regions: Regions,
@@ -150,7 +152,7 @@ class Connecting:
         headers = {"accept": "text/event-stream"}
         if cursor:
             headers["last-event-id"] = cursor
-        path = f"{self._path}/events" + query(**_in_query(bound))
+        path = self._path + self._streamed_at + query(**_in_query(bound))
         answering = self._regions.stream(region, path, headers, SILENCE_S_MAX)
         answer = await self._at_first(answering.__aenter__())
         caught_up = is_live = False
@@ -169,7 +171,7 @@ class Connecting:
                     return
                 is_live = caught_up
                 for event in parser.feed(chunk):
-                    yield _event(event.event, event.id, json.loads(event.data), region)
+                    yield event_of(event.event, event.id, json.loads(event.data), region)
                     caught_up = caught_up or event.event in _CAUGHT_UP
         except httpx2.ReadTimeout as error:
             if is_live or not (caught_up and self._transports.chooses):
@@ -206,7 +208,7 @@ class Connecting:
                     text = await opened.recv()
                 frame = json.loads(text)
                 if "event" in frame:
-                    yield _event(frame["event"], frame["id"], frame["data"], region)
+                    yield event_of(frame["event"], frame["id"], frame["data"], region)
                     caught_up = caught_up or frame["event"] in _CAUGHT_UP
                 elif frame.get("over"):
                     return
@@ -255,28 +257,19 @@ class Connecting:
             # The first, and one after a subscription was lost, wait for nothing: a resume says
             # at once how things are.
             wait_ms = self._transports.poll_wait_ms if handle or not cursor else 0
-            answer = await self._poll(region, cursor, handle, wait_ms, bound)
+            asked = query(cursor=cursor, poll=handle, wait_ms=wait_ms, **_in_query(bound))
+            answer = await self._poll(region, f"/poll{asked}", wait_ms)
             if answer is None:
                 continue
             for event in answer.events:
                 yield event
             cursor, handle = answer.cursor, answer.handle
 
-    async def _poll(
-        self,
-        region: str,
-        cursor: str | None,
-        handle: str | None,
-        wait_ms: int,
-        bound: Mapping[str, Any],
-    ) -> "Polled | None":
+    async def _poll(self, region: str, asked: str, wait_ms: int) -> Polled | None:
         """One answer; None: it was cut on the way while it waited, and is to be asked again."""
-        path = f"{self._path}/poll" + query(
-            cursor=cursor, poll=handle, wait_ms=wait_ms, **_in_query(bound)
-        )
         timeout = httpx2.Timeout(ANSWER_S_MAX + wait_ms / 1000, connect=CONNECT_S_MAX)
         try:
-            answer = await self._regions.http.get(region + path, timeout=timeout)
+            answer = await self._regions.http.get(region + self._path + asked, timeout=timeout)
         except (httpx2.ReadError, httpx2.RemoteProtocolError):
             # Something on the way cuts connections that are idle for so long.
             if wait_ms <= POLL_WAIT_MS_MIN:
@@ -290,11 +283,13 @@ class Connecting:
                 return None
             raise error_of(problem)
         try:
-            value = answer.json()
-            events = [_event(e["event"], e["id"], e["data"], region) for e in value["events"]]
-            return Polled(events, value["cursor"], value.get("poll"))
+            return self._told(answer.json(), region)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{answer.url} answers with something else than events") from error
+
+    def _told(self, value: Any, region: str) -> Polled:
+        events = [event_of(e["event"], e["id"], e["data"], region) for e in value["events"]]
+        return Polled(events, value["cursor"], value.get("poll"))
 
 
 def _in_query(bound: Mapping[str, Any]) -> dict[str, Any]:
@@ -341,7 +336,8 @@ def _refusal_of(response: Any) -> dict[str, Any] | None:
     return None if problem.get("code") in ("not_found", "origin_refused") else problem
 
 
-def _event(name: str, id_: str, data: Any, region: str) -> Event:
+def event_of(name: str, id_: str, data: Any, region: str) -> Event:
+    """The event, or ``ValueError`` where that is none."""
     if not isinstance(data, dict):
         raise ValueError(f"the data of {name} is no object")
     return Event(name, id_, data, region)

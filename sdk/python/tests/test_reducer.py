@@ -176,3 +176,53 @@ def test_a_message_older_than_the_snapshot_is_left_alone(name: str, data: dict[s
     apply(view, "snapshot", {"messages": [], "metadata": {}, "more": True})
     apply(view, name, data)
     assert view.messages == []
+
+
+def run(id_: str, status: str, **fields: Any) -> dict[str, Any]:
+    return {"id": id_, "message": id_, "session": "s", "status": status, "attempt": 1} | fields
+
+
+def test_runs_that_are_not_over() -> None:
+    """``all`` takes the place of every run; else one is noted as it is now, and dropped when it is
+    over; a snapshot brings them, and a deleted session has none."""
+    view = view_of()
+    apply(view, "run", {"all": [run("m", "running"), run("n", "requested")]})
+    apply(view, "run", {"run": run("m", "suspended")})
+    apply(view, "run", {"run": run("x", "complete")})
+    assert {id_: each["status"] for id_, each in view.runs.items()} == {
+        "m": "suspended",
+        "n": "requested",
+    }
+    apply(view, "run", {"run": run("n", "cancelled")})
+    assert list(view.runs) == ["m"]
+    snapshot = {"messages": [message("m")], "metadata": {}, "more": False}
+    apply(view, "snapshot", snapshot | {"runs": [run("o", "running")]})
+    assert list(view.runs) == ["o"]
+    apply(view, "deleted", {})
+    assert view.runs == {}
+
+
+@pytest.mark.parametrize("order", [("run", "message"), ("message", "run")])
+def test_a_message_is_interrupted_with_its_run(order: tuple[str, str]) -> None:
+    """Whichever is told first; it is streaming again when its run is, and over when it is over,
+    though nobody has told that of the run yet."""
+    view = view_of()
+    told = {"run": {"run": run("m", "interrupted")}, "message": message("m")}
+    for name in order:
+        apply(view, name, told[name])
+    assert view.messages[0].status == "interrupted"
+    apply(copy.deepcopy(view), "run", {"run": run("m", "running")})
+    assert view.messages[0].status == "interrupted"
+    apply(view, "run", {"run": run("m", "running")})
+    assert view.messages[0].status == "streaming"
+    apply(view, "run", {"run": run("m", "interrupted")})
+    apply(view, "end", {"message": "m", "status": "complete", "length": 0})
+    assert view.messages[0].status == "complete"
+
+
+def test_signals_change_nothing() -> None:
+    """They are for who reads the events."""
+    view = view_of(message("m"))
+    before = copy.deepcopy(view)
+    apply(view, "signal", {"signal": "typing", "data": None, "from": "ann", "region": "eu"})
+    assert view == before
