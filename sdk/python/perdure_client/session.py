@@ -252,7 +252,9 @@ class Session:
         """
         bound = given(presence=presence and checked_id(presence), presence_data=presence_data)
 
-        def connected(transport: str, region: str, cursor: str | None) -> AsyncGenerator[Event, None]:
+        def connected(
+            transport: str, region: str, cursor: str | None
+        ) -> AsyncGenerator[Event, None]:
             return self._connecting.events(transport, region, cursor, on_region, bound)
 
         async with aclosing(followed(self._regions, self._transports, connected, cursor)) as events:
