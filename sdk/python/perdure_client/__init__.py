@@ -1,5 +1,6 @@
 """The Python client of perdure: durable sessions for AI applications, in several regions."""
 
+from perdure_client.agents import Agent
 from perdure_client.client import Client
 from perdure_client.errors import (
     BufferLost,
@@ -17,11 +18,13 @@ from perdure_client.errors import (
 from perdure_client.reducer import MessageView, SessionView, apply
 from perdure_client.session import Session
 from perdure_client.transports import Event
+from perdure_client.turns import Turn
 from perdure_client.vendor_parts import VendorError
 from perdure_client.writer import Writer
 
 __version__ = "0.1.0"
 __all__ = [
+    "Agent",
     "BufferLost",
     "Cancelled",
     "Client",
@@ -37,6 +40,7 @@ __all__ = [
     "PerdureError",
     "Session",
     "SessionView",
+    "Turn",
     "Unavailable",
     "VendorError",
     "Writer",

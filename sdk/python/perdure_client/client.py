@@ -3,10 +3,11 @@
 import asyncio
 import random
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 
+from perdure_client.agents import LEASE_S, Agent
 from perdure_client.ids import query
 from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, GIVE_UP_S, Regions, Sleep
 from perdure_client.session import Session
@@ -53,10 +54,43 @@ class Client:
             urls, self._http, give_up_s=give_up_s, jitter=jitter, sleep=sleep, clock=clock
         )
         self._transports = Transports(transport, sockets=http is None, clock=self.regions.now)
+        # An agent's feed comes as server-sent events or by long poll.
+        self._feeds = Transports(
+            "auto" if transport == "websocket" else transport,
+            sockets=False,
+            clock=self.regions.now,
+        )
 
     def session(self, id_: str) -> Session:
         """A session of this id; nothing is sent yet. Raises ``Invalid`` for what is no id."""
         return Session(self.regions, self._transports, id_, self._headers)
+
+    def agent(
+        self,
+        name: str,
+        *,
+        worker: str | None = None,
+        mode: Literal["continue", "restart"] = "continue",
+        lease_s: int = LEASE_S,
+    ) -> Agent:
+        """A worker of the agent of this name; nothing is sent yet. Raises ``Invalid`` for what is
+        no id.
+
+        ``mode``: whether an interrupted run is continued, or started over. ``lease_s``: for so long
+        a worker that says nothing is taken to be at work; it says something three times as often.
+        ``worker``: a name of this process alone, drawn anew at each start. With it the feed renews
+        all leases too, so a turn that is let go is another's only when the feed has ended.
+        """
+        return Agent(
+            self.regions,
+            self._feeds,
+            self._headers,
+            self.session,
+            name,
+            worker=worker,
+            mode=mode,
+            lease_s=lease_s,
+        )
 
     def _headers(self) -> dict[str, str]:
         """What a handshake says who calls with; the other requests have it from ``_Bearer``."""

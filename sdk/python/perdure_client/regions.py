@@ -112,6 +112,18 @@ class Regions:
             raise Unavailable({"code": "unavailable", "status": 503, "detail": detail})
         await self.sleep(seconds)
 
+    async def wait(self, event: asyncio.Event, wait_s: float | None) -> None:
+        """Until the event is set anew, or so many seconds are over."""
+        event.clear()
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait())]
+        if wait_s is not None:
+            waits.append(asyncio.ensure_future(self.sleep(wait_s)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     def failed(self, url: str, why: str, retry_after_s: float = 0.0) -> None:
         """Avoid a region for a while, and for as long as it asked for."""
         now = self._clock()

@@ -148,6 +148,10 @@ class Session:
         older ones: ``{"messages", "more"}``."""
         return await self._ask("GET", "/messages" + query(limit=limit, before=before))
 
+    async def message(self, id: str) -> dict[str, Any]:
+        """One message."""
+        return await self._ask("GET", f"/messages/{checked_id(id)}")
+
     async def metadata(self, patch: dict[str, Any] | None = None) -> dict[str, Any]:
         """The metadata; with ``patch``, after setting its keys (None deletes)."""
         method = "GET" if patch is None else "PATCH"

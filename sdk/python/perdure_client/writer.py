@@ -12,8 +12,9 @@ from collections import deque
 from typing import Any, Literal, get_args
 
 from perdure_client.errors import BufferLost, PerdureError, Unavailable, invalid
+from perdure_client.items import Item, check_mark, check_token, size_max_of
 from perdure_client.pipes import Format, Incoming
-from perdure_client.regions import Regions, encoded
+from perdure_client.regions import Regions
 from perdure_client.vendor_parts import End
 
 APPEND_ITEMS_MAX = 1_024
@@ -21,16 +22,7 @@ APPEND_BYTES_MAX = 1_048_576
 BUFFER_BYTES_MAX = 8_388_608
 POLL_S_MIN = 0.05
 POLL_S_MAX = 1.0
-# What a region takes (its protocol, A.2). Found here, a mistake does not cost the message.
-TOKEN_BYTES_MAX = 1_048_576
-MARK_BYTES_MAX = 262_144
-Item = str | dict[str, Any]
 OnFull = Literal["block", "release"]
-
-
-def _size(item: Item) -> int:
-    """No fewer than the bytes of an item in UTF-8."""
-    return len(item) * 4 if isinstance(item, str) else len(json.dumps(item))
 
 
 class Writer:
@@ -101,10 +93,7 @@ class Writer:
 
         Raises ``Invalid`` for a lone surrogate and for more than 1 MiB; the message goes on.
         """
-        if not isinstance(token, str):
-            raise TypeError(f"a token is a string, not {type(token).__name__}")
-        if not token.isascii() or len(token) > TOKEN_BYTES_MAX:
-            _check_size(token, TOKEN_BYTES_MAX)
+        check_token(token)
         if token:
             await self._add(token)
 
@@ -113,10 +102,7 @@ class Writer:
 
         Waits and raises as ``write`` does; a mark may have 256 KiB.
         """
-        (content,) = mark.values() if len(mark) == 1 else (None,)
-        if not mark.keys() & {"part", "set"} or not isinstance(content, dict):
-            raise invalid("invalid_body", 'a mark is {"part": {…}} or {"set": {…}}')
-        _check_size(mark, MARK_BYTES_MAX)
+        check_mark(mark)
         # A copy: what is sent again must be what was sent, whatever the caller does to it since.
         await self._add(json.loads(json.dumps(mark)))
 
@@ -169,7 +155,7 @@ class Writer:
             await self._wait()
             self._check_open()
         self._buffer.append(item)
-        self._bytes += _size(item)
+        self._bytes += size_max_of(item)
         self._wake.set()
 
     async def flush(self) -> None:
@@ -194,6 +180,19 @@ class Writer:
         while not self._is_stable():
             await self._wait()
         self._check()
+
+    @property
+    def has_end(self) -> bool:
+        """Whether the message was ended by this writer."""
+        return self._end is not None
+
+    def stop(self, error: Exception) -> None:
+        """Raise this from now on, from everything that waits too: it became known elsewhere that
+        the message takes nothing more. What stopped the writer before stands."""
+        if self._error is None and not self._task.done():
+            self._error = error
+            self._task.cancel()
+            self._changed.set()
 
     async def aclose(self) -> None:
         """Stop at once, without an end: what is not accepted by now may be lost, and another
@@ -274,15 +273,7 @@ class Writer:
 
     async def _idle(self, wait_s: float | None) -> bool:
         """Wait for something to do; False when the time was over."""
-        self._wake.clear()
-        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._wake.wait())]
-        if wait_s is not None:
-            waits.append(asyncio.ensure_future(self._regions.sleep(wait_s)))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await self._regions.wait(self._wake, wait_s)
         return self._has_work()
 
     async def _send(self) -> bool:
@@ -311,7 +302,7 @@ class Writer:
         items: list[Item] = []
         size = 0
         for index in range(self._sent - self._first, len(self._buffer)):
-            size += _size(self._buffer[index])
+            size += size_max_of(self._buffer[index])
             if items and (size > APPEND_BYTES_MAX or len(items) >= APPEND_ITEMS_MAX):
                 break
             items.append(self._buffer[index])
@@ -333,7 +324,7 @@ class Writer:
 
     def _release(self, seq: int) -> None:
         while self._first < seq:
-            self._bytes -= _size(self._buffer.popleft())
+            self._bytes -= size_max_of(self._buffer.popleft())
             self._first += 1
 
     async def _move(self) -> None:
@@ -379,17 +370,3 @@ class Writer:
         # Also where it is the same one: it has come back with less than it had.
         self._sent = self._first
         return True
-
-
-def _check_size(item: Item, bytes_max: int) -> None:
-    # The quotes of a string are not counted, nor what JSON escapes in it.
-    size = len(encoded(item)) if isinstance(item, dict) else len(_utf8(item))
-    if size > bytes_max:
-        raise invalid("too_large", f"an item of {size} bytes; {bytes_max} are the limit")
-
-
-def _utf8(token: str) -> bytes:
-    try:
-        return token.encode()
-    except UnicodeEncodeError as error:
-        raise invalid("invalid_json", f"a token must be text in UTF-8: {error}") from error

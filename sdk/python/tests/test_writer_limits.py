@@ -10,8 +10,8 @@ import pytest
 from sdk.python.tests.conftest import EU, US, Time, World, until
 
 from perdure_client import Client, Conflict, Invalid, Unavailable, Writer
+from perdure_client.items import MARK_BYTES_MAX, TOKEN_BYTES_MAX
 from perdure_client.regions import BACKOFF_S_MAX, GIVE_UP_S
-from perdure_client.writer import MARK_BYTES_MAX, TOKEN_BYTES_MAX
 
 OPENED = {"epoch": "1-0", "header": "h", "next": 0}
 Answer = Callable[[httpx2.Request], httpx2.Response]
