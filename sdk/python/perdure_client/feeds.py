@@ -28,9 +28,9 @@ class FeedConnecting(Connecting):
     ) -> AsyncGenerator[Event, None]:
         cursor = None
         while True:
-            wait_ms = self._transports.poll_wait_ms if cursor else None
+            wait_ms = self._transports.poll_wait_ms if cursor else 0
             asked = query(cursor=cursor, wait_ms=wait_ms, **bound)
-            answer = await self._poll(region, asked, wait_ms or 0)
+            answer = await self._poll(region, asked, wait_ms)
             if answer is None:
                 continue
             if answer.cursor != cursor:

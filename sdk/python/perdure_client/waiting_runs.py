@@ -85,6 +85,7 @@ class WaitingRuns:
         if turn is not None:
             turn.heard(run)
         if is_over(run):
+            self._held.pop(key, None)
             self._seen.pop(key, None)
         if turn is not None or not self._is_claimable(key, run):
             self.forget(key)
@@ -97,7 +98,7 @@ class WaitingRuns:
         turn = self._held.get(key)
         if turn is None or not turn.is_over:
             return turn
-        self._seen[key] |= {*turn.run["inputs"]}
+        self._seen.setdefault(key, set()).update(turn.run["inputs"])
         del self._held[key]
         return None
 
