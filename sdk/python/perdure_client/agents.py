@@ -159,6 +159,10 @@ class Agent:
                 raise
             waiting.put_off(key, _retry_after_s(error))
             return None
+        if claimed["run"]["epoch"] != claimed["epoch"]:
+            # Another worker claimed it at the same time, and has it.
+            waiting.put_off(key, CLAIM_AGAIN_S)
+            return None
         return self._turn(key, claimed, region, session, producer, waiting)
 
     def _turn(
