@@ -47,6 +47,7 @@ class Turn:
         self.attempt = int(self.run["attempt"])
         self.writer = writer
         self._regions = regions
+        self._region = writer.region
         self._header = claimed["header"]
         self._messages = f"/v1/sessions/{session.id}/messages"
         self._path = f"/v1/sessions/{session.id}/runs/{writer.message}"
@@ -245,12 +246,13 @@ class Turn:
         return number + 1
 
     async def _ask(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One request under this epoch, where the writer is or elsewhere."""
+        """One request under this epoch, at the region that answered last or elsewhere."""
         pause = self._regions.pause()
         deadline = self._regions.now() + self._regions.give_up_s
-        url = self.writer.region
+        url = self._region
         while (answer := await self._ask_at(url, what, body)) is None:
             url = await self._regions.turn(url, pause.next_s(), deadline)
+        self._region = url
         return answer
 
     async def _ask_at(self, url: str, what: str, body: dict[str, Any]) -> dict[str, Any] | None:
