@@ -246,13 +246,11 @@ class Turn:
         return number + 1
 
     async def _ask(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        """One request under this epoch, at the region that answered last or elsewhere."""
+        """One request under this epoch, at the region that was asked last or elsewhere."""
         pause = self._regions.pause()
         deadline = self._regions.now() + self._regions.give_up_s
-        url = self._region
-        while (answer := await self._ask_at(url, what, body)) is None:
-            url = await self._regions.turn(url, pause.next_s(), deadline)
-        self._region = url
+        while (answer := await self._ask_at(self._region, what, body)) is None:
+            self._region = await self._regions.turn(self._region, pause.next_s(), deadline)
         return answer
 
     async def _ask_at(self, url: str, what: str, body: dict[str, Any]) -> dict[str, Any] | None:
