@@ -11,7 +11,7 @@ ROUNDS ?=
 INPUTS ?= 100000
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz failures check format clean
+.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz failures sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ fuzz: setup ## damaged Yjs updates against the parser and pycrdt: INPUTS=1000000
 
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures
+
+sync-client: setup ## the blocking Python client anew, from the asynchronous one
+	$(BIN)/python sdk/python/make_sync.py
 
 powercut: setup ## cut the power of a region: ROUNDS=2000 FIRST=0, or one round again with SEED=
 	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),$(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST)) $(ARGS)

@@ -50,8 +50,8 @@ class Agent:
         mode: Literal["continue", "restart"],
         lease_s: int,
     ) -> None:
-        self.name = checked_id(name)
-        self.worker = worker and checked_id(worker)
+        self.name: str = checked_id(name)
+        self.worker: str | None = worker and checked_id(worker)
         self._mode = mode
         self._lease_s = lease_s
         self._regions = regions

@@ -7,14 +7,15 @@ from perdure_client.writer import Writer
 
 
 class Opening:
-    """``await`` it for a writer, or use it in ``async with``: complete at the end of the block."""
+    """``await`` it for a writer, or use it in ``async with``: complete at the end of the block.
+    ``made`` gives the same writer to who cannot await this."""
 
-    def __init__(self, make: Callable[[], Coroutine[Any, Any, Writer]]) -> None:
-        self._make = make
+    def __init__(self, made: Callable[[], Coroutine[Any, Any, Writer]]) -> None:
+        self.made = made
         self._writer: Writer | None = None
 
     def __await__(self) -> Generator[Any, None, Writer]:
-        return self._make().__await__()
+        return self.made().__await__()
 
     async def __aenter__(self) -> Writer:
         self._writer = await self

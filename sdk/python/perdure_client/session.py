@@ -25,7 +25,7 @@ class Session:
         id_: str,
         headers: Callable[[], dict[str, str]],
     ) -> None:
-        self.id = checked_id(id_)
+        self.id: str = checked_id(id_)
         self._regions = regions
         self._transports = transports
         self._path = f"/v1/sessions/{self.id}"
