@@ -133,7 +133,7 @@ def _run(view: SessionView, data: dict[str, Any]) -> None:
 def is_over(run: dict[str, Any]) -> bool:
     """Whether a run has ended. A status that is not known is taken to be one of a run that has
     not."""
-    return run["status"] in ("complete", "failed", "cancelled")
+    return run["status"] in OVER
 
 
 def _message(view: SessionView, value: dict[str, Any]) -> MessageView:

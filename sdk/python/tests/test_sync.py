@@ -117,6 +117,12 @@ def test_a_message_and_its_reader(client: sync.Client, beside: Callable[..., Any
     assert (session.id, session.steps_lost) == ("s", 0)
 
 
+def write_on(writer: sync.Writer) -> None:
+    while True:
+        writer.write("x")
+        writer.flush()
+
+
 def test_blocks_that_raise(client: sync.Client) -> None:
     """End the message as failed; one that is interrupted leaves it open."""
     session = client.session("s")
@@ -128,9 +134,7 @@ def test_blocks_that_raise(client: sync.Client) -> None:
     assert session.message("n")["status"] == "streaming"
     with pytest.raises(Cancelled), session.open(id="o") as writer:
         session.cancel("o")
-        while True:
-            writer.write("x")
-            writer.flush()
+        write_on(writer)
 
 
 def test_turns_one_after_the_other(client: sync.Client) -> None:
@@ -171,9 +175,7 @@ def test_work(client: sync.Client, urls: list[str], beside: Callable[..., Any]) 
         if turn.id == "slow":
             silent.set()
             try:
-                while True:
-                    turn.writer.write(".")
-                    turn.writer.flush()
+                write_on(turn.writer)
             except Cancelled:
                 stopped.append(turn.id)
                 raise
