@@ -117,7 +117,8 @@ def test_a_message_and_its_reader(client: sync.Client, beside: Callable[..., Any
     assert (session.id, session.steps_lost) == ("s", 0)
 
 
-def write_on(writer: sync.Writer) -> None:
+def write_on(writer: sync.Writer, do: Callable[[], object]) -> None:
+    do()
     while True:
         writer.write("x")
         writer.flush()
@@ -133,8 +134,7 @@ def test_blocks_that_raise(client: sync.Client) -> None:
     assert session.message("m")["status"] == "failed"
     assert session.message("n")["status"] == "streaming"
     with pytest.raises(Cancelled), session.open(id="o") as writer:
-        session.cancel("o")
-        write_on(writer)
+        write_on(writer, lambda: session.cancel("o"))
 
 
 def test_turns_one_after_the_other(client: sync.Client) -> None:
@@ -173,9 +173,8 @@ def test_work(client: sync.Client, urls: list[str], beside: Callable[..., Any]) 
         if turn.id == "bad":
             raise ValueError("no idea")
         if turn.id == "slow":
-            silent.set()
             try:
-                write_on(turn.writer)
+                write_on(turn.writer, silent.set)
             except Cancelled:
                 stopped.append(turn.id)
                 raise
