@@ -220,7 +220,9 @@ class RunDesk:
         names = set(members)
         found = self._state.find(session)
         for id_ in list(runs):
-            if found is not None and self._open[session, id_].agent in names:
+            # One that ends lets go of its lease, and so leads here while others are looked at.
+            known = self._open.get((session, id_))
+            if found is not None and known is not None and known.agent in names:
                 self.check(found, id_, alive=False)
 
     def tick(self) -> None:

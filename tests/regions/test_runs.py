@@ -1,6 +1,8 @@
 """Runs over real links: who sees a lease, who wins, who is told."""
 
+import asyncio
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,28 @@ async def test_a_turn_is_seen_everywhere(tmp_path: Path) -> None:
         assert [
             node.desk.presence.value("s", "bot", lambda _: False) for node in regions.nodes.values()
         ] == [None] * 3
+        work.close()
+
+
+async def test_turns_that_end_together(tmp_path: Path) -> None:
+    """One agent's in one session: its feed is told of each, and none is left."""
+    async with linked(tmp_path, ALL) as regions:
+        await known_to_each_other(regions)
+        node = regions.nodes["eu"]
+        names = [f"r{number}" for number in range(6)]
+        epochs = {}
+        for id_ in names:
+            await node.request_run("s", RunDraft("bot", id_))
+            claimed = await node.claim_run("s", id_, "w1", f"claim-{id_}", "continue", None)
+            epochs[id_] = claimed["epoch"]
+        work = node.follow_agent("bot", "w1")
+        await work.next()
+        ends = [node.append("s", id_, "w1", epochs[id_], 0, [], "complete") for id_ in names]
+        await asyncio.gather(*ends)
+        told = await work.next() or []
+        ended = [json.loads(data)["run"]["id"] for _, data in told if '"complete"' in data]
+        assert sorted(ended) == names
+        assert node.agent_runs("bot")[0] == "[]"
         work.close()
 
 
