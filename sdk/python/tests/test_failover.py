@@ -131,7 +131,7 @@ async def test_the_programs_of_the_readme(regions: tuple[Served, Served], tmp_pa
     seen: list[Any] = []
     names: dict[str, Any] = {"Client": Client, "REGIONS": [us.url, eu.url]}
     names["print"] = lambda *values: seen.append(values)
-    source = "async def read():\n" + textwrap.indent(program(".read()"), "    ")
+    source = "async def read():\n" + textwrap.indent(program("async for view"), "    ")
     exec(compile(source, "README.md", "exec"), names)
     reader = asyncio.create_task(names["read"]())
     process = await asyncio.create_subprocess_exec(sys.executable, agent)

@@ -1,6 +1,9 @@
 """Workers carry out an agent's runs: over real sockets, links and disks, in two regions."""
 
 import asyncio
+import re
+import signal
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 from sdk.python.tests.conftest import until
 from sdk.python.tests.served import Served, served
+from sdk.python.tests.test_failover import PROGRAM_S_MAX, program
 
 from perdure_client import Cancelled, Client, Ended, Fenced, NotFound, Session, SessionView, Turn
 from perdure_client.agents import Agent
@@ -371,3 +375,22 @@ async def test_signals_reach_who_reads(client: Client) -> None:
         await asyncio.gather(*tasks)
     assert heard[0]["signal"] == "typing"
     assert {(each["from"], each["data"]["at"]) for each in heard} == {("ann", 7)}
+
+
+async def test_the_worker_of_the_readme(regions: Regions, tmp_path: Path) -> None:
+    """As it stands there, and so does the blocking program that asks it, in processes of their
+    own; the worker is told to stop, and does."""
+    for name, containing in (("worker", ".work("), ("asking", "perdure_client.sync")):
+        text = re.sub(
+            r"REGIONS = .*", f"REGIONS = {[each.url for each in regions]}", program(containing)
+        )
+        (tmp_path / f"{name}.py").write_text(text)
+    worker = await asyncio.create_subprocess_exec(sys.executable, tmp_path / "worker.py")
+    asking = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", tmp_path / "asking.py"), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PROGRAM_S_MAX):
+        printed, _ = await asking.communicate()
+        worker.send_signal(signal.SIGINT)
+        await worker.wait()
+    assert (asking.returncode, printed.decode()) == (0, "You said: What survives?\n")
