@@ -131,6 +131,12 @@ export interface Following extends RequestOptions {
   onRegion?: (url: string) => void;
 }
 
+/** A member that is here as long as the reader is, over whichever transport and region. */
+export interface Present {
+  presence?: string;
+  presenceData?: unknown;
+}
+
 /** What `read` and `events` give: for `for await`; `return` ends it also while it waits. */
 export interface Reading<T> {
   next(): Promise<IteratorResult<T, undefined>>;
@@ -147,6 +153,17 @@ export interface MessageFields {
   metadata?: Metadata;
   /** The id of the message in whose place this one stands. */
   replaces?: string;
+}
+
+export interface RunFields {
+  id?: string;
+  /** The id of the message that the run answers. */
+  input?: string;
+  /** Who asks. */
+  by?: string;
+  role?: string;
+  metadata?: Metadata;
+  after?: string;
 }
 
 export interface WriterOptions extends RequestOptions {
@@ -174,6 +191,12 @@ export class EventParser {
 export function newView(id: string): SessionView;
 /** The view after one more event; the given one is not changed. Throws `OutOfStep`. */
 export function apply(view: SessionView, name: string, data: any): SessionView;
+
+/** The message's own status, or `interrupted` for one whose run waits for an agent. */
+export function statusOf(
+  view: Pick<SessionView, "runs">,
+  message: Pick<Message, "id" | "status">,
+): Status | "interrupted";
 
 export class Regions {
   constructor(urls: string | readonly string[], options?: ClientOptions);
@@ -208,12 +231,22 @@ export class Session {
   send(
     role: string,
     text: string,
-    options?: RequestOptions & MessageFields,
+    options?: RequestOptions & MessageFields & { run?: string },
   ): Promise<Message & { stable: boolean | null }>;
   snapshot(options?: RequestOptions): Promise<SessionSnapshot>;
   messages(
     page?: RequestOptions & { before?: string; limit?: number },
   ): Promise<{ messages: Message[]; more: boolean }>;
+  message(id: string, options?: RequestOptions): Promise<Message>;
+  /** Ask an agent for a turn: the run, whose message is there from now on. */
+  requestRun(agent: string, options?: RequestOptions & RunFields): Promise<Run>;
+  run(id: string, options?: RequestOptions): Promise<Run>;
+  /** Those of the newest messages, also those that are over. */
+  runs(page?: RequestOptions & { before?: string; limit?: number }): Promise<{ runs: Run[]; more: boolean }>;
+  /** Stop a run; what was written stays. */
+  cancelRun(run: string, options?: RequestOptions): Promise<Run>;
+  /** Show something to who reads now; false when the region that was asked did not take it. */
+  signal(name: string, data?: unknown, options?: RequestOptions & { from?: string }): Promise<boolean>;
   /** Be here for `ttl_s` seconds (60); call it again in time to stay. */
   join(member: string, data?: unknown, options?: { ttl_s?: number } & RequestOptions): Promise<Member>;
   /** Leave, through everything. */
@@ -225,8 +258,8 @@ export class Session {
   delete(message?: string, options?: RequestOptions): Promise<void>;
   open(role?: string, options?: WriterOptions & MessageFields): Promise<Writer>;
   claim(message: string, options?: WriterOptions & { mode?: "continue" | "restart" }): Promise<Writer>;
-  events(options?: Following & { cursor?: string | null }): Reading<SessionEvent>;
-  read(options?: Following & { view?: SessionView }): Reading<SessionView>;
+  events(options?: Following & Present & { cursor?: string | null }): Reading<SessionEvent>;
+  read(options?: Following & Present & { view?: SessionView }): Reading<SessionView>;
 }
 
 /** Appends to one message, and keeps what is not stable until it is. From `open` and `claim`. */

@@ -198,6 +198,16 @@ export function apply(view, name, data) {
   }
 }
 
+/**
+ * The status of a message of this view: its own, or `interrupted` for one whose run waits for an agent
+ * that goes on with it.
+ */
+export function statusOf(view, message) {
+  if (message.status !== "streaming") return message.status;
+  const run = (view.runs ?? []).find(({ id }) => id === message.id);
+  return run?.status === "interrupted" ? "interrupted" : "streaming";
+}
+
 /** The runs that are not over, in the order in which they came to be known. */
 function ran(runs, { all, run }) {
   if (all) return all;
@@ -435,6 +445,22 @@ export class Regions {
     return value;
   }
 
+  /** Whether the region that is asked now took it: one try, from which nothing follows. */
+  async told(path, body, signal) {
+    const headers = { "content-type": "application/json" };
+    const request = { method: "POST", headers, body: JSON.stringify(body) };
+    const connection = new Connection(this.sleep, signal);
+    try {
+      await this.ask(connection, this.pick(), path, request, ANSWER_MS_MAX, (answer) => jsonOf(connection, answer));
+      return true;
+    } catch (error) {
+      if (error instanceof Lost) return false;
+      throw error;
+    } finally {
+      connection.close();
+    }
+  }
+
   /** A WebSocket to a region. A browser cannot send it headers: the grant goes among the protocols. */
   async socket(region, path) {
     const grant = await this.#granted();
@@ -629,9 +655,12 @@ export class Session {
     return this.#ask("PUT", "", { body: { metadata }, signal });
   }
 
-  /** Send a complete message: `send("user", "Hello")`; the message as the region holds it. */
-  send(role, text, { id = newId(), author, after, metadata, replaces, signal } = {}) {
-    const body = { id, role, text, ...given({ author, after, metadata, replaces }) };
+  /**
+   * Send a complete message: `send("user", "Hello")`; the message as the region holds it. `run`: the
+   * run that it is an input for.
+   */
+  send(role, text, { id = newId(), author, after, metadata, replaces, run, signal } = {}) {
+    const body = { id, role, text, ...given({ author, after, metadata, replaces, run }) };
     return this.#ask("POST", "/messages", { body, signal });
   }
 
@@ -643,6 +672,43 @@ export class Session {
   /** A page of messages, the newest before a serial: `{messages, more}`. */
   messages({ before, limit, signal } = {}) {
     return this.#ask("GET", `/messages${query({ before, limit })}`, { signal });
+  }
+
+  /** One message. */
+  message(id, { signal } = {}) {
+    return this.#ask("GET", `/messages/${checkedId(id)}`, { signal });
+  }
+
+  /**
+   * Ask an agent for a turn: the run, whose message is there from now on. `input`: the message that it
+   * answers; `by`: who asks.
+   */
+  requestRun(agent, { id = newId(), input, by, role, metadata, after, signal } = {}) {
+    const body = { id, agent: checkedId(agent), ...given({ input, by, role, metadata, after }) };
+    return this.#ask("POST", "/runs", { body, signal });
+  }
+
+  /** A run as it stands, also one that is over. */
+  run(id, { signal } = {}) {
+    return this.#ask("GET", `/runs/${checkedId(id)}`, { signal });
+  }
+
+  /** The runs of a page of messages, also those that are over: `{runs, more}`. */
+  runs({ before, limit, signal } = {}) {
+    return this.#ask("GET", `/runs${query({ before, limit })}`, { signal });
+  }
+
+  /** Stop a run, also one that nobody has claimed; what was written stays. The run. */
+  cancelRun(run, { signal } = {}) {
+    return this.#ask("POST", `/runs/${checkedId(run)}/cancel`, { signal });
+  }
+
+  /**
+   * Show something to who reads now, such as `typing`; `from`: who it comes from. It is sent once, to
+   * one region, for it is told at most once: false when that did not take it.
+   */
+  signal(name, data, { from, signal } = {}) {
+    return this.#regions.told(`${this.#path}/signals`, given({ signal: name, data, from }), signal);
   }
 
   /** The metadata; with `patch`, after setting its keys (null deletes). */
@@ -717,24 +783,28 @@ export class Session {
   /**
    * Every event from the cursor on, across regions, as `{event, id, data, region}`, until the session
    * is deleted, `signal` aborts, or you leave the loop. `onRegion` is called with each region that is
-   * connected to. Throws `PerdureError` for what every region would refuse, so with code `deleted`
-   * for a session that was deleted before.
+   * connected to. `presence`: a member that is here as long as this goes on, with `presenceData`.
+   * Throws `PerdureError` for what every region would refuse, so with code `deleted` for a session
+   * that was deleted before.
    */
-  events({ cursor = null, signal, onRegion } = {}) {
-    return closable(signal, (closing) => this.#events(cursor, closing, onRegion));
+  events({ cursor = null, signal, onRegion, presence, presenceData } = {}) {
+    const bound = boundOf(presence, presenceData);
+    return closable(signal, (closing) => this.#events(cursor, closing, onRegion, bound));
   }
 
   /**
    * The assembled session after each event: `for await (const view of session.read())`. A view is
    * plain data and never changes: each is a new one. `view`: go on from one that was saved, perhaps
-   * as JSON. Ends when the session is deleted, `signal` aborts, or you leave the loop.
+   * as JSON. `presence`: a member that is here as long as this goes on, with `presenceData`. Ends when
+   * the session is deleted, `signal` aborts, or you leave the loop.
    */
-  read({ view = newView(this.id), signal, onRegion } = {}) {
+  read({ view = newView(this.id), signal, onRegion, presence, presenceData } = {}) {
     if (view.id !== this.id) throw new TypeError(`a view of ${view.id} is none of ${this.id}`);
-    return closable(signal, (closing) => this.#read(view, closing, onRegion));
+    const bound = boundOf(presence, presenceData);
+    return closable(signal, (closing) => this.#read(view, closing, onRegion, bound));
   }
 
-  async *#read(view, signal, onRegion) {
+  async *#read(view, signal, onRegion, bound) {
     const pause = this.#regions.pause();
     while (!view.deleted) {
       const since = this.#regions.now();
@@ -744,7 +814,7 @@ export class Session {
         onRegion?.(region);
       };
       try {
-        for await (const event of this.#events(view.cursor, signal, onConnected)) {
+        for await (const event of this.#events(view.cursor, signal, onConnected, bound)) {
           view = told(view, event);
           yield view;
         }
@@ -765,7 +835,7 @@ export class Session {
     }
   }
 
-  async *#events(cursor, signal, onRegion) {
+  async *#events(cursor, signal, onRegion, bound) {
     const { transports } = this.#regions;
     const pause = this.#regions.pause();
     let region = null;
@@ -777,7 +847,7 @@ export class Session {
       const transport = transports.of(region);
       let waitMs = null;
       try {
-        for await (const event of this.#connected(transport, region, cursor, signal, onRegion)) {
+        for await (const event of this.#connected(transport, region, cursor, bound, signal, onRegion)) {
           cursor = event.id || cursor;
           if (event.event === "reconnect") {
             waitMs = this.#regions.shareOf(event.data.retry_ms);
@@ -807,12 +877,12 @@ export class Session {
    * The events of one connection; throws `Lost` when it fails or falls silent, and `HeldBack` when
    * another transport may do better.
    */
-  async *#connected(name, region, cursor, signal, onRegion) {
+  async *#connected(name, region, cursor, bound, signal, onRegion) {
     const { transports } = this.#regions;
     const ways = {
-      websocket: () => this.#overSocket(region, cursor, signal),
-      sse: () => this.#streamed(region, cursor, signal),
-      poll: () => this.#polled(region, cursor, signal),
+      websocket: () => this.#overSocket(region, cursor, bound, signal),
+      sse: () => this.#streamed(region, cursor, bound, signal),
+      poll: () => this.#polled(region, cursor, bound, signal),
     };
     let isFirst = true;
     for await (const event of ways[name]()) {
@@ -825,7 +895,7 @@ export class Session {
     }
   }
 
-  async *#streamed(region, cursor, signal) {
+  async *#streamed(region, cursor, bound, signal) {
     const headers = { accept: "text/event-stream", ...(cursor ? { "last-event-id": cursor } : {}) };
     const request = { method: "GET", headers, cache: "no-store" };
     const connection = new Connection(this.#regions.sleep, signal);
@@ -833,7 +903,7 @@ export class Session {
     let caughtUp = false;
     let isLive = false;
     try {
-      const path = `${this.#path}/events`;
+      const path = `${this.#path}/events${query(inQuery(bound))}`;
       const body = await this.#regions.ask(connection, region, path, request, CONNECT_MS_MAX, bodyOf);
       const parser = new EventParser();
       while (true) {
@@ -856,7 +926,7 @@ export class Session {
     }
   }
 
-  async *#overSocket(region, cursor, signal) {
+  async *#overSocket(region, cursor, bound, signal) {
     const connection = new Connection(this.#regions.sleep, signal);
     let frames = null;
     let caughtUp = false;
@@ -864,7 +934,7 @@ export class Session {
       frames = new Frames(await connection.within(FIRST_MS_MAX, this.#regions.socket(region, `${this.#path}/ws`)));
       connection.signal.addEventListener("abort", () => frames.close());
       await connection.within(FIRST_MS_MAX, frames.opened);
-      frames.send({ do: "subscribe", number: 1, ...(cursor ? { cursor } : {}) });
+      frames.send({ do: "subscribe", number: 1, ...bound, ...(cursor ? { cursor } : {}) });
       while (true) {
         const text = await connection.within(caughtUp ? SILENCE_MS_MAX : FIRST_MS_MAX, frames.next());
         const { event, id, data, over, reply, status, body } = parsed(text);
@@ -890,14 +960,15 @@ export class Session {
     }
   }
 
-  async *#polled(region, cursor, signal) {
+  async *#polled(region, cursor, bound, signal) {
     const { transports } = this.#regions;
     let handle;
     while (true) {
       // The first, and one after a subscription was lost, wait for nothing: a resume says at once
       // how things are.
       const waitMs = handle !== undefined || !cursor ? transports.waitMs : 0;
-      const answer = await this.#poll(region, { cursor: cursor || undefined, poll: handle, wait_ms: waitMs }, signal);
+      const values = { cursor: cursor || undefined, poll: handle, wait_ms: waitMs, ...inQuery(bound) };
+      const answer = await this.#poll(region, values, signal);
       if (answer === null) continue;
       for (const { event, id, data } of answer.events) yield { event, id, data: checkedData(data) };
       cursor = answer.cursor;
@@ -975,6 +1046,16 @@ class Frames {
     // Its close event may come much later: the other side is to answer first.
     this.#end("it was left");
   }
+}
+
+/** What a connection brings: the member that is here through it. */
+function boundOf(presence, presenceData) {
+  if (presence === undefined) return {};
+  return { presence: checkedId(presence), ...given({ presence_data: presenceData }) };
+}
+
+function inQuery({ presence, presence_data: data }) {
+  return given({ presence, presence_data: data === undefined ? undefined : JSON.stringify(data) });
 }
 
 function checkedData(data) {

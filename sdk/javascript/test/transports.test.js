@@ -202,3 +202,30 @@ test("an unknown transport is refused where it is given", () => {
   assert.throws(() => new Client(A, { transport: "pigeon" }), TypeError);
   assert.throws(() => new Client(A, { transport: "websocket", fetch: gone }), TypeError);
 });
+
+test("a member comes with the reader, over every transport and again at each connection", async () => {
+  const ready = [frame("ready", "c0", {}), "close"];
+  const { WebSocket, made } = sockets(ready, [frame("ready", "c1", {})]);
+  const here = { presence: "ann", presenceData: { n: [1, "&"] } };
+  const first = scripted([], { transport: "websocket", WebSocket });
+  await first.time.run(until(first.client.session("s").read(here), isAt("c1")));
+  const bound = { presence: "ann", presence_data: { n: [1, "&"] } };
+  assert.deepEqual(made.map(({ said }) => said[0]), [
+    { do: "subscribe", number: 1, ...bound },
+    { do: "subscribe", number: 1, ...bound, cursor: "c0" },
+  ]);
+  for (const [transport, script] of [
+    ["sse", [stream(sse("ready", "c0", {}))]],
+    ["poll", [polled([event("ready", "c0", {})], "c0")]],
+  ]) {
+    const { client, time, asked } = scripted(script, { transport });
+    await time.run(until(client.session("s").read(here), isAt("c0")));
+    const { searchParams } = new URL(asked[0].path, A);
+    assert.equal(searchParams.get("presence"), "ann");
+    assert.deepEqual(JSON.parse(searchParams.get("presence_data")), here.presenceData);
+  }
+  const { client, time, asked } = scripted([stream(sse("ready", "c0", {}))]);
+  await time.run(until(client.session("s").events({ presence: "bob" }), ({ id }) => id === "c0"));
+  assert.equal(asked[0].path, "/v1/sessions/s/events?presence=bob");
+  assert.throws(() => client.session("s").read({ presence: "a/b" }), TypeError);
+});
