@@ -11,6 +11,7 @@ from perdure_client.errors import (
     Deleted,
     Ended,
     Fenced,
+    Invalid,
     NotFound,
     PerdureError,
     Unavailable,
@@ -155,8 +156,9 @@ class Agent:
             waiting.put_off(key, CLAIM_AGAIN_S)
             return None
         except PerdureError as error:
-            if error.code != "held":
+            if isinstance(error, Invalid) or error.code == "unauthorized":
                 raise
+            # Held; or there is something about this run alone, and others wait.
             waiting.put_off(key, _retry_after_s(error))
             return None
         if claimed["run"]["epoch"] != claimed["epoch"]:

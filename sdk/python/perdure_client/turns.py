@@ -5,6 +5,7 @@ run, as an answer or by the feed, comes together here: whoever waits for the tur
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -207,12 +208,12 @@ class Turn:
         try:
             while not self.is_over:
                 await self._regions.wait(self._renew, self._lease_s / 3)
-                try:
-                    run = await self._ask("lease", body)
-                except Unavailable:
-                    # An agent that was only slow goes on.
-                    continue
-                self.heard(run)
+                # An agent that was only slow goes on.
+                with contextlib.suppress(Unavailable):
+                    self.heard(await self._ask("lease", body))
+                    if self.run["status"] == "interrupted":
+                        # That its lease was over is noted; a word takes that back.
+                        await self._say("running", self.run.get("detail"))
         except PerdureError as error:
             # Where it has been ended here, the end is what there is to wait for.
             self._finish(None if self.writer.has_end else error)

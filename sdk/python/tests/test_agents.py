@@ -139,6 +139,7 @@ async def test_a_claim_is_repeated_as_it_was() -> None:
     [
         (problem(409, "held", after=7), 7.0),
         (problem(409, "held"), 1.0),
+        (problem(409, "conflict"), 1.0),
         (problem(404, "not_found"), 1.0),
         (claimed(), None),
     ],
@@ -294,15 +295,16 @@ async def test_a_word_too_late() -> None:
 
 
 async def test_no_region_answers_for_a_while() -> None:
-    """A lease that could not be renewed is no end: who was only slow goes on."""
-    lease = httpx2.Response(200, json=run("r", "interrupted", epoch=EPOCH))
-    world = Scripted(run())
+    """A lease that could not be renewed is no end: who was only slow goes on, and says so."""
+    lease = httpx2.Response(200, json=run("r", "interrupted", epoch=EPOCH, detail="x"))
+    running = httpx2.Response(200, json=run("r", "running", epoch=EPOCH))
+    world = Scripted(run(), state=[running])
     world.answers["lease"] = [*[httpx2.ReadError("gone")] * 30, lease]
     async with world.client(give_up_s=10) as client:
         turn = await first(client)
-        await until(lambda: turn.run["status"] == "interrupted")
-        before = len(world.bodies("lease"))
-        await until(lambda: len(world.bodies("lease")) > before)
+        await until(lambda: bool(world.bodies("state")))
+        said = world.bodies("state")[0][1]
+        assert (said["n"], said["state"], said["detail"]) == (1, "running", "x")
         assert not turn.is_over
         assert await turn.pipe(["x"]) == "complete"
     world = Scripted(run(), state=[httpx2.ReadError("gone")])

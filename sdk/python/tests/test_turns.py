@@ -209,6 +209,27 @@ async def test_a_turn_is_held_for_as_long_as_it_takes(client: Client) -> None:
     assert await text_of(session, "r") == ("New", "complete")
 
 
+async def test_a_worker_that_was_only_slow(client: Client) -> None:
+    """Its lease is over, which is noted for all; it comes back before anybody else, and is at work
+    again though it has nothing to write."""
+    asleep = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await (asleep.wait() if seconds == pytest.approx(1 / 3) else asyncio.sleep(0))
+
+    session = client.session("s")
+    await session.request_run("bot", id="r")
+    async with Client(client.regions.urls, sleep=sleep) as slow, asyncio.timeout(20):
+        turn = await first(slow.agent("bot", lease_s=1))
+        while (await session.run("r"))["status"] != "interrupted":
+            await asyncio.sleep(0)
+        asleep.set()
+        while (await session.run("r"))["status"] != "running":
+            await asyncio.sleep(0)
+        assert (await session.run("r"))["attempt"] == 1
+        await turn.end()
+
+
 async def test_suspended_for_a_person(client: Client) -> None:
     """It says for what it waits; the answer that is addressed to the run comes to it, though the
     region that has it is another one; and it goes on."""
