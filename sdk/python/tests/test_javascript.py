@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,32 @@ console.log(JSON.stringify((await session.cancelRun(run.id)).status));
 """
 
 
+def node(transport: str) -> list[str]:
+    """The program with its options, or a skip."""
+    found = shutil.which("node")
+    if found is None:
+        assert os.environ.get("CI") != "true", "the JavaScript client needs Node 18 or newer"
+        pytest.skip("no node here: the JavaScript client did not meet a region")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
+    major = int(version.stdout.removeprefix("v").partition(".")[0])
+    if transport == "websocket" and major < 20:
+        pytest.skip("this Node has no WebSocket")
+    return [found, "--experimental-websocket", "--no-warnings"] if major in (20, 21) else [found]
+
+
+async def printed_by(command: list[str], program: str) -> str:
+    """What a module prints; it must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        *(*command, "--input-type=module", "--eval", program),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PROGRAM_S_MAX):
+        printed, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return printed.decode()
+
+
 @pytest.fixture
 async def regions(tmp_path: Path) -> AsyncIterator[tuple[Served, Served]]:
     async with served(tmp_path) as pair:
@@ -66,33 +94,20 @@ async def answer(turn: Turn) -> None:
 
 @pytest.mark.parametrize("transport", ["websocket", "sse", "poll"])
 async def test_a_browser_asks_and_a_worker_answers(
-    regions: tuple[Served, Served], tmp_path: Path, transport: str
+    regions: tuple[Served, Served], transport: str
 ) -> None:
     """Over every transport: who reads is a member meanwhile, sees the run wait, and gives it what
     it waits for; the worker is in the other region."""
-    node = shutil.which("node")
-    if node is None:
-        assert os.environ.get("CI") != "true", "the JavaScript client needs Node 18 or newer"
-        pytest.skip("no node here: the JavaScript client did not meet a worker")
     eu, us = regions
     values: dict[str, Any] = {"MODULE": MODULE.as_uri(), "URLS": [eu.url], "TRANSPORT": transport}
     text = PROGRAM
     for name, value in values.items():
         text = text.replace(name, json.dumps(value))
-    program = tmp_path / "asking.mjs"
-    program.write_text(text)
     async with Client([us.url, eu.url]) as client:
         working = asyncio.create_task(client.agent("bot").work(answer))
-        process = await asyncio.create_subprocess_exec(
-            *(node, "--experimental-websocket", "--no-warnings", program),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(PROGRAM_S_MAX):
-            printed, errors = await process.communicate()
+        printed = await printed_by(node(transport), text)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-    assert process.returncode == 0, errors.decode()
     said, stopped = map(json.loads, printed.splitlines())
     assert stopped == "cancelled"
     assert ["ann", "Ann"] in said.pop("members")
@@ -102,3 +117,24 @@ async def test_a_browser_asks_and_a_worker_answers(
         "told": "complete",
         "seen": ["suspended"],
     }
+
+
+async def test_the_reader_of_the_readme(regions: tuple[Served, Served]) -> None:
+    """As it stands there, it shows who reads, and a message that waits for its agent."""
+    readme = (MODULE.parent / "README.md").read_text(encoding="utf-8")
+    (snippet,) = (
+        block for block in re.findall(r"```js\n(.*?)```", readme, re.DOTALL) if "presence:" in block
+    )
+    urls = [each.url for each in regions]
+    head = f"""
+      import {{ Client, statusOf }} from {json.dumps(MODULE.as_uri())};
+      const session = new Client({json.dumps(urls)}).session("demo");
+      await session.requestRun("bot");
+      const show = (members, messages) => {{
+        if (!members.length) return;
+        console.log(JSON.stringify([members.map(({{ data }}) => data), messages]));
+        process.exit(0);
+      }};
+    """
+    printed = json.loads(await printed_by(node("auto"), head + snippet))
+    assert printed == [[{"name": "Ann"}], [["", "streaming"]]]
