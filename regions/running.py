@@ -95,17 +95,28 @@ class Running(Meeting):
         check_id(id_, "run")
         lease_s = _checked_lease(lease_s)
         self._existing(session)
+        key, winning = (session, id_), self.turns.winning
+        has_won = False
 
         def admit(state: Session, _: Pending) -> list[Operation]:
-            held_for_s = self.turns.lease_s(runs.run_of(state, id_))
+            nonlocal has_won
+            # Who has just won it has no lease yet.
+            held_for_s = self.turns.lease_s(runs.run_of(state, id_)) or winning.get(key, 0)
             args = (state, id_, producer, claim_id, mode, held_for_s)
-            return runs.admit_run_claim(*args).operations
+            operations = runs.admit_run_claim(*args).operations
+            if operations:
+                has_won, winning[key] = True, lease_s
+            return operations
 
-        await self._writer.write(session, admit)
-        answer = await self.claim(session, id_, producer, claim_id, mode)
-        message = runs.run_of(self._existing(session), id_)
-        if message.tip == self._lane_key(producer, answer["epoch"]):
-            self.turns.renew(message, lease_s)
+        try:
+            await self._writer.write(session, admit)
+            answer = await self.claim(session, id_, producer, claim_id, mode)
+            message = runs.run_of(self._existing(session), id_)
+            if message.tip == self._lane_key(producer, answer["epoch"]):
+                self.turns.renew(message, lease_s)
+        finally:
+            if has_won:
+                del winning[key]
         found = (
             self._existing(session).visible(input_) for input_ in message.turn.ordered_inputs()
         )

@@ -94,6 +94,8 @@ class RunDesk:
         self._open: dict[Run, Open] = {}
         self._by_session: dict[str, dict[str, None]] = {}
         self._by_agent: dict[str, dict[Run, None]] = {}
+        # Runs that were won just now, with how long their leases will be.
+        self.winning: dict[Run, int] = {}
         # When runs whose lease is not seen are to be looked at again.
         self._later: dict[Run, int] = {}
         # How long the leases are that were last renewed here.

@@ -137,6 +137,19 @@ async def test_a_lost_region_is_only_a_view(tmp_path: Path) -> None:
         work.close()
 
 
+async def test_of_many_that_claim_in_one_region_one_wins(tmp_path: Path) -> None:
+    """At once, before the winner has its lease: the others are told that it is held."""
+    async with linked(tmp_path, ALL) as regions:
+        await requested(regions)
+        names = [f"w{number}" for number in range(5)]
+        claims = [taken(regions, "eu", name) for name in names]
+        answers = await asyncio.gather(*claims, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, Refusal)]
+        assert [refusal.code for refusal in refused] == ["held"] * 4
+        assert regions.nodes["eu"].run("s", "r")["attempt"] == 1
+        assert await taken(regions, "eu", names[answers.index(*{*answers} - {*refused})])
+
+
 async def test_of_two_that_claim_apart_one_wins(tmp_path: Path) -> None:
     """The greater epoch, everywhere; the other one is told by its feed and by its append."""
     async with linked(tmp_path, ALL) as regions:
