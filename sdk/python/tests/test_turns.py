@@ -20,6 +20,23 @@ from perdure_client.agents import Agent
 Regions = tuple[Served, Served]
 
 
+# A worker with a model that goes on for ever, and blocks while it thinks.
+BLOCKING = """
+import threading
+from perdure_client.sync import Client
+
+def model():
+    yield "Hel"
+    print("begun", flush=True)
+    while True:
+        threading.Event().wait(0.05)
+        yield "."
+
+with Client(URLS) as client:
+    client.agent("bot").work(lambda turn: turn.pipe(model()))
+"""
+
+
 @pytest.fixture
 async def regions(tmp_path: Path) -> AsyncIterator[Regions]:
     async with served(tmp_path) as pair:
@@ -368,6 +385,27 @@ async def test_a_worker_that_leaves_lets_go(client: Client) -> None:
     again = await first(client.agent("bot"))
     assert (again.text, again.attempt) == ("Hel", 2)
     await again.end()
+
+
+async def test_ctrl_c_of_a_blocking_worker(client: Client) -> None:
+    """Ends it and its threads at once, without noise but the interrupt; its run is left open."""
+    session = client.session("s")
+    await session.request_run("bot", id="r")
+    text = BLOCKING.replace("URLS", repr(client.regions.urls))
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", text),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert worker.stdout is not None
+    async with asyncio.timeout(PROGRAM_S_MAX):
+        assert await worker.stdout.readline() == b"begun\n"
+        worker.send_signal(signal.SIGINT)
+        _, errors = await worker.communicate()
+    assert errors.decode().count("Traceback") == 1
+    assert errors.decode().endswith("KeyboardInterrupt\n")
+    assert (await session.run("r"))["status"] in ("running", "interrupted")
+    assert (await text_of(session, "r"))[0].startswith("Hel")
 
 
 async def test_signals_reach_who_reads(client: Client) -> None:
