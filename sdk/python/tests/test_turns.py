@@ -400,12 +400,13 @@ async def test_ctrl_c_of_a_blocking_worker(client: Client) -> None:
     assert worker.stdout is not None
     async with asyncio.timeout(PROGRAM_S_MAX):
         assert await worker.stdout.readline() == b"begun\n"
+        while not (await text_of(session, "r"))[0].startswith("Hel"):
+            await asyncio.sleep(0)
         worker.send_signal(signal.SIGINT)
         _, errors = await worker.communicate()
     assert errors.decode().count("Traceback") == 1
     assert errors.decode().endswith("KeyboardInterrupt\n")
     assert (await session.run("r"))["status"] in ("running", "interrupted")
-    assert (await text_of(session, "r"))[0].startswith("Hel")
 
 
 async def test_signals_reach_who_reads(client: Client) -> None:
