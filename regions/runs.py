@@ -165,6 +165,10 @@ class RunDesk:
             if known is not None:
                 self._end(run, self._text(message))
             return
+        if known is not None and known.agent != message.header.run.agent:
+            # Two had asked for this id apart, and the other one's header wins.
+            self._end(run, None)
+            known = None
         now_ms = self._clock.monotonic_ms()
         is_seen = bool(self.lease_s(message))
         is_fresh = known is None or alive or is_seen or known.is_seen

@@ -1,0 +1,81 @@
+"""What one region knows of the runs that are not over: the index, leases, and agents' feeds."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from perdure.regions.node import Node
+from perdure.replication.coding import encode
+from perdure.replication.ids import Epoch, LaneKey
+from perdure.replication.operations import Header, Open, Operation, Request
+from perdure.replication.records import Origin, seal
+from perdure.replication.runs import RunDraft
+
+from tests.regions.conftest import Regions
+
+US = Origin("us", 7)
+
+
+@pytest_asyncio.fixture
+async def node(regions: Regions) -> AsyncIterator[Node]:
+    node, _ = regions.node("eu", ["us"])
+    node.start(None)
+    yield node
+    await node.stop()
+
+
+def listed(node: Node, agent: str = "bot") -> list[str]:
+    return [run["id"] for run in json.loads(node.agent_runs(agent)[0])]
+
+
+def status(node: Node, id_: str = "r") -> str:
+    return str(node.run("s", id_)["status"])
+
+
+async def ask(node: Node, id_: str = "r", session: str = "s") -> None:
+    await node.request_run(session, RunDraft("bot", id_))
+
+
+async def take(
+    node: Node, id_: str = "r", lease_s: int | None = None, claim: str = "claim-1"
+) -> str:
+    claimed = await node.claim_run("s", id_, "w1", f"{claim}-{id_}", "continue", lease_s)
+    return str(claimed["epoch"])
+
+
+async def hears(node: Node, *operations: Operation) -> None:
+    """What a peer says."""
+    first = node.gossip.vector.get(US, 0) + 1
+    await node.receive([seal(US, first + n, encode(op)) for n, op in enumerate(operations)])
+
+
+def earlier(agent: str | None) -> Open:
+    """The same id, asked for (or opened) a year before."""
+    request = None if agent is None else Request(agent, None, None)
+    lane = LaneKey("~run", Epoch(1, 5))
+    return Open("s", "r", Header("assistant", agent, 1, lane, "{}", None, (), request))
+
+
+# The index
+
+
+async def test_the_agent_of_a_run_may_turn_out_to_be_another(node: Node) -> None:
+    """Two that asked apart for one id: the run is on the winner's feed alone, and ends there."""
+    await ask(node)
+    await take(node)
+    work = node.follow_agent("bot", None)
+    await work.next()
+    await hears(node, earlier("other"))
+    assert (listed(node), listed(node, "other")) == ([], ["r"])
+    assert await work.next() == [("runs", '{"all":[]}')]
+    assert list(node.desk.values("s")) == []
+    await node.delete("s", "r")
+    assert (listed(node), listed(node, "other"), len(node.turns)) == ([], [], 0)
+    work.close()
+
+
+async def test_what_was_a_run_may_turn_out_to_be_none(node: Node) -> None:
+    """The message that wins the id is on nobody's feed."""
+    await ask(node)
+    await hears(node, earlier(None))
+    assert (listed(node), len(node.turns)) == ([], 0)
