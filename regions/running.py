@@ -27,7 +27,7 @@ class Running(Meeting):
 
     def _beside(self, session: str) -> dict[str, Any]:
         state = self._existing(session)
-        found = (state.visible(id_) for id_ in state.messages.open_runs())
+        found = (state.visible(id_) for id_ in state.messages.open_runs.ids())
         values = [self.turns.value(message) for message in found if message is not None]
         return {"presence": list(self.desk.values(session)), "runs": values}
 

@@ -148,7 +148,7 @@ class RunDesk:
         """Find the open runs of these sessions, at a start."""
         for id_ in sessions:
             session = self._state.find(id_)
-            for run in session.messages.open_runs() if session is not None else ():
+            for run in session.messages.open_runs.ids() if session is not None else ():
                 assert session is not None
                 self.check(session, run)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from perdure.regions.node import Node
 from perdure.replication.coding import encode
@@ -12,6 +13,7 @@ from perdure.replication.records import Origin, seal
 from perdure.replication.runs import RunDraft
 
 from tests.regions.conftest import Regions
+from tests.regions.test_long_lives import rests, send
 
 US = Origin("us", 7)
 
@@ -79,3 +81,30 @@ async def test_what_was_a_run_may_turn_out_to_be_none(node: Node) -> None:
     await ask(node)
     await hears(node, earlier(None))
     assert (listed(node), len(node.turns)) == ([], 0)
+
+
+@pytest.mark.parametrize("later", [40, 300])
+async def test_an_old_run_is_still_on_its_feed_after_a_restart(
+    regions: Regions, later: int
+) -> None:
+    """However many messages came after it, and however often its session was stored since."""
+    node, _ = regions.node("eu", ["us"])
+    node.start(None)
+    await ask(node)
+    for number in range(later):
+        await send(node, "s", number)
+    await rests(node, regions.clock)
+    assert "s" not in node.state.sessions
+    assert [run["id"] for run in node.snapshot("s")["runs"]] == ["r"]
+    await send(node, "s", later)
+    await rests(node, regions.clock)
+    await node.stop()
+    again, _ = regions.node("eu", ["us"])
+    again.start(None)
+    assert listed(again) == ["r"]
+    await again.cancel_run("s", "r")
+    assert again.snapshot("s")["runs"] == []
+    await again.stop()
+    last, _ = regions.node("eu", ["us"])
+    last._status = None
+    assert listed(last) == []
