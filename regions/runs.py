@@ -53,16 +53,24 @@ class WorkReader:
         self.worker = worker
         self.is_over = False
         self._desk = desk
-        self._waiting: deque[Told] = deque([("runs", desk.everything(agent))])
+        self._waiting: deque[Told] = deque()
+        # Whether it is to be told of all runs, as they are when it looks.
+        self._is_new = True
         self._woken = asyncio.Event()
         self._woken.set()
 
     def tell(self, told: Told) -> None:
         """One more change."""
-        self._waiting.append(told)
+        if not self._is_new:
+            self._waiting.append(told)
         if len(self._waiting) > WAITING_MAX:
-            self._waiting.clear()
-            self._waiting.append(("runs", self._desk.everything(self.agent)))
+            self.begin_anew()
+        self._woken.set()
+
+    def begin_anew(self) -> None:
+        """Tell of all runs; what waits is part of that."""
+        self._is_new = True
+        self._waiting.clear()
         self._woken.set()
 
     def wake(self) -> None:
@@ -71,10 +79,13 @@ class WorkReader:
 
     async def next(self) -> list[Told] | None:
         """What to write now; an empty list for a keep-alive; None when it is over."""
-        if not self._waiting and not self.is_over:
+        if not (self._is_new or self._waiting or self.is_over):
             self._woken.clear()
             await self._woken.wait()
         told = list(self._waiting)
+        if self._is_new:
+            told = [("runs", self._desk.everything(self.agent))]
+        self._is_new = False
         self._waiting.clear()
         return None if self.is_over and not told else told
 
@@ -100,7 +111,6 @@ class RunDesk:
         self._leases_s: dict[Run, int] = {}
         self._readers: dict[str, set[WorkReader]] = {}
         self._workers: Counter[tuple[str, str]] = Counter()
-        self._changed = asyncio.Event()
         self.draining = False
         presence.on_touched = self.members_touched
 
@@ -203,8 +213,7 @@ class RunDesk:
         self._presence.attendance.release(run[0], agent, f"{LEASE}{run[1]}/")
         if text is None:
             for reader in self._readers.get(agent, ()):
-                reader.tell(("runs", self.everything(agent)))
-            self._changed.set()
+                reader.begin_anew()
         else:
             self._tell(run, agent, text)
 
@@ -214,7 +223,6 @@ class RunDesk:
             feed.announce(Draft("run", f'{{"run":{text}}}'))
         for reader in self._readers.get(agent, ()):
             reader.tell(("run", f'{{"run":{text}}}'))
-        self._changed.set()
 
     def members_touched(self, session: str, members: Iterable[str]) -> None:
         """Who is present has changed: a lease may be seen that was not, or the other way round."""
@@ -295,11 +303,6 @@ class RunDesk:
         text = self._list(agent)
         return text, digest(_TAG_BYTES, text).hex()
 
-    async def until_changed(self) -> None:
-        """Until any run may have changed, or the region drains."""
-        self._changed.clear()
-        await self._changed.wait()
-
     def follow(self, agent: str, worker: str | None) -> WorkReader:
         """Follow an agent's feed; ``worker``: a producer that is at work as long as this lasts.
 
@@ -344,7 +347,6 @@ class RunDesk:
             reader.wake()
 
         self._each_reader(end)
-        self._changed.set()
 
 
 def _drop(index: dict[str, dict[K, None]], name: str, key: K) -> None:

@@ -108,3 +108,21 @@ async def test_an_old_run_is_still_on_its_feed_after_a_restart(
     last, _ = regions.node("eu", ["us"])
     last._status = None
     assert listed(last) == []
+
+
+# Feeds
+
+
+async def test_deletions_do_not_pile_up_lists_of_all_runs(node: Node) -> None:
+    """Who is behind is told of all runs once, as they are when it looks."""
+    for number in range(20):
+        await ask(node, f"r{number}", "t")
+    await ask(node)
+    work = node.follow_agent("bot", None)
+    await node.delete("t")
+    assert not work._waiting
+    assert [json.loads(data)["all"][0]["id"] for _, data in await work.next() or ()] == ["r"]
+    await node.cancel_run("s", "r")
+    ((name, data),) = await work.next() or ()
+    assert (name, json.loads(data)["run"]["status"]) == ("run", "cancelled")
+    work.close()
