@@ -13,7 +13,7 @@ from perdure.replication.records import Origin, seal
 from perdure.replication.runs import RunDraft
 
 from tests.regions.conftest import Regions
-from tests.regions.test_long_lives import rests, send
+from tests.regions.test_long_lives import passes, rests, send
 
 US = Origin("us", 7)
 
@@ -108,6 +108,22 @@ async def test_an_old_run_is_still_on_its_feed_after_a_restart(
     last, _ = regions.node("eu", ["us"])
     last._status = None
     assert listed(last) == []
+
+
+# Leases
+
+
+async def test_a_feed_renews_before_leases_end(node: Node, regions: Regions) -> None:
+    """Also the shortest, and after a second that was long."""
+    await ask(node)
+    await take(node, lease_s=1)
+    work = node.follow_agent("bot", "w1")
+    await passes(node, regions.clock, 3)
+    assert status(node) == "running"
+    regions.clock.pass_ms(20_000)
+    await passes(node, regions.clock, 1)
+    assert status(node) == "running"
+    work.close()
 
 
 # Feeds
