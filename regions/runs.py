@@ -20,7 +20,7 @@ from perdure.replication.ids import digest
 from perdure.replication.limits import LEASE_S_DEFAULT, LEASE_UNSEEN_S, READERS_MAX, RUNS_OPEN_MAX
 from perdure.replication.message import Message
 from perdure.replication.presence_view import LEASE, Key
-from perdure.replication.runs import attempt_of, holder_of, run_value
+from perdure.replication.runs import Sight, attempt_of, holder_of, run_value
 from perdure.replication.session import Session
 
 UNSEEN_MS = LEASE_UNSEEN_S * 1000
@@ -121,15 +121,16 @@ class RunDesk:
 
     def value(self, message: Message) -> dict[str, Any]:
         """The run that a message is."""
-        return run_value(message, self._is_seen(message))
+        return run_value(message, self._sight(message))
 
-    def _is_seen(self, message: Message) -> bool:
+    def _sight(self, message: Message) -> Sight:
         if self.lease_s(message):
-            return True
+            return Sight.SEEN
         known = self._open.get((message.session, message.id))
         seen_ms = None if known is None else known.seen_ms
         now_ms = self._clock.monotonic_ms()
-        return seen_ms is not None and now_ms - seen_ms < UNSEEN_MS
+        is_moment = seen_ms is not None and now_ms - seen_ms < UNSEEN_MS
+        return Sight.MISSED if is_moment else Sight.UNSEEN
 
     def lease_s(self, message: Message) -> int:
         """How long the lease of who holds the run is, where it is seen; else 0."""

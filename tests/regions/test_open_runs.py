@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 from perdure.regions.node import Node
 from perdure.replication.coding import encode
+from perdure.replication.errors import Refusal
 from perdure.replication.ids import Epoch, LaneKey
 from perdure.replication.operations import Header, Open, Operation, Request
 from perdure.replication.records import Origin, seal
@@ -124,6 +125,19 @@ async def test_a_feed_renews_before_leases_end(node: Node, regions: Regions) -> 
     await passes(node, regions.clock, 1)
     assert status(node) == "running"
     work.close()
+
+
+async def test_an_agent_that_only_renews_is_at_work_again(node: Node, regions: Regions) -> None:
+    """Its lease was noted to be over; now it is seen, and others are refused: so it is shown."""
+    await ask(node)
+    epoch = await take(node, lease_s=5)
+    await passes(node, regions.clock, 7)
+    assert status(node) == "interrupted"
+    assert node.renew_run("s", "r", "w1", epoch)["status"] == "running"
+    with pytest.raises(Refusal, match="at work"):
+        await node.claim_run("s", "r", "w2", "claim-w2", "continue", None)
+    await passes(node, regions.clock, 7)
+    assert status(node) == "interrupted"
 
 
 # Feeds

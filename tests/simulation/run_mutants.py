@@ -26,14 +26,15 @@ def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str, *, alive: bool 
     _check(self, session, id_, alive=alive)
     message = session.visible(id_) if not session.deleted else None
     key = None if message is None else self.key_of(message)
-    if not alive and key is not None and not self._is_seen(message):
+    sight = self._sight(message)
+    if not alive and key is not None and sight is run_rules.Sight.UNSEEN:
         self._presence.lapsed.append(key)
 
 
-@mutant(runs.RunDesk, "_is_seen")
-def silence_is_work(self: Any, message: Any) -> bool:
+@mutant(runs.RunDesk, "_sight")
+def silence_is_work(self: Any, message: Any) -> run_rules.Sight:
     """An agent that is not seen is taken to be at work for ever."""
-    return True
+    return run_rules.Sight.SEEN
 
 
 @mutant(run_rules, "admit_input")
