@@ -43,6 +43,8 @@ class Open(NamedTuple):
     text: str
     is_seen: bool
     seen_ms: int
+    # The presence of the agent that holds it; None before the first claim.
+    key: Key | None
 
 
 class WorkReader:
@@ -186,7 +188,8 @@ class RunDesk:
         seen_ms = now_ms if is_fresh or known is None else known.seen_ms
         before = "" if known is None else known.text
         agent, created = message.header.run.agent, message.header.created
-        self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms)
+        key = self.key_of(message)
+        self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms, key)
         if not is_seen and now_ms - seen_ms < UNSEEN_MS:
             self._later[run] = seen_ms + UNSEEN_MS
         text = self._text(message)
@@ -195,6 +198,9 @@ class RunDesk:
         if text != before:
             self._open[run] = entry._replace(text=text)
             self._tell(run, agent, text)
+        if known is not None and known.key is not None and known.key != key:
+            # Who held it before is not here for it any more.
+            self._presence.attendance.release(*known.key)
 
     def session_deleted(self, session: Session) -> None:
         """All its runs are over."""

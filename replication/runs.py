@@ -172,10 +172,13 @@ def admit_run_claim(
     session: Session, id_: str, producer: str, claim_id: str, mode: str, held_for_s: int
 ) -> Admission:
     """An agent takes a run. ``held_for_s``: how long the lease of who has it may still last, 0 when
-    it is not seen. Raises ``Refusal`` ``held``, and as a claim of a message does."""
+    it is not seen. A producer that claims anew has forgotten what it held: it keeps itself from
+    nothing. Raises ``Refusal`` ``held``, and as a claim of a message does."""
     message = run_of(session, id_)
     admitted = admit_claim(session, id_, producer, claim_id, mode)
-    if admitted.operations and holder_of(message) is not None and held_for_s:
+    holder = holder_of(message)
+    is_others = holder is not None and holder.producer != producer
+    if admitted.operations and is_others and held_for_s:
         raise Refusal("held", f"an agent is at work on run {id_}", retry_after_s=held_for_s)
     return admitted
 

@@ -140,6 +140,16 @@ async def test_an_agent_that_only_renews_is_at_work_again(node: Node, regions: R
     assert status(node) == "interrupted"
 
 
+async def test_a_producer_that_has_forgotten_takes_its_own_run_anew(node: Node) -> None:
+    """Nobody else is at work; and nothing is left of the lease of before."""
+    await ask(node)
+    first = await take(node)
+    second = await take(node, claim="claim-2")
+    assert second != first
+    (member,) = node.desk.values("s")
+    assert (member["connections"], member["data"]["attempt"]) == (1, 2)
+
+
 # Feeds
 
 
