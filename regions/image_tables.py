@@ -250,7 +250,8 @@ def _save_messages(connection: Connection, image: Image, number: int) -> None:
             "INSERT INTO message (session, slot, id, serial, facts, facts_crc, open, body,"
             " body_crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, slot, id)"
             " DO UPDATE SET serial = excluded.serial, facts = excluded.facts,"
-            " facts_crc = excluded.facts_crc, open = excluded.open, body = excluded.body, body_crc = excluded.body_crc",
+            " facts_crc = excluded.facts_crc, open = excluded.open, body = excluded.body,"
+            " body_crc = excluded.body_crc",
             whole,
         )
     for row, body in image.messages:

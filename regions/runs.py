@@ -16,7 +16,7 @@ from perdure.regions.presence import PresenceDesk
 from perdure.regions.state import State
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft
-from perdure.replication.ids import digest
+from perdure.replication.ids import LaneKey, digest
 from perdure.replication.limits import LEASE_S_DEFAULT, LEASE_UNSEEN_S, READERS_MAX, RUNS_OPEN_MAX
 from perdure.replication.message import Message
 from perdure.replication.presence_view import LEASE, Key
@@ -34,6 +34,14 @@ Run = tuple[str, str]
 Told = tuple[str, str]
 
 
+class Signs(NamedTuple):
+    """What a run shows of its agent: who it is, how many items it wrote, its last word."""
+
+    holder: LaneKey | None
+    items: int
+    n: int
+
+
 class Open(NamedTuple):
     """A run that is not over, as it was told last. ``is_seen``: whether its agent's lease is;
     ``seen_ms``: when its agent last gave a sign of life, as far as this region sees."""
@@ -45,6 +53,7 @@ class Open(NamedTuple):
     seen_ms: int
     # The presence of the agent that holds it; None before the first claim.
     key: Key | None
+    signs: Signs
 
 
 class WorkReader:
@@ -165,8 +174,8 @@ class RunDesk:
                 assert session is not None
                 self.check(session, run)
 
-    def check(self, session: Session, id_: str, *, alive: bool = True) -> None:
-        """Something of a message has changed. ``alive``: it was its agent, perhaps."""
+    def check(self, session: Session, id_: str) -> None:
+        """Something of a message has changed, or of who is seen."""
         run = (session.id, id_)
         message = None if session.deleted else session.visible(id_)
         if message is None or message.header is None or message.header.run is None:
@@ -184,12 +193,13 @@ class RunDesk:
             known = None
         now_ms = self._clock.monotonic_ms()
         is_seen = bool(self.lease_s(message))
-        is_fresh = known is None or alive or is_seen or known.is_seen
+        signs = _signs(message)
+        is_fresh = known is None or is_seen or known.is_seen or known.signs != signs
         seen_ms = now_ms if is_fresh or known is None else known.seen_ms
         before = "" if known is None else known.text
         agent, created = message.header.run.agent, message.header.created
         key = self.key_of(message)
-        self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms, key)
+        self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms, key, signs)
         if not is_seen and now_ms - seen_ms < UNSEEN_MS:
             self._later[run] = seen_ms + UNSEEN_MS
         text = self._text(message)
@@ -240,7 +250,7 @@ class RunDesk:
         found = self._state.find(session)
         for id_ in list(runs):
             if found is not None and self._open[session, id_].agent in names:
-                self.check(found, id_, alive=False)
+                self.check(found, id_)
 
     def tick(self) -> None:
         """A second has passed: agents whose leases are not seen for a while are shown so, and those
@@ -250,7 +260,7 @@ class RunDesk:
             del self._later[run]
             session = self._state.find(run[0])
             if session is not None and run in self._open:
-                self.check(session, run[1], alive=False)
+                self.check(session, run[1])
         for (agent, worker), count in self._workers.items():
             if count > 0:
                 self._renew_all(agent, worker)
@@ -354,6 +364,14 @@ class RunDesk:
             reader.wake()
 
         self._each_reader(end)
+
+
+def _signs(message: Message) -> Signs:
+    holder = holder_of(message)
+    if holder is None:
+        return Signs(None, 0, 0)
+    said = message.turn.said(holder)
+    return Signs(holder, message.lane(holder).count, 0 if said is None else said.n)
 
 
 def _drop(index: dict[str, dict[K, None]], name: str, key: K) -> None:

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from perdure.regions.node import Node
+from perdure.replication.admission import Draft
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import Epoch, LaneKey
+from perdure.replication.limits import LEASE_UNSEEN_S
 from perdure.replication.operations import Header, Open, Operation, Request
 from perdure.replication.records import Origin, seal
 from perdure.replication.runs import RunDraft
@@ -148,6 +150,17 @@ async def test_a_producer_that_has_forgotten_takes_its_own_run_anew(node: Node) 
     assert second != first
     (member,) = node.desk.values("s")
     assert (member["connections"], member["data"]["attempt"]) == (1, 2)
+
+
+async def test_an_input_is_no_sign_of_the_agent(node: Node, regions: Regions) -> None:
+    """What a person says to a run whose agent is gone does not make it run."""
+    await ask(node)
+    await take(node)
+    node.desk.attendance.leave("s", "bot")
+    await passes(node, regions.clock, LEASE_UNSEEN_S + 1)
+    assert status(node) == "interrupted"
+    await node.send("s", Draft("user", "i", "go on", run="r"))
+    assert status(node) == "interrupted"
 
 
 # Feeds

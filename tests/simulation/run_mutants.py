@@ -21,13 +21,13 @@ _check = runs.RunDesk.check
 
 
 @mutant(runs.RunDesk, "check")
-def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str, *, alive: bool = True) -> None:
+def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str) -> None:
     """A region that cannot see a lease writes down, for all, that it is over."""
-    _check(self, session, id_, alive=alive)
+    _check(self, session, id_)
     message = session.visible(id_) if not session.deleted else None
     key = None if message is None else self.key_of(message)
     sight = self._sight(message)
-    if not alive and key is not None and sight is run_rules.Sight.UNSEEN:
+    if key is not None and sight is run_rules.Sight.UNSEEN:
         self._presence.lapsed.append(key)
 
 
