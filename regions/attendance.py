@@ -106,13 +106,15 @@ class Attendance:
         else:
             held.due_ms = due_ms
 
+    def renew(self, key: Key) -> None:
+        """What this region holds is held on for as long as before."""
+        held = self._held.get(key)
+        if held is not None:
+            held.due_ms = self._clock.monotonic_ms() + held.entry.ttl_s * 1000
+
     def _shown(self, session: str, member: str) -> list[Entry]:
         here = self._presence.entries_in(session, member)
         return [e for e in here if not self._gossip.is_hidden(e.dot.origin)]
-
-    def holds(self, key: Key) -> bool:
-        """Whether this region holds it."""
-        return key in self._held
 
     def _is_last(self, entry: Entry) -> bool:
         """Whether it was not given anew meanwhile, here or elsewhere."""

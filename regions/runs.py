@@ -29,6 +29,7 @@ _TAG_BYTES = 8
 WAITING_MAX = 1_000
 
 K = TypeVar("K")
+N = TypeVar("N")
 Run = tuple[str, str]
 # What a worker is told: the event, and its data.
 Told = tuple[str, str]
@@ -116,6 +117,8 @@ class RunDesk:
         self._open: dict[Run, Open] = {}
         self._by_session: dict[str, dict[str, None]] = {}
         self._by_agent: dict[str, dict[Run, None]] = {}
+        # By the agent and the producer that holds them.
+        self._by_worker: dict[tuple[str, str], dict[Run, None]] = {}
         # When runs whose lease is not seen are to be looked at again.
         self._later: dict[Run, int] = {}
         # How long the leases are that were last renewed here.
@@ -205,12 +208,22 @@ class RunDesk:
         text = self._text(message)
         self._by_session.setdefault(session.id, {})[id_] = None
         self._by_agent.setdefault(agent, {})[run] = None
+        self._attach(run, agent, signs.holder, known)
         if text != before:
             self._open[run] = entry._replace(text=text)
             self._tell(run, agent, text)
         if known is not None and known.key is not None and known.key != key:
             # Who held it before is not here for it any more.
             self._presence.attendance.release(*known.key)
+
+    def _attach(self, run: Run, agent: str, holder: LaneKey | None, known: Open | None) -> None:
+        """Note whose run it is, where that has changed."""
+        before = None if known is None else known.signs.holder
+        if before != holder:
+            if before is not None:
+                _drop(self._by_worker, (agent, before.producer), run)
+            if holder is not None:
+                self._by_worker.setdefault((agent, holder.producer), {})[run] = None
 
     def session_deleted(self, session: Session) -> None:
         """All its runs are over."""
@@ -222,10 +235,12 @@ class RunDesk:
 
     def _end(self, run: Run, text: str | None) -> None:
         """A run is over; None: it was deleted, and readers are told so otherwise."""
-        agent = self._open.pop(run).agent
+        known = self._open.pop(run)
+        agent = known.agent
         self._later.pop(run, None)
         _drop(self._by_session, run[0], run[1])
         _drop(self._by_agent, agent, run)
+        self._attach(run, agent, None, known)
         self._leases_s.pop(run, None)
         self._presence.attendance.release(run[0], agent, f"{LEASE}{run[1]}/")
         if text is None:
@@ -247,9 +262,13 @@ class RunDesk:
         if runs is None:
             return
         names = set(members)
-        found = self._state.find(session)
-        for id_ in list(runs):
-            if found is not None and self._open[session, id_].agent in names:
+        # Before the first claim there is no lease.
+        held = [
+            id_ for id_ in runs if (key := self._open[session, id_].key) and key.member in names
+        ]
+        found = self._state.find(session) if held else None
+        for id_ in held:
+            if found is not None and (session, id_) in self._open:
                 self.check(found, id_)
 
     def tick(self) -> None:
@@ -261,19 +280,11 @@ class RunDesk:
             session = self._state.find(run[0])
             if session is not None and run in self._open:
                 self.check(session, run[1])
-        for (agent, worker), count in self._workers.items():
-            if count > 0:
-                self._renew_all(agent, worker)
-
-    def _renew_all(self, agent: str, worker: str) -> None:
-        for session, id_ in list(self._by_agent.get(agent, ())):
-            found = self._state.find(session)
-            message = None if found is None else found.visible(id_)
-            holder = None if message is None else holder_of(message)
-            if message is not None and holder is not None and holder.producer == worker:
-                key = self.key_of(message)
-                if key is not None and self._presence.attendance.holds(key):
-                    self.renew(message)
+        for worker in self._workers:
+            for run in self._by_worker.get(worker, ()):
+                key = self._open[run].key
+                if key is not None:
+                    self._presence.attendance.renew(key)
 
     # Leases
 
@@ -374,7 +385,7 @@ def _signs(message: Message) -> Signs:
     return Signs(holder, message.lane(holder).count, 0 if said is None else said.n)
 
 
-def _drop(index: dict[str, dict[K, None]], name: str, key: K) -> None:
+def _drop(index: dict[N, dict[K, None]], name: N, key: K) -> None:
     del index[name][key]
     if not index[name]:
         del index[name]

@@ -179,3 +179,15 @@ async def test_deletions_do_not_pile_up_lists_of_all_runs(node: Node) -> None:
     ((name, data),) = await work.next() or ()
     assert (name, json.loads(data)["run"]["status"]) == ("run", "cancelled")
     work.close()
+
+
+async def test_workers_bring_no_idle_session_to_memory(node: Node, regions: Regions) -> None:
+    """A second costs what is at work here, and not what waits."""
+    for number in range(5):
+        await ask(node, "r", f"s{number}")
+    work = node.follow_agent("bot", "w1")
+    await rests(node, regions.clock)
+    loads = node.state.loads
+    await passes(node, regions.clock, 3)
+    assert (len(node.state.sessions), node.state.loads) == (0, loads)
+    work.close()
