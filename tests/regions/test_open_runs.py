@@ -163,6 +163,19 @@ async def test_an_input_is_no_sign_of_the_agent(node: Node, regions: Regions) ->
     assert status(node) == "interrupted"
 
 
+async def test_two_runs_of_one_agent_in_one_session_are_quiet(node: Node) -> None:
+    """Renewals that change nothing are no operations of presence."""
+    epochs = {}
+    for id_ in ("a", "b"):
+        await ask(node, id_)
+        epochs[id_] = await take(node, id_)
+    last = node.desk.presence.last
+    for seq in range(3):
+        for id_, epoch in epochs.items():
+            await node.append("s", id_, "w1", epoch, seq, ["x"])
+    assert node.desk.presence.last == last
+
+
 # Feeds
 
 
