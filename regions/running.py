@@ -1,6 +1,8 @@
 """Runs: what clients ask of agents, and what agents do (``docs/PROTOCOL.md`` A.4)."""
 
+import asyncio
 import contextlib
+import itertools
 from typing import Any
 
 from perdure.regions.meeting import Meeting
@@ -15,6 +17,10 @@ from perdure.replication.operations import Open, Operation
 from perdure.replication.presence_view import Key
 from perdure.replication.runs import RunDraft
 from perdure.replication.session import Session
+
+
+# So many leases that are over are noted together.
+LAPSES_MAX = 1_000
 
 
 class Running(Meeting):
@@ -145,12 +151,14 @@ class Running(Meeting):
 
     async def note_lapses(self) -> None:
         """Leases that this region held are over: for all regions. Raises ``StorageFull``."""
-        while self.desk.lapsed:
-            key = self.desk.lapsed[0]
-            with contextlib.suppress(Refusal):
-                # It may have been deleted meanwhile.
-                await self._writer.write(key.session, self._lapse(key))
-            self.desk.lapsed.pop(0)
+        while keys := list(itertools.islice(self.desk.lapsed, LAPSES_MAX)):
+            await asyncio.gather(*map(self._note_lapse, keys))
+
+    async def _note_lapse(self, key: Key) -> None:
+        with contextlib.suppress(Refusal):
+            # It may have been deleted meanwhile.
+            await self._writer.write(key.session, self._lapse(key))
+        self.desk.lapsed.pop(key, None)
 
     def _lapse(self, key: Key) -> Admit:
         _, id_, epoch = key.connection.split("/")

@@ -176,6 +176,22 @@ async def test_two_runs_of_one_agent_in_one_session_are_quiet(node: Node) -> Non
     assert node.desk.presence.last == last
 
 
+async def test_many_leases_that_end_at_once_are_noted_together(
+    node: Node, regions: Regions
+) -> None:
+    """In few commits: leases are renewed, and readers kept alive, in the same loop."""
+    for number in range(40):
+        await node.request_run(f"s{number}", RunDraft("bot", "r"))
+        await node.claim_run(f"s{number}", "r", "w1", "claim-0001", "continue", 5)
+    disk = regions.disks[0]
+    before = len(disk.commits)
+    regions.clock.pass_ms(6_000)
+    node.tick()
+    await node.note_lapses()
+    assert len(disk.commits) - before <= 3
+    assert {node.run(f"s{n}", "r")["status"] for n in range(40)} == {"interrupted"}
+
+
 # Feeds
 
 

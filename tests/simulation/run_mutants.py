@@ -28,7 +28,7 @@ def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str) -> None:
     key = None if message is None else self.key_of(message)
     sight = self._sight(message)
     if key is not None and sight is run_rules.Sight.UNSEEN:
-        self._presence.lapsed.append(key)
+        self._presence.lapsed[key] = None
 
 
 @mutant(runs.RunDesk, "_sight")
