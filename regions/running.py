@@ -11,6 +11,7 @@ from perdure.regions.writer import Admit
 from perdure.replication import runs
 from perdure.replication.admission import Admission, Draft, Pending
 from perdure.replication.errors import Refusal
+from perdure.replication.hlc import check_serial
 from perdure.replication.ids import LaneKey, check_id
 from perdure.replication.limits import LEASE_S_DEFAULT, LEASE_S_MAX
 from perdure.replication.operations import Open, Operation
@@ -18,9 +19,8 @@ from perdure.replication.presence_view import Key
 from perdure.replication.runs import RunDraft
 from perdure.replication.session import Session
 
-
 # So many leases that are over are noted together.
-LAPSES_MAX = 1_000
+LAPSES_MAX = 200
 
 
 class Running(Meeting):
@@ -60,15 +60,17 @@ class Running(Meeting):
 
     def runs(self, session: str, before: str | None, limit: int) -> dict[str, Any]:
         """The runs among a page of messages, the newest before a serial."""
-        page = self.messages(session, before, limit)
         state = self._existing(session)
-        found = (state.visible(message["id"]) for message in page["messages"])
+        if before is not None:
+            check_serial(before, "before")
+        ids, more = state.messages.page(before, limit)
+        found = map(state.messages.look, ids)
         values = [
             self.turns.value(message)
             for message in found
             if message is not None and message.header is not None and message.header.run
         ]
-        return {"runs": values, "more": page["more"]}
+        return {"runs": values, "more": more}
 
     async def cancel_run(self, session: str, id_: str) -> dict[str, Any]:
         """Stop a run; the run as it is then."""
@@ -152,7 +154,10 @@ class Running(Meeting):
     async def note_lapses(self) -> None:
         """Leases that this region held are over: for all regions. Raises ``StorageFull``."""
         while keys := list(itertools.islice(self.desk.lapsed, LAPSES_MAX)):
-            await asyncio.gather(*map(self._note_lapse, keys))
+            noted = await asyncio.gather(*map(self._note_lapse, keys), return_exceptions=True)
+            for error in noted:
+                if error is not None:
+                    raise error
 
     async def _note_lapse(self, key: Key) -> None:
         with contextlib.suppress(Refusal):

@@ -220,3 +220,12 @@ async def test_workers_bring_no_idle_session_to_memory(node: Node, regions: Regi
     await passes(node, regions.clock, 3)
     assert (len(node.state.sessions), node.state.loads) == (0, loads)
     work.close()
+
+
+async def test_a_list_of_runs_leaves_old_messages_on_disk(node: Node, regions: Regions) -> None:
+    """A look is a look."""
+    for number in range(100):
+        await send(node, "s", number)
+    await rests(node, regions.clock)
+    node.runs("s", None, 100)
+    assert len(node.state.sessions["s"].messages.items()) <= 40
