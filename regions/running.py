@@ -43,11 +43,12 @@ class Running(Meeting):
         """Ask an agent for a turn; True when it is new."""
         self._check_open()
         check_id(session, "session")
-        self.turns.check_room(draft.agent)
         admitted: list[Admission] = []
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             admitted.append(runs.admit_run(state, draft, self._site()))
+            if admitted[-1].operations:
+                self.turns.check_room(draft.agent)
             return admitted[-1].operations
 
         created = await self._writer.write(session, admit)

@@ -195,6 +195,17 @@ async def test_many_leases_that_end_at_once_are_noted_together(
 # Feeds
 
 
+async def test_a_repeated_request_finds_its_run_though_there_is_no_room(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room is needed for a new one only."""
+    monkeypatch.setattr("perdure.regions.runs.RUNS_OPEN_MAX", 1)
+    await ask(node)
+    assert (await node.request_run("s", RunDraft("bot", "r")))[0] is False
+    with pytest.raises(Refusal, match="too many runs"):
+        await ask(node, "r2")
+
+
 async def test_deletions_do_not_pile_up_lists_of_all_runs(node: Node) -> None:
     """Who is behind is told of all runs once, as they are when it looks."""
     for number in range(20):
