@@ -149,7 +149,8 @@ class Running(Meeting):
         if self.turns.is_open(session, message):
             state = self.state.find(session)
             found = None if state is None else state.visible(message)
-            if found is not None and found.tip == lane:
+            # Also under the twin of the tip: of two epochs of one claim its agent knows only one.
+            if found is not None and not found.is_fenced(lane):
                 self.turns.renew(found)
 
     async def note_lapses(self) -> None:

@@ -9,9 +9,9 @@ from perdure.regions.node import Node
 from perdure.replication.admission import Draft
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
-from perdure.replication.ids import Epoch, LaneKey
+from perdure.replication.ids import Epoch, LaneKey, parse_epoch
 from perdure.replication.limits import LEASE_UNSEEN_S
-from perdure.replication.operations import Header, Open, Operation, Request
+from perdure.replication.operations import Claim, Header, Open, Operation, Request
 from perdure.replication.records import Origin, seal
 from perdure.replication.runs import RunDraft
 
@@ -240,3 +240,28 @@ async def test_a_list_of_runs_leaves_old_messages_on_disk(node: Node, regions: R
     await rests(node, regions.clock)
     node.runs("s", None, 100)
     assert len(node.state.sessions["s"].messages.items()) <= 40
+
+
+# Twins
+
+
+async def test_an_agent_whose_claim_was_carried_out_twice_keeps_its_run(
+    node: Node, regions: Regions
+) -> None:
+    """The greater of the two epochs is the tip, and nobody works under it: the agent renews and
+    suspends under the one that it was told, before it has written anything."""
+    await ask(node)
+    epoch = parse_epoch(await take(node, lease_s=5))
+    message = node.state.sessions["s"].messages["r"]
+    claim = message.claims[LaneKey("w1", epoch)]
+    twin = LaneKey("w1", Epoch(epoch.counter + 1, 9))
+    await hears(node, Claim("s", "r", twin, claim.tag, claim.root, None, 0))
+    assert message.tip == twin
+    for _ in range(3):
+        await passes(node, regions.clock, 3)
+        node.renew_run("s", "r", "w1", str(epoch))
+    assert status(node) == "running"
+    said = await node.say_state("s", "r", "w1", str(epoch), 1, "suspended", "you")
+    assert (said["status"], said["epoch"], said["detail"]) == ("suspended", str(epoch), "you")
+    with pytest.raises(Refusal, match="took this run over"):
+        node.renew_run("s", "r", "w1", str(twin.epoch))
