@@ -40,7 +40,6 @@ class Message:
         self.slot = slot(id_)
         self.header: Header | None = None
         self.lanes = lanes = dict[LaneKey, Lane]()
-        # Where it is a run.
         self.turn = turn = Turn()
         # By the lanes and not by a method of this object: without a cycle it is freed at once when
         # it leaves memory.

@@ -26,8 +26,7 @@ def lapsed_for_who_cannot_see(self: Any, session: Any, id_: str) -> None:
     _check(self, session, id_)
     message = session.visible(id_) if not session.deleted else None
     key = None if message is None else self.key_of(message)
-    sight = self._sight(message)
-    if key is not None and sight is run_rules.Sight.UNSEEN:
+    if key is not None and self._sight(message) is run_rules.Sight.UNSEEN:
         self._presence.lapsed[key] = None
 
 
