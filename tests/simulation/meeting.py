@@ -4,6 +4,8 @@ What is noted is what they did themselves, and what the regions showed to who lo
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -23,6 +25,10 @@ CALM_S = 50.0
 SETTLED_S = 25.0
 # And so long agents have, after that, to end what they were asked for.
 RUNS_S_MAX = 120.0
+# People settle after their last visits, which are long for some.
+PERSONS_S_MAX = 900.0
+# After everything is well a region answers within so long.
+ANSWER_S_MAX = 60.0
 # Who looks on stays where it is, as long as that is there.
 LONG_S = 1_000.0
 
@@ -154,21 +160,20 @@ class Host(Client):
             await asyncio.sleep(self._whim.expovariate(1 / LOOK_S_MEAN))
             await self.look(self._whim.choice(self.around.regions))
 
-    async def insist_at(self, region: str, verb: str) -> Any:
-        """Until this region answers."""
-        while True:
-            try:
-                return await self.around.door.call(self.name, region, verb)
-            except Unavailable:
-                await asyncio.sleep(0.5)
+    async def ask_at(self, region: str, verb: str) -> Any:
+        """A region's answer; None when there is none."""
+        try:
+            return await self.around.door.call(self.name, region, verb)
+        except Unavailable:
+            return None
 
-    async def look(self, region: str) -> bool:
-        """Note who is here; False when the region does not say."""
+    async def look(self, region: str) -> bool | None:
+        """Note who is here; None when the region does not say."""
         began_s = self.now_s
         try:
             members, disk = await self.around.door.call(self.name, region, "members", self.session)
         except Unavailable:
-            return False
+            return None
         except Refused as refused:
             if refused.code != "not_found":
                 raise
@@ -177,6 +182,16 @@ class Host(Client):
         where = (self.session, region, disk)
         self.around.history.met.append(Met(began_s, self.now_s, *where, names))
         return True
+
+
+async def answered(region: str, ask: Callable[[], Awaitable[Any]]) -> Any:
+    """What a region answers, once it does: nothing is wrong with it any more."""
+    began_s = asyncio.get_running_loop().time()
+    while (answer := await ask()) is None:
+        waited_s = asyncio.get_running_loop().time() - began_s
+        assert waited_s < ANSWER_S_MAX, f"{region} does not answer any more"
+        await asyncio.sleep(0.5)
+    return answer
 
 
 class Meeting:
@@ -241,7 +256,10 @@ class Meeting:
 
     async def settle(self) -> None:
         """Until those who do not stay have been away for long, and runs have ended."""
+        began_s = asyncio.get_running_loop().time()
         while not all(person.is_settled for person in self._persons):
+            waited_s = asyncio.get_running_loop().time() - began_s
+            assert waited_s < PERSONS_S_MAX, "people cannot settle"
             await asyncio.sleep(1)
             for task in self._tasks:
                 if task.done():
@@ -253,11 +271,10 @@ class Meeting:
         """Who is here in the end, in every region, and what each knows of."""
         for host in self._hosts:
             for region in self._around.regions:
-                while not await host.look(region):
-                    await asyncio.sleep(0.5)
+                await answered(region, partial(host.look, region))
                 self.history.final_met.append(self.history.met[-1])
         for region in self._around.regions:
-            counters, _ = await self._hosts[0].insist_at(region, "regions")
+            counters, _ = await answered(region, partial(self._hosts[0].ask_at, region, "regions"))
             self.history.final_present[region] = counters["counters"]["present"]
 
     async def _look_at_runs(self) -> None:
@@ -268,9 +285,7 @@ class Meeting:
             for region in self._around.regions:
                 views[region] = {}
                 for overseer in self._overseers:
-                    while (runs := await overseer.look(region)) is None:
-                        await asyncio.sleep(0.5)
-                    views[region] |= runs
+                    views[region] |= await answered(region, partial(overseer.look, region))
             over = all(
                 run in view and view[run]["status"] in ("complete", "cancelled")
                 for view in views.values()
