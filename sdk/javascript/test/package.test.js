@@ -24,6 +24,16 @@ test("the types declare every method of a session and of a writer", () => {
   }
 });
 
+test("the types of what needs other packages declare what it exports", () => {
+  for (const name of ["react"]) {
+    const [declared, exported] = [`${name}.d.ts`, `${name}.js`].map((file) =>
+      [...read(file).matchAll(/^export (?:class|function) (\w+)/gm)].map(([, each]) => each),
+    );
+    assert.deepEqual(declared, exported);
+    assert.ok(exported.length > 0);
+  }
+});
+
 test("the package holds what it names, and depends on nothing", () => {
   const exported = Object.values(exports).flatMap((one) => Object.values(one));
   for (const name of [...files, types, ...exported]) assert.ok(read(name).length > 0);
