@@ -344,7 +344,7 @@ class Continued {
       const { done, value } = await waiting;
       if (!done) return this.#passed(value);
       // A session's stream ends by `deleted`; any other says by its end that it is over.
-      return this.#isSession ? { text: "", isBroken: true } : { text: "", isOver: true };
+      return this.#isSession ? { text: "", isBroken: true } : { text: this.#blocks.rest(), isOver: true };
     } catch (error) {
       this.#request.signal.throwIfAborted();
       if (error instanceof RangeError || (this.#hasPassed && this.#lastId === null)) throw error;
@@ -436,6 +436,11 @@ class Blocks {
     }
     if (this.#block.raw.length + this.#rest.length > EVENT_CHARS_MAX) throw new RangeError("an event is too long");
     return blocks;
+  }
+
+  /** What has come of a block that was not ended. */
+  rest() {
+    return this.#block.raw + this.#rest;
   }
 
   #add(line) {

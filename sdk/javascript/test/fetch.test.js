@@ -259,6 +259,8 @@ test("a session that was deleted meanwhile ends the stream; a cursor that cannot
 test("another stream is over where it ends, and fails where it cannot go on", async () => {
   const plain = scripted([stream("data: 1\n\ndata: 2\n\n", null)]);
   assert.equal((await said(await plain.fetch("/v1/agents/bot/runs"))).length, 2);
+  const unended = scripted([stream("data: 1\n\ndata: [DO", "NE]", null)]);
+  assert.equal(await (await unended.fetch("/v1/chat/completions")).text(), "data: 1\n\ndata: [DONE]");
   const cut = scripted([stream("data: 1\n\n", BREAK)]);
   await assert.rejects(cut.time.run(said(await cut.fetch("/v1/agents/bot/runs"))), /terminated/);
   const early = scripted([stream(BREAK), stream("data: 1\n\n", null)]);
