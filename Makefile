@@ -11,7 +11,7 @@ ROUNDS ?=
 INPUTS ?= 100000
 FIRST ?= 0
 
-.PHONY: help setup demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz failures sync-client check format clean
+.PHONY: help setup setup-js demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz failures sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml sdk/python/pyproject.toml constraints.txt
 	@mkdir -p .typing/perdure
 	@for part in replication regions api; do ln -sfn ../../$$part .typing/perdure/$$part; done
 	@touch $(STAMP)
+
+setup-js: ## what the tests of the React hooks and of the chat transport need, from npm
+	cd sdk/javascript && npm ci --no-audit --no-fund
 
 demo: setup ## three regions, one killed in the middle of a word, and the proof that nothing was lost
 	$(BIN)/perdure demo failover $(ARGS)

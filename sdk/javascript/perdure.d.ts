@@ -202,9 +202,10 @@ export class Regions {
   constructor(urls: string | readonly string[], options?: ClientOptions);
   readonly urls: string[];
   pick(after?: string | null): string;
-  failed(url: string): void;
+  failed(url: string, ms?: number): void;
   worked(url: string): void;
   pause(): { nextMs(): number; reset(): void };
+  granted(): Promise<string | undefined>;
   request(
     method: string,
     path: string,

@@ -384,8 +384,8 @@ export class Regions {
   }
 
   /** Avoid a region for a while. */
-  failed(url) {
-    this.#avoid.set(url, this.now() + AVOID_MS);
+  failed(url, ms = AVOID_MS) {
+    this.#avoid.set(url, this.now() + ms);
   }
 
   /** A region answers. */
@@ -434,7 +434,7 @@ export class Regions {
    * when every region would refuse.
    */
   async ask(connection, region, path, request, msMax, take) {
-    const grant = await this.#granted();
+    const grant = await this.granted();
     const headers = { ...request.headers, ...(grant ? { authorization: `Bearer ${grant}` } : {}) };
     const asking = this.#fetch(region + path, { ...request, headers, signal: connection.signal });
     const answer = await connection.within(msMax, asking);
@@ -463,12 +463,13 @@ export class Regions {
 
   /** A WebSocket to a region. A browser cannot send it headers: the grant goes among the protocols. */
   async socket(region, path) {
-    const grant = await this.#granted();
+    const grant = await this.granted();
     const protocols = ["perdure.v1", ...(grant ? [`bearer.${grant}`] : [])];
     return new this.#WebSocket(region.replace(/^http/, "ws") + path, protocols);
   }
 
-  async #granted() {
+  /** The grant for a request that is made now; undefined: there is none. */
+  async granted() {
     return typeof this.#grant === "function" ? this.#grant() : this.#grant;
   }
 }

@@ -2,14 +2,18 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
+import * as ai from "../ai.js";
+import * as fetching from "../fetch.js";
 import * as client from "../perdure.js";
 
 const read = (name) => readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
 const { files, exports, types } = JSON.parse(read("package.json"));
 
-test("the types declare what the module exports, and nothing else", () => {
-  const declared = [...read("perdure.d.ts").matchAll(/^export (?:class|function) (\w+)/gm)];
-  assert.deepEqual(declared.map(([, name]) => name).sort(), Object.keys(client).sort());
+test("the types declare what the modules export, and nothing else", () => {
+  for (const [types, module] of [["perdure.d.ts", client], ["fetch.d.ts", fetching], ["ai.d.ts", ai]]) {
+    const declared = [...read(types).matchAll(/^export (?:class|function) (\w+)/gm)];
+    assert.deepEqual(declared.map(([, name]) => name).sort(), Object.keys(module).sort());
+  }
 });
 
 test("the types declare every method of a session and of a writer", () => {
@@ -21,7 +25,17 @@ test("the types declare every method of a session and of a writer", () => {
   }
 });
 
+test("the types of the hooks, which need React, declare them", () => {
+  const [declared, exported] = ["react.d.ts", "react.js"].map((file) =>
+    [...read(file).matchAll(/^export function (\w+)/gm)].map(([, name]) => name),
+  );
+  assert.deepEqual(declared, exported);
+  assert.ok(exported.length > 0);
+});
+
 test("the package holds what it names, and depends on nothing", () => {
-  for (const name of [...files, types, ...Object.values(exports["."])]) assert.ok(read(name).length > 0);
+  const exported = Object.values(exports).flatMap((one) => Object.values(one));
+  for (const name of [...files, types, ...exported]) assert.ok(read(name).length > 0);
+  for (const name of exported) assert.ok(files.includes(name.slice(2)), name);
   assert.doesNotMatch(read("perdure.js"), /^import |\bimport\(|\brequire\(/m);
 });
