@@ -44,7 +44,11 @@ HOMES = {
         "regions/demo.py",
         "regions/publishing.py",
     },
-    "pycrdt": {"replication/yjs.py"},
+    "pycrdt": {
+        "replication/document.py",
+        "replication/document_value.py",
+        "replication/yjs.py",
+    },
     "pydantic_core": {"api/bodies.py"},
     "sqlalchemy": {
         "regions/image_tables.py",
