@@ -7,7 +7,7 @@ from perdure.replication.document import SILENT_CLIENT, SharedDocument
 from perdure.replication.document_value import Change, edit
 from perdure.replication.errors import Refusal
 from perdure.replication.lib0 import YjsError
-from perdure.replication.limits import DOCUMENT_BYTES_MAX, DOCUMENTS_MAX
+from perdure.replication.limits import DOCUMENT_BYTES_MAX, DOCUMENT_UPDATE_BYTES_MAX, DOCUMENTS_MAX
 from perdure.replication.operations import Edit, Operation
 from perdure.replication.session import Session
 from perdure.replication.yjs_parser import Update, parse_update
@@ -66,7 +66,7 @@ def admit_edit(
     try:
         return _admit(session, document, data, parse_update(data), site)
     except YjsError as error:
-        if error.code in ("too_large", "too_long"):
+        if error.code == "too_large" or len(data) > DOCUMENT_UPDATE_BYTES_MAX:
             detail = "the document would be too large"
             raise Refusal("too_large", detail, limit_bytes=DOCUMENT_BYTES_MAX) from error
         detail = f"the document does not take this: {error}"

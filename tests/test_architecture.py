@@ -31,6 +31,7 @@ HOMES = {
     "fastapi": {
         "api/answers.py",
         "api/app.py",
+        "api/documents.py",
         "api/openapi.py",
         "api/presence.py",
         "api/runs.py",
