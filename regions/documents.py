@@ -1,26 +1,35 @@
 """Who is at which shared document here: what they are told of edits, and of each other.
 
 Rule of this file: nothing waits. What a socket is told gathers in its seat within a limit; who
-does not take it is sent away, comes back, and is told what it lacks. Who is here is told within
-this region only, and kept nowhere else.
+does not take it is sent away, comes back, and is told what it lacks. Who is here is kept nowhere
+else: peers that are linked are told what sockets here say, and what they tell is dropped when they
+have said nothing of it for so long that a client of Yjs would drop it, too.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from perdure.regions.ports import Clock
 from perdure.replication.errors import Refusal
+from perdure.replication.lib0 import YjsError
 from perdure.replication.limits import DOCUMENT_SOCKETS_MAX, FEED_BYTES_MAX
 from perdure.replication.session import Session
 from perdure.replication.yjs_sync import (
     Awareness,
+    Moved,
     Presence,
+    encode_awareness,
     encode_awareness_message,
     encode_step_1,
     encode_sync_update,
 )
 
 Name = tuple[str, str]  # session, document
+# Tells the peers who is at a document.
+Forward = Callable[[Name, bytes], None]
+# Clients of Yjs say every 15 s that they are here, and take who does not for 30 s to be gone.
+_SILENT_MS_MAX = 30_000
 
 
 class Seat:
@@ -85,12 +94,15 @@ class Seat:
 class Room:
     """Those who are at one document."""
 
-    def __init__(self, rooms: "dict[Name, Room]", name: Name) -> None:
+    def __init__(self, rooms: "dict[Name, Room]", name: Name, forward: Forward) -> None:
         self.seats: dict[Seat, None] = {}
         self.present = Awareness()
+        # Through which seat a client is here; and when a peer last told of one that is elsewhere.
         self._brought: dict[int, Seat] = {}
+        self._far: dict[int, int] = {}
         self._rooms = rooms
         self._name = name
+        self._forward = forward
 
     def push(self, message: bytes) -> None:
         """Tell everybody."""
@@ -103,10 +115,35 @@ class Room:
         for client in (*moved.added, *moved.updated, *moved.renewed):
             # Clients repeat what they hear of others; who says something first brought it.
             self._brought.setdefault(client, seat)
+            self._far.pop(client, None)
+        self._moved(moved, tell_peers=True)
+
+    def hear(self, entries: Iterable[Presence], now_ms: int) -> None:
+        """What a peer tells; nothing when there is no room."""
+        try:
+            moved = self.present.apply(entries)
+        except YjsError:
+            return
+        for client in (*moved.added, *moved.updated, *moved.renewed):
+            # News of one that was here: it has moved.
+            self._brought.pop(client, None)
+            self._far[client] = now_ms
+        self._moved(moved)
+
+    def expire(self, now_ms: int) -> None:
+        """Drop those elsewhere of whom nothing was heard for long."""
+        silent = [client for client, ms in self._far.items() if now_ms - ms > _SILENT_MS_MAX]
+        self._moved(self.present.remove(silent))
+
+    def _moved(self, moved: Moved, *, tell_peers: bool = False) -> None:
         for client in moved.removed:
             self._brought.pop(client, None)
+            self._far.pop(client, None)
         if changed := [client for clients in moved for client in clients]:
-            self.push(encode_awareness_message(self.present.entries(changed)))
+            entries = self.present.entries(changed)
+            self.push(encode_awareness_message(entries))
+            if tell_peers:
+                self._forward(self._name, encode_awareness(entries))
 
     def leave(self, seat: Seat) -> None:
         """Idempotent."""
@@ -114,20 +151,19 @@ class Room:
             return
         del self.seats[seat]
         gone = [client for client, through in self._brought.items() if through is seat]
-        for client in gone:
-            del self._brought[client]
+        self._moved(self.present.remove(gone), tell_peers=True)
         if not self.seats:
             del self._rooms[self._name]
-        elif removed := self.present.remove(gone).removed:
-            self.push(encode_awareness_message(self.present.entries(removed)))
 
 
 class DocumentDesk:
     """The rooms of a region."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock, forward: Forward) -> None:
         self._rooms: dict[Name, Room] = {}
         self._draining = False
+        self._forward = forward
+        self._clock = clock
 
     def join(self, name: Name) -> Seat:
         """A seat at a document. Raises ``Refusal``: ``draining``, ``too_many``."""
@@ -135,7 +171,7 @@ class DocumentDesk:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         room = self._rooms.get(name)
         if room is None:
-            room = self._rooms[name] = Room(self._rooms, name)
+            room = self._rooms[name] = Room(self._rooms, name, self._forward)
         if len(room.seats) >= DOCUMENT_SOCKETS_MAX:
             raise Refusal("too_many", "too many are at this document", retry_after_s=1)
         seat = Seat(room, name)
@@ -156,6 +192,17 @@ class DocumentDesk:
                 seat.push(encode_step_1(document.vector))
         if session.deleted:
             self._end("deleted", session.id)
+
+    def hear(self, name: Name, entries: Iterable[Presence]) -> None:
+        """A peer tells who is at a document there."""
+        if (room := self._rooms.get(name)) is not None:
+            room.hear(entries, self._clock.monotonic_ms())
+
+    def tick(self) -> None:
+        """A second has passed."""
+        now_ms = self._clock.monotonic_ms()
+        for room in self._rooms.values():
+            room.expire(now_ms)
 
     def drain(self) -> None:
         """The region shuts down: they come back elsewhere."""

@@ -64,7 +64,8 @@ class Node(Sharing):
         state.now = clock.monotonic_ms() // 1000
         super().__init__(region, state, self.gossip, clock, Headers(secret))
         self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
-        self.shared = DocumentDesk()
+        self.shared = DocumentDesk(clock, self._tell_present)
+        self.desk.signals.hear_present = self.shared.hear
         self._entropy = entropy
         self.turns = RunDesk(state, self.desk, self.fanout, clock)
         # Set when the disk can no longer be trusted: the process is to end.
@@ -239,6 +240,7 @@ class Node(Sharing):
         self.fanout.expire(now_ms)
         self.desk.tick()
         self.turns.tick()
+        self.shared.tick()
         self.repair.tick()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
             self._last_keep_alive_ms = now_ms

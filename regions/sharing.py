@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perdure.regions.documents import DocumentDesk, Seat
+from perdure.regions.documents import DocumentDesk, Name, Seat
 from perdure.regions.ports import Entropy
 from perdure.regions.running import Running
 from perdure.replication import admission
@@ -78,6 +78,10 @@ class Sharing(Running):
         return self._entropy.token(_WRITER_BITS)
 
     # Yjs clients
+
+    def _tell_present(self, name: Name, awareness: bytes) -> None:
+        self.desk.signals.tell_present(name, awareness)
+        self.desk.wake()
 
     def join_document(self, session: str, id_: str) -> Seat:
         """A seat at a document, which need not be there yet; it is asked for what is lacking here.

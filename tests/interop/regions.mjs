@@ -76,12 +76,14 @@ await until("and to the same formats", () => JSON.stringify(two.text.toDelta()) 
 
 one.provider.awareness.setLocalState({ name: "ana" });
 const three = client(eu);
-await until("who is here is told in the region", () =>
-  three.provider.awareness.getStates().get(one.doc.clientID)?.name === "ana"
+await until("who is here is told in the region, and in the others", () =>
+  [two, three].every((c) => c.provider.awareness.getStates().get(one.doc.clientID)?.name === "ana")
 );
 
 one.provider.disconnect();
-await until("and that somebody left", () => !three.provider.awareness.getStates().has(one.doc.clientID));
+await until("and that somebody left", () =>
+  ![two, three].some((c) => c.provider.awareness.getStates().has(one.doc.clientID))
+);
 one.text.insert(0, "offline ");
 three.text.insert(three.text.length, " online");
 one.provider.destroy();

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from perdure.regions.documents import Seat
 from perdure.regions.node import Node
+from perdure.regions.signals import Signals
+from perdure.replication.frames import FrameError, encode_json
 from perdure.replication.yjs_parser import parse_update
-from perdure.replication.yjs_sync import SyncStep1, SyncStep2, SyncUpdate, decode_message
+from perdure.replication.yjs_sync import Presence, SyncStep1, SyncStep2, SyncUpdate, decode_message
 from pycrdt import Doc, Text
 
 from tests.fuzz.making import string, update
@@ -143,6 +146,55 @@ async def test_who_moves_to_a_region_that_is_behind_loses_nothing(tmp_path: Path
         data = reader.doc.get_update()
         await us.take_update(reader.seat, data, parse_update(data))
         assert us.document("s", "d")["text"] == "from eu!!"
+
+
+async def test_who_is_here_is_known_in_other_regions(tmp_path: Path) -> None:
+    """Who comes, moves, leaves, and who is silent for so long that it must be gone."""
+    async with linked(tmp_path, PAIR) as regions:
+        eu, us = regions.nodes["eu"], regions.nodes["us"]
+        await regions.until(lambda: all(n.desk.signals._waiting for n in (eu, us)))
+        one, two = eu.join_document("s", "d"), us.join_document("s", "d")
+        here = two._room.present
+
+        def states() -> dict[int, str | None]:
+            return {entry.client: entry.state for entry in here.entries()}
+
+        one.tell_present([Presence(11, 1, '{"n":1}')])
+        await regions.until(lambda: states() == {11: '{"n":1}'})
+        one.close()
+        await regions.until(lambda: states() == {})
+        one = eu.join_document("s", "d")
+        one.tell_present([Presence(12, 1, "{}"), Presence(13, 1, "{}")])
+        await regions.until(lambda: states().keys() == {12, 13})
+        # One of them comes to the other region; its first socket closes only then.
+        two.tell_present([Presence(12, 2, "{}")])
+        await regions.until(lambda: one._room.present.entries([12])[0].clock == 2)
+        one.close()
+        await regions.until(lambda: states().keys() == {12})
+        # Of one that was elsewhere nothing more is heard.
+        one = eu.join_document("s", "d")
+        one.tell_present([Presence(14, 1, "{}")])
+        await regions.until(lambda: states().keys() == {12, 14})
+        for wait_ms in (29_000, 2_000):
+            assert states().keys() == {12, 14}
+            regions.clock.shift_ms += wait_ms
+            us.tick()
+        assert states().keys() == {12}
+        # Too much at once is told here only.
+        one.tell_present([Presence(n, 1, '{"a":"%s"}' % ("x" * 9_000)) for n in range(20, 24)])
+        assert eu.desk.signals.dropped == 1
+
+
+@pytest.mark.parametrize(
+    "told", [{"document": "!"}, {"data": 1}, {"data": "!"}, {"data": "AQ=="}, {"session": None}]
+)
+def test_what_is_no_awareness_of_a_peer_is_refused(told: dict[str, Any]) -> None:
+    """The frame is of no use, and its link is closed."""
+    signals = Signals("eu", None, None)  # type: ignore[arg-type]
+    value = {"session": "s", "document": "d", "signal": "present", "data": "AA==", "from": None}
+    signals.told("us", encode_json(value))
+    with pytest.raises(FrameError):
+        signals.told("us", encode_json({**value, **told}))
 
 
 async def test_documents_are_gone_with_their_session(tmp_path: Path) -> None:
