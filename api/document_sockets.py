@@ -127,8 +127,8 @@ class DocumentSocket:
             data = message.get("bytes")
             if data is None:
                 return Closing(NOT_TEXT, "binary")
-            await self._pace()
-            await self._carry_out(data)
+            if await self._carry_out(data):
+                await self._pace()
 
     async def _pace(self) -> None:
         """Hold up who says more than it may."""
@@ -139,16 +139,19 @@ class DocumentSocket:
         if self._left < 0:
             await asyncio.sleep(-self._left / DOCUMENT_UPDATES_PER_S_MAX)
 
-    async def _carry_out(self, data: bytes) -> None:
+    async def _carry_out(self, data: bytes) -> bool:
+        """Whether it counts. Clients of y-websocket repeat what they hear of who is here, and that
+        grows with the square of those who are: it is no news to anybody, and free."""
         match decode_message(data):
             case SyncStep1(vector=vector):
                 self._node.tell_document(self._seat, vector)
             case SyncStep2(data=told, update=update) | SyncUpdate(data=told, update=update):
                 await self._node.take_update(self._seat, told, update)
             case AwarenessUpdate(entries=entries):
-                self._seat.tell_present(entries)
+                return self._seat.tell_present(entries)
             case QueryAwareness():
                 self._seat.show_present()
+        return True
 
     # What goes out
 

@@ -81,9 +81,10 @@ class Seat:
         """Leave, with everybody who came through it; idempotent."""
         self._room.leave(self)
 
-    def tell_present(self, entries: Iterable[Presence]) -> None:
-        """What it says of who is here. Raises ``YjsError`` when there is no room."""
-        self._room.tell_present(self, entries)
+    def tell_present(self, entries: Iterable[Presence]) -> bool:
+        """What it says of who is here; whether that is news. Raises ``YjsError`` when there is no
+        room."""
+        return self._room.tell_present(self, entries)
 
     def show_present(self) -> None:
         """Tell it who is here."""
@@ -109,7 +110,7 @@ class Room:
         for seat in list(self.seats):
             seat.push(message)
 
-    def tell_present(self, seat: Seat, entries: Iterable[Presence]) -> None:
+    def tell_present(self, seat: Seat, entries: Iterable[Presence]) -> bool:
         """The sender hears it, too: clients of Yjs want to hear something now and then."""
         moved = self.present.apply(entries)
         for client in (*moved.added, *moved.updated, *moved.renewed):
@@ -117,6 +118,7 @@ class Room:
             self._brought.setdefault(client, seat)
             self._far.pop(client, None)
         self._moved(moved, tell_peers=True)
+        return any(moved)
 
     def hear(self, entries: Iterable[Presence], now_ms: int) -> None:
         """What a peer tells; nothing when there is no room."""

@@ -67,12 +67,11 @@ class SharedDocument:
         """
         self._open()
         applied = [data] if self._apply(data) else []
-        while applied and self._parked:
+        ready = applied
+        while ready and self._parked:
             # What waited may fit now; and what that brings may let others fit.
-            ready = next((waiting for waiting in list(self._parked) if self._unpark(waiting)), None)
-            if ready is None:
-                break
-            applied.append(ready)
+            ready = [waiting for waiting in list(self._parked) if self._unpark(waiting)]
+            applied = [*applied, *ready]
         return applied
 
     def _unpark(self, data: bytes) -> bool:
@@ -80,10 +79,11 @@ class SharedDocument:
             fits = self._apply(data)
         except YjsError:
             # What it waited for was something else than it was made for.
-            fits = False
-            self._parked.pop(data, None)
+            del self._parked[data]
+            self._digest = None
+            return False
         if fits:
-            self._parked.pop(data, None)
+            del self._parked[data]
         return fits
 
     def _apply(self, data: bytes) -> bool:

@@ -22,8 +22,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from perdure.replication.lib0 import Reader, YjsError
+from perdure.replication.limits import DOCUMENT_UPDATE_BYTES_MAX
 
-YJS_UPDATE_BYTES_MAX = 1_048_576
+YJS_UPDATE_BYTES_MAX = DOCUMENT_UPDATE_BYTES_MAX
 YJS_CLIENTS_MAX = 1_024
 YJS_STRUCTS_MAX = 8_192
 YJS_DELETES_MAX = 16_384

@@ -1,6 +1,7 @@
 """Shared documents: what is merged in any order is the same, stored or not, told or logged."""
 
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from perdure.replication.lib0 import YjsError
 from perdure.replication.operations import Delete, Edit, Operation
 from perdure.replication.retelling import tell
 from perdure.replication.session import Session
-from perdure.replication.yjs_parser import parse_update
+from perdure.replication.yjs_parser import parse_update, parse_vector
 from pycrdt import Array, Doc, Map, Text, XmlElement, XmlFragment, XmlText
 
+from tests.fuzz.corpus import history
 from tests.fuzz.making import string, update
 from tests.replication.memory_archive import MemoryArchive, store, wake
 
@@ -127,6 +129,37 @@ def test_replicas_converge(data: st.DataObject) -> None:
     fresh.learn(replicas[0])
     assert fresh.view() == views[0]
     assert fresh.session.whole() == replicas[1].session.whole()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**9), st.integers(1, 25))
+def test_whatever_clients_of_yjs_do_converges(seed: int, steps: int) -> None:
+    """Edits of every kind, nested types, formats, XML, undone ones, in any order and again, with
+    stays out of memory in the middle: the same document, as pycrdt merges it."""
+    random = Random(seed)
+    docs, logs = history(random, steps)
+    updates = list(dict.fromkeys(data for log in logs for data in log))
+    merged: Doc[Any] = Doc(client_id=99)
+    for doc in docs:
+        merged.apply_update(doc.get_update())
+    wholes = set()
+    for region in ("eu", "us", "ap"):
+        replica = Replica(region)
+        pool = [*updates, *random.choices(updates, k=len(updates) // 3)] if updates else []
+        random.shuffle(pool)
+        for data in pool:
+            replica.take(encode(Edit("s", "d", data)))
+            if random.random() < 0.1:
+                replica.sleep()
+        wholes.add(replica.session.whole())
+        held = replica.session.documents.get("d")
+        if held is not None:
+            assert len(held.told()) == 1
+            assert held.vector == parse_vector(merged.get_state())
+            again: Doc[Any] = Doc(client_id=98)
+            again.apply_update(held.since())
+            assert value_of(again.get("json", type=Map)) == value_of(merged.get("json", type=Map))
+    assert len(wholes) == 1
 
 
 @settings(deadline=None, max_examples=60)
