@@ -82,7 +82,7 @@ DOCUMENT_CLIENTS_MAX = 1_000
 DOCUMENT_STRUCTS_MAX = 8_192
 # What an update may cost: places among which each of its pieces may have to be sorted, each some
 # tens of nanoseconds.
-DOCUMENT_STEPS_MAX = 1_000_000
+DOCUMENT_STEPS_MAX = 400_000
 # Updates that wait for what they build on; beyond these a region has a gap, which a round closes.
 DOCUMENT_PARKED_MAX = 256
 DOCUMENT_PARKED_BYTES_MAX = 4_194_304
