@@ -80,15 +80,33 @@ def replacing(root: str, text: str) -> Change:
         start = _common(before, text)
         rest = min(len(before), len(text)) - start
         end = min(rest, _common(before[::-1], text[::-1]))
-        # pycrdt counts in bytes of UTF-8.
-        first = len(before[:start].encode())
-        last = first + len(before[start : len(before) - end].encode())
-        if last > first:
+        pieces = [content for content, _ in held.diff()]
+        if len(before) > start + end:
+            first, last = _index(pieces, start), _index(pieces, len(before) - end, before=True)
             del held[first:last]
+        else:
+            first = _index(pieces, start)
         if inserted := text[start : len(text) - end]:
             held.insert(first, inserted)
 
     return change
+
+
+def _index(pieces: list[Any], at: int, *, before: bool = False) -> int:
+    """Where in a text a place in its characters is, after what is embedded there, or before it.
+    pycrdt counts in bytes of UTF-8, and what is embedded as one."""
+    index = 0
+    for piece in pieces:
+        if before and at == 0:
+            break
+        if not isinstance(piece, str):
+            index += 1
+            continue
+        if at < len(piece):
+            return index + len(piece[:at].encode())
+        at -= len(piece)
+        index += len(piece.encode())
+    return index
 
 
 def _common(one: str, other: str) -> int:

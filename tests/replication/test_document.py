@@ -200,6 +200,34 @@ def test_an_edit_changes_only_what_differs() -> None:
     assert eu.view()[0]["text"] == "1 two 3"
 
 
+@pytest.mark.parametrize(
+    ("after", "shown"),
+    [
+        ("é😀Z", ["é", {"i": 1.0}, "😀Z"]),
+        ("éZ😀", ["é", {"i": 1.0}, "Z😀"]),
+        ("é", ["é", {"i": 1.0}]),
+        ("😀", [{"i": 1.0}, "😀"]),
+        ("xy", ["xy"]),
+    ],
+)
+def test_what_is_embedded_stays_in_its_place(after: str, shown: list[Any]) -> None:
+    """An edit of the characters around a picture leaves that where it is, unless it is amid what
+    is replaced."""
+    doc: Doc[Any] = Doc(client_id=9)
+    text = doc.get("text", type=Text)
+    text += "é😀"
+    text.insert_embed(2, {"i": 1})
+    text.format(0, 2, {"bold": True})
+    replica = Replica("eu")
+    replica.update(doc.get_update())
+    replica.edit(replacing("text", after))
+    held = replica.session.documents.get("d")
+    assert held is not None
+    doc.apply_update(held.since())
+    assert [content for content, _ in text.diff()] == shown
+    assert held.text() == after
+
+
 def test_what_waits_is_stored_and_told() -> None:
     """An update without what it builds on is not shown, and is there when that comes."""
     eu, us = Replica("eu"), Replica("us")
