@@ -22,7 +22,7 @@ from perdure.replication.limits import (
 )
 from perdure.replication.presence import Touched
 from perdure.replication.presence_gossip import PresenceGossip
-from perdure.replication.presence_view import Entry, Key, last_data
+from perdure.replication.presence_view import LEASE, Entry, Key, last_data
 from perdure.replication.records import Origin
 
 _CONNECTION_BITS = 64
@@ -96,8 +96,10 @@ class Attendance:
         """A member is here for so long from now. Raises ``Refusal`` ``too_many``."""
         due_ms = self._clock.monotonic_ms() + ttl_s * 1000
         held = self._held.get(key)
-        # What is repeated is news where something else was given through another connection.
-        is_news = data is not None and data != last_data(self._shown(*key[:2]))
+        # What is repeated is news where something else was given through another connection; but an
+        # agent may be at work on several runs, and it gives nothing by going on with them.
+        is_given = data is not None and not key.connection.startswith(LEASE)
+        is_news = is_given and data != last_data(self._shown(*key[:2]))
         if data is None:
             earlier = self._presence.entries_of(key) if held is None else [held.entry]
             data = last_data(earlier)
@@ -106,13 +108,15 @@ class Attendance:
         else:
             held.due_ms = due_ms
 
+    def renew(self, key: Key) -> None:
+        """What this region holds is held on for as long as before."""
+        held = self._held.get(key)
+        if held is not None:
+            held.due_ms = self._clock.monotonic_ms() + held.entry.ttl_s * 1000
+
     def _shown(self, session: str, member: str) -> list[Entry]:
         here = self._presence.entries_in(session, member)
         return [e for e in here if not self._gossip.is_hidden(e.dot.origin)]
-
-    def holds(self, key: Key) -> bool:
-        """Whether this region holds it."""
-        return key in self._held
 
     def _is_last(self, entry: Entry) -> bool:
         """Whether it was not given anew meanwhile, here or elsewhere."""

@@ -62,6 +62,9 @@ class Feed:
             for reader in self.readers:
                 if reader.returning is not None:
                     reader.offer(reader.returning.on_change(change, drafts))
+        for reader in self.readers:
+            if reader.returning is not None and (events := reader.returning.on_refreshed()):
+                reader.offer(events)
         if self.session.deleted:
             self.closing = True
         self.wake()

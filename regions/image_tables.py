@@ -89,6 +89,10 @@ class StoredMessages:
         """Rows of every kind after a serial, in their order."""
         return self._select("serial > ? ORDER BY serial LIMIT ?", serial, limit)
 
+    def open_runs(self) -> list[Row]:
+        """Rows of the runs that are not over."""
+        return [row for row in self._select("open") if row.is_open_run]
+
     def body(self, id_: str) -> bytes | None:
         """The body of a message; None where it is damaged."""
         select = (
@@ -139,7 +143,10 @@ def page(connection: Connection, after: str | None, limit: int) -> list[tuple[st
 
 def active(connection: Connection) -> list[str]:
     """The ids of the stored sessions of which some run is not over."""
-    rows = connection.exec_driver_sql("SELECT id FROM session WHERE active ORDER BY id")
+    rows = connection.exec_driver_sql(
+        "SELECT id FROM session WHERE number IN (SELECT session FROM message WHERE open)"
+        " ORDER BY id"
+    )
     return [id_ for (id_,) in rows if is_id(id_)]
 
 
@@ -208,17 +215,17 @@ def save(connection: Connection, image: Image, sums: Sums) -> None:
     before = (0, False) if found is None else (term_of(found[1]), bool(found[2]))
     sums.replace(image.session, before, (term_of(image.digest), image.exists))
     crc = _crc(image.session, "", image.digest, image.summary, image.head)
-    columns = (image.digest, image.exists, image.summary, image.head, crc, image.active)
+    columns = (image.digest, image.exists, image.summary, image.head, crc)
     if found is None:
         number = connection.exec_driver_sql(
-            "INSERT INTO session (digest, present, summary, head, crc, active, id, bucket)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING number",
+            "INSERT INTO session (digest, present, summary, head, crc, id, bucket)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number",
             (*columns, image.session, bucket(image.session, BUCKETS)),
         ).scalar_one()
     else:
         number = found[0]
         connection.exec_driver_sql(
-            "UPDATE session SET digest = ?, present = ?, summary = ?, head = ?, crc = ?, active = ?"
+            "UPDATE session SET digest = ?, present = ?, summary = ?, head = ?, crc = ?"
             " WHERE number = ?",
             (*columns, number),
         )
@@ -240,25 +247,27 @@ def _save_messages(connection: Connection, image: Image, number: int) -> None:
     ]
     if whole:
         connection.exec_driver_sql(
-            "INSERT INTO message (session, slot, id, serial, facts, facts_crc, body, body_crc)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, slot, id) DO UPDATE SET"
-            " serial = excluded.serial, facts = excluded.facts, facts_crc = excluded.facts_crc,"
-            " body = excluded.body, body_crc = excluded.body_crc",
+            "INSERT INTO message (session, slot, id, serial, facts, facts_crc, open, body,"
+            " body_crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session, slot, id)"
+            " DO UPDATE SET serial = excluded.serial, facts = excluded.facts,"
+            " facts_crc = excluded.facts_crc, open = excluded.open, body = excluded.body,"
+            " body_crc = excluded.body_crc",
             whole,
         )
     for row, body in image.messages:
         if body is None:
-            slot_, id_, serial, facts, crc = _columns(image.session, row)
+            slot_, id_, *facts = _columns(image.session, row)
             connection.exec_driver_sql(
-                "UPDATE message SET serial = ?, facts = ?, facts_crc = ?"
+                "UPDATE message SET serial = ?, facts = ?, facts_crc = ?, open = ?"
                 " WHERE session = ? AND slot = ? AND id = ?",
-                (serial, facts, crc, number, slot_, id_),
+                (*facts, number, slot_, id_),
             )
 
 
-def _columns(session: str, row: Row) -> tuple[int, str, str, bytes, int]:
+def _columns(session: str, row: Row) -> tuple[int, str, str, bytes, int, bool]:
     facts = encode_row(row)
-    return row.slot, row.id, row.serial, facts, _crc(session, row.id, row.serial.encode(), facts)
+    crc = _crc(session, row.id, row.serial.encode(), facts)
+    return row.slot, row.id, row.serial, facts, crc, row.is_open_run
 
 
 def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -> None:

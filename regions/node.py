@@ -238,8 +238,9 @@ class Node(Sharing):
         """What time brings: holds that end, keep-alives."""
         now_ms = self._clock.monotonic_ms()
         self.fanout.expire(now_ms)
-        self.desk.tick()
+        # Who is on a feed renews a lease before it is looked whether that is over.
         self.turns.tick()
+        self.desk.tick()
         self.shared.tick()
         self.repair.tick()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:

@@ -54,8 +54,8 @@ class PresenceDesk:
         self.wake: Callable[[], None] = lambda: None
         # What else is to know of members that were touched.
         self.on_touched: Callable[[str, Iterable[str]], None] = lambda *_: None
-        # Leases of agents that are over.
-        self.lapsed: list[Key] = []
+        # Leases of agents that are over. A full disk may keep them here: each of them once.
+        self.lapsed: dict[Key, None] = {}
         self.signals = Signals(me.region, fanout, clock)
         self._fanout = fanout
         self._clock = clock
@@ -132,7 +132,7 @@ class PresenceDesk:
     def tick(self) -> None:
         """A second has passed: leases and graces end, regions are hidden and shown."""
         over = self.attendance.tick()
-        self.lapsed += [key for key in over if key.connection.startswith(LEASE)]
+        self.lapsed |= {key: None for key in over if key.connection.startswith(LEASE)}
         self._look()
         now_ms = self._clock.monotonic_ms()
         for session in [s for s, ms in self._last_ms.items() if now_ms - ms > TELL_EVERY_MS_MAX]:

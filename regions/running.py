@@ -1,6 +1,8 @@
 """Runs: what clients ask of agents, and what agents do (``docs/PROTOCOL.md`` A.4)."""
 
+import asyncio
 import contextlib
+import itertools
 from typing import Any
 
 from perdure.regions.meeting import Meeting
@@ -9,12 +11,16 @@ from perdure.regions.writer import Admit
 from perdure.replication import runs
 from perdure.replication.admission import Admission, Draft, Pending
 from perdure.replication.errors import Refusal
+from perdure.replication.hlc import check_serial
 from perdure.replication.ids import LaneKey, check_id
 from perdure.replication.limits import LEASE_S_DEFAULT, LEASE_S_MAX
 from perdure.replication.operations import Open, Operation
 from perdure.replication.presence_view import Key
 from perdure.replication.runs import RunDraft
 from perdure.replication.session import Session
+
+# So many leases that are over are noted together.
+LAPSES_MAX = 200
 
 
 class Running(Meeting):
@@ -27,7 +33,7 @@ class Running(Meeting):
 
     def _beside(self, session: str) -> dict[str, Any]:
         state = self._existing(session)
-        found = (state.visible(id_) for id_ in state.messages.open_runs())
+        found = (state.visible(id_) for id_ in state.messages.open_runs.ids())
         values = [self.turns.value(message) for message in found if message is not None]
         return {"presence": list(self.desk.values(session)), "runs": values}
 
@@ -37,11 +43,12 @@ class Running(Meeting):
         """Ask an agent for a turn; True when it is new."""
         self._check_open()
         check_id(session, "session")
-        self.turns.check_room(draft.agent)
         admitted: list[Admission] = []
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             admitted.append(runs.admit_run(state, draft, self._site()))
+            if admitted[-1].operations:
+                self.turns.check_room(draft.agent)
             return admitted[-1].operations
 
         created = await self._writer.write(session, admit)
@@ -54,15 +61,17 @@ class Running(Meeting):
 
     def runs(self, session: str, before: str | None, limit: int) -> dict[str, Any]:
         """The runs among a page of messages, the newest before a serial."""
-        page = self.messages(session, before, limit)
         state = self._existing(session)
-        found = (state.visible(message["id"]) for message in page["messages"])
+        if before is not None:
+            check_serial(before, "before")
+        ids, more = state.messages.page(before, limit)
+        found = map(state.messages.look, ids)
         values = [
             self.turns.value(message)
             for message in found
             if message is not None and message.header is not None and message.header.run
         ]
-        return {"runs": values, "more": page["more"]}
+        return {"runs": values, "more": more}
 
     async def cancel_run(self, session: str, id_: str) -> dict[str, Any]:
         """Stop a run; the run as it is then."""
@@ -151,17 +160,23 @@ class Running(Meeting):
         if self.turns.is_open(session, message):
             state = self.state.find(session)
             found = None if state is None else state.visible(message)
-            if found is not None and found.tip == lane:
+            # Also under the twin of the tip: of two epochs of one claim its agent knows only one.
+            if found is not None and not found.is_fenced(lane):
                 self.turns.renew(found)
 
     async def note_lapses(self) -> None:
         """Leases that this region held are over: for all regions. Raises ``StorageFull``."""
-        while self.desk.lapsed:
-            key = self.desk.lapsed[0]
-            with contextlib.suppress(Refusal):
-                # It may have been deleted meanwhile.
-                await self._writer.write(key.session, self._lapse(key))
-            self.desk.lapsed.pop(0)
+        while keys := list(itertools.islice(self.desk.lapsed, LAPSES_MAX)):
+            noted = await asyncio.gather(*map(self._note_lapse, keys), return_exceptions=True)
+            for error in noted:
+                if error is not None:
+                    raise error
+
+    async def _note_lapse(self, key: Key) -> None:
+        with contextlib.suppress(Refusal):
+            # It may have been deleted meanwhile.
+            await self._writer.write(key.session, self._lapse(key))
+        self.desk.lapsed.pop(key, None)
 
     def _lapse(self, key: Key) -> Admit:
         _, id_, epoch = key.connection.split("/")

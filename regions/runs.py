@@ -16,11 +16,11 @@ from perdure.regions.presence import PresenceDesk
 from perdure.regions.state import State
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft
-from perdure.replication.ids import digest
+from perdure.replication.ids import LaneKey, digest
 from perdure.replication.limits import LEASE_S_DEFAULT, LEASE_UNSEEN_S, READERS_MAX, RUNS_OPEN_MAX
 from perdure.replication.message import Message
 from perdure.replication.presence_view import LEASE, Key
-from perdure.replication.runs import attempt_of, holder_of, run_value
+from perdure.replication.runs import Sight, attempt_of, holder_of, run_value
 from perdure.replication.session import Session
 
 UNSEEN_MS = LEASE_UNSEEN_S * 1000
@@ -29,9 +29,18 @@ _TAG_BYTES = 8
 WAITING_MAX = 1_000
 
 K = TypeVar("K")
+N = TypeVar("N")
 Run = tuple[str, str]
 # What a worker is told: the event, and its data.
 Told = tuple[str, str]
+
+
+class Signs(NamedTuple):
+    """What a run shows of its agent: who it is, how many items it wrote, its last word."""
+
+    holder: LaneKey | None
+    items: int
+    n: int
 
 
 class Open(NamedTuple):
@@ -43,6 +52,9 @@ class Open(NamedTuple):
     text: str
     is_seen: bool
     seen_ms: int
+    # The presence of the agent that holds it; None before the first claim.
+    key: Key | None
+    signs: Signs
 
 
 class WorkReader:
@@ -53,16 +65,24 @@ class WorkReader:
         self.worker = worker
         self.is_over = False
         self._desk = desk
-        self._waiting: deque[Told] = deque([("runs", desk.everything(agent))])
+        self._waiting: deque[Told] = deque()
+        # Whether it is to be told of all runs, as they are when it looks.
+        self._is_new = True
         self._woken = asyncio.Event()
         self._woken.set()
 
     def tell(self, told: Told) -> None:
         """One more change."""
-        self._waiting.append(told)
+        if not self._is_new:
+            self._waiting.append(told)
         if len(self._waiting) > WAITING_MAX:
-            self._waiting.clear()
-            self._waiting.append(("runs", self._desk.everything(self.agent)))
+            self.begin_anew()
+        self._woken.set()
+
+    def begin_anew(self) -> None:
+        """Tell of all runs; what waits is part of that."""
+        self._is_new = True
+        self._waiting.clear()
         self._woken.set()
 
     def wake(self) -> None:
@@ -71,10 +91,13 @@ class WorkReader:
 
     async def next(self) -> list[Told] | None:
         """What to write now; an empty list for a keep-alive; None when it is over."""
-        if not self._waiting and not self.is_over:
+        if not (self._is_new or self._waiting or self.is_over):
             self._woken.clear()
             await self._woken.wait()
         told = list(self._waiting)
+        if self._is_new:
+            told = [("runs", self._desk.everything(self.agent))]
+        self._is_new = False
         self._waiting.clear()
         return None if self.is_over and not told else told
 
@@ -96,13 +119,14 @@ class RunDesk:
         self._by_agent: dict[str, dict[Run, None]] = {}
         # Runs that were won just now, with how long their leases will be.
         self.winning: dict[Run, int] = {}
+        # By the agent and the producer that holds them.
+        self._by_worker: dict[tuple[str, str], dict[Run, None]] = {}
         # When runs whose lease is not seen are to be looked at again.
         self._later: dict[Run, int] = {}
         # How long the leases are that were last renewed here.
         self._leases_s: dict[Run, int] = {}
         self._readers: dict[str, set[WorkReader]] = {}
         self._workers: Counter[tuple[str, str]] = Counter()
-        self._changed = asyncio.Event()
         self.draining = False
         presence.on_touched = self.members_touched
 
@@ -113,15 +137,16 @@ class RunDesk:
 
     def value(self, message: Message) -> dict[str, Any]:
         """The run that a message is."""
-        return run_value(message, self._is_seen(message))
+        return run_value(message, self._sight(message))
 
-    def _is_seen(self, message: Message) -> bool:
+    def _sight(self, message: Message) -> Sight:
         if self.lease_s(message):
-            return True
+            return Sight.SEEN
         known = self._open.get((message.session, message.id))
         seen_ms = None if known is None else known.seen_ms
         now_ms = self._clock.monotonic_ms()
-        return seen_ms is not None and now_ms - seen_ms < UNSEEN_MS
+        is_moment = seen_ms is not None and now_ms - seen_ms < UNSEEN_MS
+        return Sight.MISSED if is_moment else Sight.UNSEEN
 
     def lease_s(self, message: Message) -> int:
         """How long the lease of who holds the run is, where it is seen; else 0."""
@@ -150,12 +175,12 @@ class RunDesk:
         """Find the open runs of these sessions, at a start."""
         for id_ in sessions:
             session = self._state.find(id_)
-            for run in session.messages.open_runs() if session is not None else ():
+            for run in session.messages.open_runs.ids() if session is not None else ():
                 assert session is not None
                 self.check(session, run)
 
-    def check(self, session: Session, id_: str, *, alive: bool = True) -> None:
-        """Something of a message has changed. ``alive``: it was its agent, perhaps."""
+    def check(self, session: Session, id_: str) -> None:
+        """Something of a message has changed, or of who is seen."""
         run = (session.id, id_)
         message = None if session.deleted else session.visible(id_)
         if message is None or message.header is None or message.header.run is None:
@@ -167,21 +192,40 @@ class RunDesk:
             if known is not None:
                 self._end(run, self._text(message))
             return
+        if known is not None and known.agent != message.header.run.agent:
+            # Two had asked for this id apart, and the other one's header wins.
+            self._end(run, None)
+            known = None
         now_ms = self._clock.monotonic_ms()
         is_seen = bool(self.lease_s(message))
-        is_fresh = known is None or alive or is_seen or known.is_seen
+        signs = _signs(message)
+        is_fresh = known is None or is_seen or known.is_seen or known.signs != signs
         seen_ms = now_ms if is_fresh or known is None else known.seen_ms
         before = "" if known is None else known.text
         agent, created = message.header.run.agent, message.header.created
-        self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms)
+        key = self.key_of(message)
+        self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms, key, signs)
         if not is_seen and now_ms - seen_ms < UNSEEN_MS:
             self._later[run] = seen_ms + UNSEEN_MS
         text = self._text(message)
         self._by_session.setdefault(session.id, {})[id_] = None
         self._by_agent.setdefault(agent, {})[run] = None
+        self._attach(run, agent, signs.holder, known)
         if text != before:
             self._open[run] = entry._replace(text=text)
             self._tell(run, agent, text)
+        if known is not None and known.key is not None and known.key != key:
+            # Who held it before is not here for it any more.
+            self._presence.attendance.release(*known.key)
+
+    def _attach(self, run: Run, agent: str, holder: LaneKey | None, known: Open | None) -> None:
+        """Note whose run it is, where that has changed."""
+        before = None if known is None else known.signs.holder
+        if before != holder:
+            if before is not None:
+                _drop(self._by_worker, (agent, before.producer), run)
+            if holder is not None:
+                self._by_worker.setdefault((agent, holder.producer), {})[run] = None
 
     def session_deleted(self, session: Session) -> None:
         """All its runs are over."""
@@ -193,16 +237,17 @@ class RunDesk:
 
     def _end(self, run: Run, text: str | None) -> None:
         """A run is over; None: it was deleted, and readers are told so otherwise."""
-        agent = self._open.pop(run).agent
+        known = self._open.pop(run)
+        agent = known.agent
         self._later.pop(run, None)
         _drop(self._by_session, run[0], run[1])
         _drop(self._by_agent, agent, run)
+        self._attach(run, agent, None, known)
         self._leases_s.pop(run, None)
         self._presence.attendance.release(run[0], agent, f"{LEASE}{run[1]}/")
         if text is None:
             for reader in self._readers.get(agent, ()):
-                reader.tell(("runs", self.everything(agent)))
-            self._changed.set()
+                reader.begin_anew()
         else:
             self._tell(run, agent, text)
 
@@ -212,7 +257,6 @@ class RunDesk:
             feed.announce(Draft("run", f'{{"run":{text}}}'))
         for reader in self._readers.get(agent, ()):
             reader.tell(("run", f'{{"run":{text}}}'))
-        self._changed.set()
 
     def members_touched(self, session: str, members: Iterable[str]) -> None:
         """Who is present has changed: a lease may be seen that was not, or the other way round."""
@@ -220,12 +264,14 @@ class RunDesk:
         if runs is None:
             return
         names = set(members)
-        found = self._state.find(session)
-        for id_ in list(runs):
-            # One that ends lets go of its lease, and so leads here while others are looked at.
-            known = self._open.get((session, id_))
-            if found is not None and known is not None and known.agent in names:
-                self.check(found, id_, alive=False)
+        # Before the first claim there is no lease.
+        held = [
+            id_ for id_ in runs if (key := self._open[session, id_].key) and key.member in names
+        ]
+        found = self._state.find(session) if held else None
+        for id_ in held:
+            if found is not None and (session, id_) in self._open:
+                self.check(found, id_)
 
     def tick(self) -> None:
         """A second has passed: agents whose leases are not seen for a while are shown so, and those
@@ -235,20 +281,12 @@ class RunDesk:
             del self._later[run]
             session = self._state.find(run[0])
             if session is not None and run in self._open:
-                self.check(session, run[1], alive=False)
-        for (agent, worker), count in self._workers.items():
-            if count > 0:
-                self._renew_all(agent, worker)
-
-    def _renew_all(self, agent: str, worker: str) -> None:
-        for session, id_ in list(self._by_agent.get(agent, ())):
-            found = self._state.find(session)
-            message = None if found is None else found.visible(id_)
-            holder = None if message is None else holder_of(message)
-            if message is not None and holder is not None and holder.producer == worker:
-                key = self.key_of(message)
-                if key is not None and self._presence.attendance.holds(key):
-                    self.renew(message)
+                self.check(session, run[1])
+        for worker in self._workers:
+            for run in self._by_worker.get(worker, ()):
+                key = self._open[run].key
+                if key is not None:
+                    self._presence.attendance.renew(key)
 
     # Leases
 
@@ -295,11 +333,6 @@ class RunDesk:
         text = self._list(agent)
         return text, digest(_TAG_BYTES, text).hex()
 
-    async def until_changed(self) -> None:
-        """Until any run may have changed, or the region drains."""
-        self._changed.clear()
-        await self._changed.wait()
-
     def follow(self, agent: str, worker: str | None) -> WorkReader:
         """Follow an agent's feed; ``worker``: a producer that is at work as long as this lasts.
 
@@ -344,10 +377,17 @@ class RunDesk:
             reader.wake()
 
         self._each_reader(end)
-        self._changed.set()
 
 
-def _drop(index: dict[str, dict[K, None]], name: str, key: K) -> None:
+def _signs(message: Message) -> Signs:
+    holder = holder_of(message)
+    if holder is None:
+        return Signs(None, 0, 0)
+    said = message.turn.said(holder)
+    return Signs(holder, message.lane(holder).count, 0 if said is None else said.n)
+
+
+def _drop(index: dict[N, dict[K, None]], name: N, key: K) -> None:
     del index[name][key]
     if not index[name]:
         del index[name]

@@ -40,10 +40,10 @@ _VERSION_2 = (
     " crc INTEGER, body BLOB)",
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL)",
 )
-# ``active``: some run of the session is not over.
+# ``open``: it is a run that is not over.
 _VERSION_3 = (
-    "ALTER TABLE session ADD COLUMN active INTEGER NOT NULL DEFAULT 0",
-    "CREATE INDEX session_active ON session (id) WHERE active",
+    "ALTER TABLE message ADD COLUMN open INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX message_open ON message (session) WHERE open",
 )
 BUSY_TIMEOUT_MS = 5_000
 # Of the database that each connection keeps in memory.

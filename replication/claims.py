@@ -1,8 +1,9 @@
 """The claims of a message: who took it over, which claim counts, and the chain of lanes it makes.
 
 Rule of this file: everything is a function of the set of claims, the lane of the winning header
-(``root``), and which lanes have entries. Of the epochs of one claim (one tag), one that has entries
-wins over one that has none: the other is the answer of a region that died before telling anyone.
+(``root``), and which lanes have been written to: entries, or a word on the state of a run. Of the
+epochs of one claim (one tag), one that has been wins over one that has not: the other is the answer
+of a region that died before telling anyone.
 Of different claims the greater epoch wins.
 """
 
@@ -24,7 +25,7 @@ Chain = tuple[Link, ...]
 
 
 class Claims:
-    """All claims that are known of one message. ``written`` says whether a lane has entries."""
+    """All claims that are known of one message. ``written``: whether a lane has been written to."""
 
     def __init__(self, written: Callable[[LaneKey], bool]) -> None:
         self._written = written

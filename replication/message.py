@@ -40,13 +40,14 @@ class Message:
         self.slot = slot(id_)
         self.header: Header | None = None
         self.lanes = lanes = dict[LaneKey, Lane]()
+        self.turn = turn = Turn()
         # By the lanes and not by a method of this object: without a cycle it is freed at once when
         # it leaves memory.
-        self.claims = Claims(lambda key: key in lanes and bool(lanes[key].entries))
+        self.claims = Claims(
+            lambda key: key in turn.steps or (key in lanes and bool(lanes[key].entries))
+        )
         # The first lanes of the headers that were cancelled.
         self.cancels: set[LaneKey] = set()
-        # Where it is a run.
-        self.turn = Turn()
         # The newest lsn of each origin that told of this message: when all of them are on disk
         # everywhere, and the message is over, it is settled.
         self.reach: dict[Origin, int] = {}

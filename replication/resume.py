@@ -159,11 +159,17 @@ class Returning:
             self._waiting, self._belief = False, Belief()
             return [finish(self._session, draft) for draft in drafts]
         if self._waiting:
-            return self._try_again()
+            # Of the others that have changed, some may not be up to date yet: see on_refreshed.
+            return []
         slots = [s for s in self._belief.overrides if change.message in self._names(s)]
         if change.message == "" or not slots:
             return [finish(self._session, draft, self._belief) for draft in drafts]
         return self._rejudge(slots[0])
+
+    def on_refreshed(self) -> list[Event]:
+        """All that has changed is up to date: a reader that waits is told what it misses, if that
+        can be said now."""
+        return self._try_again() if self._waiting else []
 
     def on_time(self, now_ms: int) -> list[Event]:
         """The time is over: what this region holds is said, whatever it is."""

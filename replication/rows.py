@@ -72,6 +72,9 @@ class Archive(Protocol):
     def after(self, serial: str, limit: int) -> list[Row]:
         """Rows of every kind after a serial, in their order."""
 
+    def open_runs(self) -> list[Row]:
+        """Rows of the runs that are not over."""
+
     def body(self, id_: str) -> bytes | None:
         """The body of a message; None where it is damaged."""
 
@@ -92,8 +95,6 @@ class Image(NamedTuple):
     # Messages whose rows are to go, and whether all rows are to go first.
     dropped: list[str]
     wiped: bool
-    # Whether any of its runs is not over.
-    active: bool = False
 
 
 def encode_row(row: Row) -> bytes:

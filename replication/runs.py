@@ -7,6 +7,7 @@ a region accepts from others, and nothing that is replicated.
 
 import json
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from perdure.replication.admission import (
@@ -70,8 +71,16 @@ def holder_of(message: Message) -> LaneKey | None:
     return None if message.header is None or tip == message.header.lane else tip
 
 
-def status_of(message: Message, is_seen: bool) -> str:
-    """The status of a run. ``is_seen``: whether its agent's lease is."""
+class Sight(Enum):
+    """What a region sees of a lease: the lease; nothing, for a moment only; nothing."""
+
+    SEEN = 2
+    MISSED = 1
+    UNSEEN = 0
+
+
+def status_of(message: Message, sight: Sight) -> str:
+    """The status of a run, where so much is seen of its agent's lease."""
     shown, holder = message.shown, holder_of(message)
     assert shown is not None
     if shown.status != "streaming":
@@ -81,11 +90,13 @@ def status_of(message: Message, is_seen: bool) -> str:
     said = message.turn.said(holder)
     if said is not None and said.state == "suspended":
         return "suspended"
+    if sight is not Sight.MISSED:
+        return "running" if sight is Sight.SEEN else "interrupted"
     lapsed = message.turn.has_lapsed(holder, message.lane(holder).count)
-    return "interrupted" if lapsed or not is_seen else "running"
+    return "interrupted" if lapsed else "running"
 
 
-def run_value(message: Message, is_seen: bool) -> dict[str, Any]:
+def run_value(message: Message, sight: Sight) -> dict[str, Any]:
     """The run as PROTOCOL A.3 shows it."""
     header, holder = message.header, holder_of(message)
     assert header is not None and header.run is not None
@@ -93,7 +104,7 @@ def run_value(message: Message, is_seen: bool) -> dict[str, Any]:
     return {
         "id": message.id,
         "session": message.session,
-        "status": status_of(message, is_seen),
+        "status": status_of(message, sight),
         "agent": header.run.agent,
         "by": header.run.by,
         "input": header.run.input,
@@ -161,10 +172,13 @@ def admit_run_claim(
     session: Session, id_: str, producer: str, claim_id: str, mode: str, held_for_s: int
 ) -> Admission:
     """An agent takes a run. ``held_for_s``: how long the lease of who has it may still last, 0 when
-    it is not seen. Raises ``Refusal`` ``held``, and as a claim of a message does."""
+    it is not seen. A producer that claims anew has forgotten what it held: it keeps itself from
+    nothing. Raises ``Refusal`` ``held``, and as a claim of a message does."""
     message = run_of(session, id_)
     admitted = admit_claim(session, id_, producer, claim_id, mode)
-    if admitted.operations and holder_of(message) is not None and held_for_s:
+    holder = holder_of(message)
+    is_others = holder is not None and holder.producer != producer
+    if admitted.operations and is_others and held_for_s:
         raise Refusal("held", f"an agent is at work on run {id_}", retry_after_s=held_for_s)
     return admitted
 
@@ -213,7 +227,7 @@ def admit_lapse(session: Session, id_: str, epoch: str) -> list[Operation]:
     holder = None if message is None else holder_of(message)
     if message is None or holder is None or str(holder.epoch) != epoch:
         return []
-    if status_of(message, is_seen=True) != "running":
+    if status_of(message, Sight.MISSED) != "running":
         return []
     said = message.turn.said(holder)
     n = 0 if said is None else said.n

@@ -206,6 +206,7 @@ class Session:
             self.messages.show(message)
         elif before != now:
             self.messages.grow(message)
+        self.messages.open_runs.note(message)
         # Also when nothing that is shown has changed: a held reader may now be understood.
         yield Change(message.id, before, now)
 
@@ -286,7 +287,7 @@ class Session:
         messages = [(row, self._body(row, message, stable)) for row, message in rows]
         summary = canonical(self.summary(encode(self.position()))).encode()
         parts = (summary, self._head(), messages, dropped, self._wiped)
-        image = Image(self.id, self.whole(), self.exists, *parts, bool(shelf.open_runs()))
+        image = Image(self.id, self.whole(), self.exists, *parts)
         shelf.dirty.clear()
         self.is_dirty = self._wiped = False
         return image
@@ -318,8 +319,7 @@ class Session:
 
     def unsaved(self, image: Image) -> None:
         """It could not be stored: it is still to be done."""
-        self.is_dirty = True
-        self._wiped = self._wiped or image.wiped
+        self.is_dirty, self._wiped = True, self._wiped or image.wiped
         if not self.deleted:
             self.messages.dirty.update(row.id for row, _ in image.messages)
             self.messages.dirty.update(image.dropped)

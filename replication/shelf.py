@@ -13,6 +13,7 @@ from perdure.replication.errors import Damaged
 from perdure.replication.ids import grave_hash, slot
 from perdure.replication.images import row_of, unpack
 from perdure.replication.message import Message
+from perdure.replication.open_runs import OpenRuns
 from perdure.replication.records import Vector
 from perdure.replication.rows import Archive, Row, buried_row
 from perdure.replication.sums import Sums
@@ -59,6 +60,7 @@ class Shelf:
         # What is to be stored; and what was found damaged, as if it had never been.
         self.dirty: set[str] = set()
         self._forgotten: set[str] = set()
+        self.open_runs = OpenRuns(() if archive is None else archive.open_runs())
         if archive is not None:
             self.reveal(max(WINDOW_ROWS, totals.window))
 
@@ -139,6 +141,7 @@ class Shelf:
         """A stored message is damaged: as if this region had never heard of it. A peer has it."""
         self.dirty.add(row.id)
         self._forgotten.add(row.id)
+        self.open_runs.drop(row.id)
         self.sums.drop_whole(row.id, row.whole)
         if self.sums.lists(row.id):
             self._unlist(row.serial, row.id)
@@ -307,6 +310,7 @@ class Shelf:
         self._loaded.pop(id_, None)
         self._rows.pop(id_, None)
         self.arrival.pop(id_, None)
+        self.open_runs.drop(id_)
         self.sums.drop_whole(id_)
         self.graves[id_] = content
         self.graves_count += 1
@@ -342,11 +346,6 @@ class Shelf:
     def has_row(self, id_: str) -> bool:
         """Whether :meth:`row` has one."""
         return id_ in self.graves or id_ in self._rows or id_ in self._loaded
-
-    def open_runs(self) -> list[str]:
-        """The runs that are not over, the oldest first."""
-        found = (self._rows.get(id_) or self._loaded.get(id_) for id_ in map(id_of, self.unsettled))
-        return [held.id for held in found if held is not None and held.is_open_run]
 
     def row_in_window(self, id_: str) -> Row | None:
         """The row of a message in the window that is not loaded."""

@@ -166,6 +166,22 @@ async def test_an_agent_that_was_only_slow_goes_on(region):
     assert (await run(region))["status"] == "interrupted"
 
 
+@pytest.mark.failure("C5")
+async def test_a_wall_clock_that_jumps_ends_no_lease(region, monkeypatch):
+    """An hour forth or back: leases are by the clock that never jumps."""
+    await ask(region)
+    await taken(region)
+    await settle(region)
+    clock = region.node.desk._clock
+    now_ms = clock.wall_ms()
+    for jump_ms in (3_600_000, -3_600_000):
+        monkeypatch.setattr(clock, "wall_ms", lambda ms=now_ms + jump_ms: ms)
+        await settle(region, 1)
+        assert (await run(region))["status"] == "running"
+        assert (await region.json("PUT", f"{S}/presence/ana")).status == 200
+    assert len((await region.json("GET", f"{S}/presence")).json["presence"]) == 2
+
+
 @pytest.mark.parametrize("sign", ["append", "lease", "state", "feed"])
 async def test_what_renews_a_lease(region, sign):
     """Each of them for as long as the claim said."""

@@ -14,7 +14,6 @@ SECTIONS = {
     "L": "Load",
     "S": "Security",
 }
-RUNS = "comes with runs and their leases"
 TENANCY = "comes with tenants and the capabilities of grants"
 KEY_SETS = "comes with key sets (asymmetric grants)"
 WEBHOOKS = "comes with webhooks"
@@ -89,7 +88,6 @@ PROCESSES = [
         "P11",
         "stopped for a minute, then resumed",
         "no acknowledgement of what is not on disk; same incarnation; catches up",
-        missing=f"leases ({RUNS})",
     ),
     Failure(
         "P12",
@@ -184,7 +182,7 @@ REPLICATION = [
         "clocks an hour ahead, an hour late, or set back",
         "order and deduplication do not depend on them; grants allow for at most 60 s; timers are"
         " monotonic",
-        missing=f"leases ({RUNS}), and an alarm for a clock that is far ahead",
+        missing="an alarm for a clock that is far ahead",
     ),
     Failure(
         "C6",

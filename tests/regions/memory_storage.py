@@ -135,7 +135,7 @@ class MemoryStorage:
         return [(id_, self._images[id_][1].summary) for id_ in ids[:limit]]
 
     def active(self) -> list[str]:
-        return sorted(id_ for id_, (_, image) in self._images.items() if image.active)
+        return sorted(id_ for id_, (archive, _) in self._images.items() if archive.open_runs())
 
     def count(self) -> int:
         return self._sums.count

@@ -51,6 +51,9 @@ class MemoryArchive:
         start = bisect_right([row.serial for row in rows], serial)
         return rows[start : start + limit]
 
+    def open_runs(self) -> list[Row]:
+        return [row for row in self._sorted() if row.is_open_run]
+
     def body(self, id_: str) -> bytes | None:
         self.fetched += 1
         return self.bodies.get(id_)

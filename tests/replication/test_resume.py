@@ -106,6 +106,11 @@ class ServingReplica(Replica):
                     reader.queue += reader.returning.on_change(change, drafts)
                     if not reader.returning.differs:
                         reader.returning = None
+        for reader in self.readers:
+            if reader.returning is not None:
+                reader.queue += reader.returning.on_refreshed()
+                if not reader.returning.differs:
+                    reader.returning = None
 
     def sleep(self) -> None:
         """What may leave memory does: everything, where nobody reads here."""

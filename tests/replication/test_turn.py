@@ -8,7 +8,7 @@ from perdure.replication.ids import Epoch, LaneKey
 from perdure.replication.images import pack, retell, unpack
 from perdure.replication.message import Message
 from perdure.replication.operations import Header, Input, Lapse, OfRun, Open, Request, Step
-from perdure.replication.runs import status_of
+from perdure.replication.runs import Sight, status_of
 from perdure.replication.turn import Turn
 
 LANES = [LaneKey("a", Epoch(2, 1)), LaneKey("b", Epoch(3, 2))]
@@ -73,7 +73,7 @@ def test_nothing_of_it_is_lost_on_disk_or_in_telling(heard: list[OfRun]) -> None
             other.apply_of_run(told, None)
     other.refresh()
     assert other.whole() == message.whole()
-    assert status_of(other, is_seen=True) == "requested"
+    assert status_of(other, Sight.SEEN) == "requested"
 
 
 def test_a_lapse_counts_while_nothing_has_happened_since() -> None:

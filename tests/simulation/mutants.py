@@ -490,6 +490,8 @@ def batch_lost_with_its_hold(self: Any) -> None:
             self._add(finish(self.session, draft))
         for reader in held:
             reader.offer(reader.returning.on_change(change, drafts) if reader.returning else [])
+    for reader in held:
+        reader.offer(reader.returning.on_refreshed() if reader.returning else [])
     if self.session.deleted:
         self.closing = True
     self.wake()

@@ -16,10 +16,10 @@ def leases_keep_nobody_away(self: Any, message: Any) -> int:
     return 0
 
 
-@mutant(runs.RunDesk, "_is_seen")
-def silence_is_work(self: Any, message: Any) -> bool:
+@mutant(runs.RunDesk, "_sight")
+def silence_is_work(self: Any, message: Any) -> run_rules.Sight:
     """An agent that is not seen is taken to be at work for ever."""
-    return True
+    return run_rules.Sight.SEEN
 
 
 @mutant(run_rules, "admit_input")
