@@ -11,7 +11,7 @@ ROUNDS ?=
 INPUTS ?= 100000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz failures sync-client check format clean
+.PHONY: help setup setup-js demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz interop failures sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ hotspots: setup ## a storm of readers, diverged sessions, a link that flaps: ARG
 
 fuzz: setup ## damaged Yjs updates against the parser and pycrdt: INPUTS=1000000 ARGS="--seed 7"
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ARGS)
+
+interop: setup ## unmodified y-websocket clients at three regions; needs node, and npm with a registry
+	$(BIN)/python -m tests.interop $(ARGS)
 
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures

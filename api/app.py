@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, idempotency_key, no_query, read_object
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
@@ -101,6 +102,7 @@ def create_app(
     _add_messages(routes, node)
     add_presence(routes, node)
     add_runs(routes, node)
+    add_documents(routes, node)
     routes.add_exception_handler(HTTPException, _http_problem)
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)

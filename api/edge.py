@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread, header
+from perdure.api.document_sockets import serve_document
 from perdure.api.fields import query
 from perdure.api.grants import Grants
 from perdure.api.hot import append_tokens, events, respond
@@ -38,7 +39,7 @@ LINGER_S = 2
 LINGER_BYTES_MAX = BODY_BYTES_MAX
 _SESSIONS = "/v1/sessions/"
 # What the segment after these names.
-_NAMED = {"messages": "message", "presence": "member", "runs": "run"}
+_NAMED = {"documents": "document", "messages": "message", "presence": "member", "runs": "run"}
 _FEED = re.compile(rb"/v1/agents/([^/]*)/runs")
 _CLOSED = frozenset({"starting", "draining"})
 _HOT = {(5, "events"): "GET", (5, "poll"): "GET", (7, "tokens"): "POST", (7, "stream"): "POST"}
@@ -73,16 +74,22 @@ class Edge:
         try:
             parts = _parts(scope)
             self._admit(scope, bearer_of(scope))
-            if len(parts) != 5 or parts[4] != "ws":
+            is_document = parts[4:5] == ["documents"] and parts[6:] in ([], ["ws"])
+            if not ((is_document and len(parts) > 5) or parts[4:] == ["ws"]):
                 raise Refusal("not_found", "there is no WebSocket at this path")
             query(scope["query_string"])
             self._sockets.check_room()
+            seat = self._node.join_document(parts[3], parts[5]) if is_document else None
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("handshake of %r failed", scope.get("raw_path"))
             await refuse_socket(error, self._headers, send)
             return
-        await self._sockets.serve(scope, receive, send, parts[3], self._headers)
+        if seat is None:
+            await self._sockets.serve(scope, receive, send, parts[3], self._headers)
+            return
+        with self._sockets.counted():
+            await serve_document(self._node, seat, scope, receive, send, self._headers)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

@@ -23,6 +23,8 @@ _BODIES = {
     ("/v1/sessions/{s}/runs/{r}/lease", "post"): "Lease",
     ("/v1/sessions/{s}/runs/{r}/state", "post"): "State",
     ("/v1/sessions/{s}/signals", "post"): "Signal",
+    ("/v1/sessions/{s}/documents/{d}", "patch"): "PatchDocument",
+    ("/v1/sessions/{s}/documents/{d}/append", "post"): "AppendDocument",
 }
 # Bodies that may be left out.
 _OPTIONAL = frozenset({"Create", "Put"})
@@ -48,6 +50,10 @@ _ANSWERS = {
     ("/v1/sessions/{s}/runs/{r}/state", "post"): "Run",
     ("/v1/sessions/{s}/runs/{r}/cancel", "post"): "Run",
     ("/v1/sessions/{s}/signals", "post"): "Nothing",
+    ("/v1/sessions/{s}/documents", "get"): "Documents",
+    ("/v1/sessions/{s}/documents/{d}", "get"): "Document",
+    ("/v1/sessions/{s}/documents/{d}", "patch"): "Document",
+    ("/v1/sessions/{s}/documents/{d}/append", "post"): "Document",
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),

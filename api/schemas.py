@@ -100,6 +100,26 @@ def _runs() -> dict[str, Any]:
     }
 
 
+def _documents() -> dict[str, Any]:
+    text, patch = {"type": "string"}, {"type": "object", "description": "a JSON merge patch"}
+    return {
+        "Documents": _object(documents=_list(_object(id="string", version="string"))),
+        "Document": _object(id="string", text="string", json="object", version="string"),
+        "PatchDocument": {
+            "type": "object",
+            "additionalProperties": False,
+            "minProperties": 1,
+            "properties": {"text": text, "json": patch},
+        },
+        "AppendDocument": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["text"],
+            "properties": {"text": text},
+        },
+    }
+
+
 def _polled() -> dict[str, Any]:
     polled = _object(
         events=_list(_object(event="string", id="string", data="object")), cursor="string"
@@ -162,6 +182,7 @@ def _answers() -> dict[str, Any]:
         "Status": _object(status="string"),
         **_presence(created),
         **_runs(),
+        **_documents(),
     }
 
 

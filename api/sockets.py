@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from perdure.api.bodies import Receive, Scope, Send, parse_object
@@ -93,7 +93,21 @@ class Sockets:
         self, scope: Scope, receive: Receive, send: Send, session: str, headers: Headers
     ) -> None:
         """One socket, from the end of its handshake on."""
+        with self.counted():
+            await self._serve(scope, receive, send, session, headers)
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """One more, while it lasts."""
         self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, session: str, headers: Headers
+    ) -> None:
         try:
             await receive()
             chosen = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
@@ -103,8 +117,6 @@ class Sockets:
         except OSError:
             # The client has left; uvicorn says it so.
             return
-        finally:
-            self._count -= 1
 
 
 class Socket:

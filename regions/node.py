@@ -12,14 +12,15 @@ from typing import Any
 
 from perdure.regions.catch_up import CatchUp
 from perdure.regions.checkpoint import Checkpoint, Limits
+from perdure.regions.documents import DocumentDesk
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
-from perdure.regions.running import Running
 from perdure.regions.runs import RunDesk
+from perdure.regions.sharing import Sharing
 from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
@@ -41,7 +42,7 @@ MEND_SAVES_MAX = 20
 _INCARNATION_BITS = 64
 
 
-class Node(Running):
+class Node(Sharing):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -63,6 +64,9 @@ class Node(Running):
         state.now = clock.monotonic_ms() // 1000
         super().__init__(region, state, self.gossip, clock, Headers(secret))
         self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
+        self.shared = DocumentDesk(clock, self._tell_present)
+        self.desk.signals.hear_present = self.shared.hear
+        self._entropy = entropy
         self.turns = RunDesk(state, self.desk, self.fanout, clock)
         # Set when the disk can no longer be trusted: the process is to end.
         self.failed = asyncio.Event()
@@ -110,6 +114,7 @@ class Node(Running):
         for record in self._storage.replay():
             self.state.apply([Applied(self.state.decode(record), record)], self._storage.position)
             for session in self.state.take_touched():
+                session.documents.take_news()
                 for _ in session.refresh():
                     pass
         self.state.reached(self._storage)
@@ -171,6 +176,7 @@ class Node(Running):
         self.leaving.set()
         self.fanout.drain(RECONNECT_MS_MAX)
         self.turns.drain()
+        self.shared.drain()
         if self._links is not None:
             await self._links.flush(timeout_s)
 
@@ -235,6 +241,7 @@ class Node(Running):
         # Who is on a feed renews a lease before it is looked whether that is over.
         self.turns.tick()
         self.desk.tick()
+        self.shared.tick()
         self.repair.tick()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
             self._last_keep_alive_ms = now_ms
@@ -254,6 +261,7 @@ class Node(Running):
             else:
                 for _ in session.refresh():
                     pass
+            self.shared.publish(session)
             if session.deleted:
                 self.desk.attendance.leave_all(session.id)
                 self.turns.session_deleted(session)

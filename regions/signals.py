@@ -1,7 +1,9 @@
 """Signals: something for who reads now. Pushed at most once, and stored nowhere."""
 
+import base64
 import json
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from perdure.regions.fanout import Fanout
@@ -10,13 +12,18 @@ from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft
 from perdure.replication.frames import FrameError, decode_json, encode_json
 from perdure.replication.ids import ROLE, canonical, is_id
+from perdure.replication.lib0 import YjsError
 from perdure.replication.limits import (
     SIGNAL_BYTES_MAX,
     SIGNALS_BURST_MAX,
     SIGNALS_PER_S_MAX,
     SIGNALS_WAITING_MAX,
 )
+from perdure.replication.yjs_sync import Presence, decode_awareness
 
+# Who is at a document is told to peers in pieces of at most so many bytes.
+PRESENT_BYTES_MAX = 32_768
+_PRESENT = "present"
 # Sessions of which it is kept how much they have signalled; others have a whole burst.
 _BUCKETS_MAX = 10_000
 
@@ -26,6 +33,8 @@ class Signals:
 
     def __init__(self, region: str, fanout: Fanout, clock: Clock) -> None:
         self.dropped = 0
+        # Takes what peers tell of who is at a document.
+        self.hear_present: Callable[[tuple[str, str], Iterable[Presence]], None] | None = None
         self._region = region
         self._fanout = fanout
         self._clock = clock
@@ -38,11 +47,23 @@ class Signals:
         """Tell readers here, and have the peers told. Raises ``Refusal`` ``too_many``."""
         self._spend(session)
         value = {"session": session, "signal": name, "data": data, "from": sender}
+        self._push(value)
+        self._tell(value, self._region)
+
+    def tell_present(self, name: tuple[str, str], awareness: bytes) -> None:
+        """Have the peers told who is at a document; too much at once is dropped."""
+        if len(awareness) > PRESENT_BYTES_MAX:
+            self.dropped += 1
+            return
+        data = base64.b64encode(awareness).decode()
+        value = {"session": name[0], "document": name[1], "signal": _PRESENT, "from": None}
+        self._push({**value, "data": data})
+
+    def _push(self, value: dict[str, Any]) -> None:
         payload = encode_json(value)
         for waiting in self._waiting.values():
             self.dropped += len(waiting) == SIGNALS_WAITING_MAX
             waiting.append(payload)
-        self._tell(value, self._region)
 
     def _spend(self, session: str) -> None:
         now_ms = self._clock.monotonic_ms()
@@ -85,7 +106,20 @@ class Signals:
             raise FrameError("payload", "a signal is of a session, and of somebody")
         if not is_signal(value.get("signal")) or "data" not in value:
             raise FrameError("payload", "no signal")
-        self._tell(value, name)
+        if "document" in value:
+            self._hear(value)
+        else:
+            self._tell(value, name)
+
+    def _hear(self, value: dict[str, Any]) -> None:
+        if not is_id(value["document"]) or not isinstance(value["data"], str):
+            raise FrameError("payload", "somebody is at a document")
+        try:
+            entries = decode_awareness(base64.b64decode(value["data"], validate=True))
+        except (YjsError, ValueError) as error:
+            raise FrameError("payload", "no awareness") from error
+        if self.hear_present is not None:
+            self.hear_present((value["session"], value["document"]), entries)
 
 
 def is_signal(name: object) -> bool:

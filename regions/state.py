@@ -24,6 +24,7 @@ from perdure.replication.operations import (
     Create,
     Delete,
     Metadata,
+    OfMessage,
     Open,
     Operation,
     Single,
@@ -128,7 +129,7 @@ class State:
         self.damaged.add(session.id)
         singles = operation.operations if isinstance(operation, Absorb) else (operation,)
         for single in singles:
-            if not isinstance(single, Create | Metadata) and single.message is not None:
+            if isinstance(single, OfMessage | Delete) and single.message is not None:
                 session.messages.lose(single.message)
 
     def _apply(self, operation: Operation, record: Record, before: int) -> None:
@@ -154,7 +155,7 @@ class State:
                 self.clock.see(operation.header.created)
             case Create() | Metadata():
                 self.clock.see(operation.hlc)
-        if not isinstance(operation, Create | Metadata) and operation.message is not None:
+        if isinstance(operation, OfMessage | Delete) and operation.message is not None:
             touched.add(operation.message)
         elif isinstance(operation, Delete):
             touched.clear()

@@ -4,6 +4,7 @@ Rule of this file: the bytes are canonical, so the same operation made in two re
 bytes; and whatever is not an operation raises ``Malformed``, nothing else.
 """
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from perdure.replication.operations import (
     Claim,
     Create,
     Delete,
+    Edit,
     Fork,
     Header,
     Input,
@@ -67,6 +69,8 @@ def fields(op: Operation) -> list[Any]:
             return ["fork", op.session, op.message, *_lane_fields(op.lane), op.seq]
         case Step() | Lapse() | Input():
             return [_OF_RUN[type(op)], op.session, op.message, *of_run_fields(op)]
+        case Edit():
+            return ["document", op.session, op.document, base64.b64encode(op.update).decode()]
         case Absorb():
             return [
                 "absorb",
@@ -304,6 +308,16 @@ def _decode_fork(fields: list[Any]) -> Operation:
     return Fork(session, _message(message), lane_of(producer, epoch), _number(seq, 2**53))
 
 
+def _decode_edit(fields: list[Any]) -> Operation:
+    session, document, update = _exactly(fields, 3)
+    if not is_id(document):
+        raise Malformed("an edit needs a document")
+    data = base64.b64decode(update, validate=True)
+    if base64.b64encode(data).decode() != update:
+        raise Malformed("bits after the end of an update")
+    return Edit(session, document, data)
+
+
 def _decode_absorb(fields: list[Any]) -> Operation:
     session, wires, notes = _exactly(fields, 3)
     operations: list[Single] = []
@@ -334,5 +348,6 @@ _DECODERS: dict[str, Callable[[list[Any]], Operation]] = {
     "step": _decode_of_run("step"),
     "lapse": _decode_of_run("lapse"),
     "input": _decode_of_run("input"),
+    "document": _decode_edit,
     "absorb": _decode_absorb,
 }

@@ -34,6 +34,7 @@ class Reader:
     """Reads from the front; ``values`` counts the ``any`` and JSON values met so far."""
 
     __slots__ = ("_data", "at", "end", "values")
+    values_max = YJS_VALUES_MAX
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -167,8 +168,8 @@ class Reader:
     def count_value(self, depth: int = 1) -> None:
         """One more value has been met, at this depth."""
         self.values += 1
-        if self.values > YJS_VALUES_MAX:
-            raise YjsError("too_many", f"more than {YJS_VALUES_MAX} values")
+        if self.values > self.values_max:
+            raise YjsError("too_many", f"more than {self.values_max} values")
         if depth > JSON_DEPTH_MAX:
             raise YjsError("too_deep", f"values deeper than {JSON_DEPTH_MAX}")
 

@@ -75,6 +75,20 @@ SIGNAL_BYTES_MAX = 4_096
 SIGNALS_PER_S_MAX = 20
 SIGNALS_BURST_MAX = 50
 SIGNALS_WAITING_MAX = 1_000
+DOCUMENTS_MAX = 16
+DOCUMENT_BYTES_MAX = 524_288
+DOCUMENT_UPDATE_BYTES_MAX = 1_048_576
+DOCUMENT_CLIENTS_MAX = 1_000
+DOCUMENT_STRUCTS_MAX = 8_192
+# What an update may cost: places among which each of its pieces may have to be sorted, each some
+# tens of nanoseconds.
+DOCUMENT_STEPS_MAX = 400_000
+# Updates that wait for what they build on; beyond these a region has a gap, which a round closes.
+DOCUMENT_PARKED_MAX = 256
+DOCUMENT_PARKED_BYTES_MAX = 4_194_304
+DOCUMENT_SOCKETS_MAX = 256
+DOCUMENT_UPDATES_PER_S_MAX = 50
+DOCUMENT_UPDATES_BURST_MAX = 200
 # Connections and leases of members that a region holds itself.
 PRESENCE_ENTRIES_MAX = 50_000
 MEMBERS_MAX = 10_000

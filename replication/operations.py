@@ -174,9 +174,18 @@ class Input:
     input: str
 
 
+@dataclass(frozen=True)
+class Edit:
+    """A Yjs update of a shared document, as a client or a region made it."""
+
+    session: str
+    document: str
+    update: bytes
+
+
 OfRun: TypeAlias = Step | Lapse | Input
 OfMessage: TypeAlias = Open | Items | Claim | Cancel | Fork | OfRun
-Single: TypeAlias = Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun
+Single: TypeAlias = Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun | Edit
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from perdure.replication.belief import Belief, Change, Told
 from perdure.replication.cursor import DIGEST_MASK, Entry, Position, encode
+from perdure.replication.documents import Documents
 from perdure.replication.errors import Damaged
 from perdure.replication.hlc import serial, to_time
 from perdure.replication.ids import canonical, digest, grave_hash, session_tag
@@ -29,6 +30,7 @@ from perdure.replication.operations import (
     Claim,
     Create,
     Delete,
+    Edit,
     Fork,
     Items,
     Metadata,
@@ -41,7 +43,7 @@ from perdure.replication.records import Vector
 from perdure.replication.registers import Registers
 from perdure.replication.rows import BEFORE_SHOWN, Archive, Image, Row
 from perdure.replication.shelf import Shelf
-from perdure.replication.totals import Totals, id_of, recount
+from perdure.replication.totals import Totals, id_of, recount, totals_of
 
 _KNOWS_ALL = Belief()
 
@@ -63,6 +65,7 @@ class Session:
         self.created: int | None = None
         self.deleted = False
         self._metadata = Registers()
+        self.documents = Documents()
         self._touched: dict[str, None] = {}
         self._tag = session_tag(id_)
         totals = Totals() if head is None else self._restore(head)
@@ -83,11 +86,8 @@ class Session:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
             self._metadata.restore(fields["metadata"])
-            shown, contents, wholes, graves, graves_sum, newest, arrivals, *_ = fields["totals"]
-            buried = tuple((id_, content) for id_, content in newest)
-            # Older versions neither say a window nor read one.
-            window = int(fields.get("window", 0))
-            return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals, window)
+            self.documents.restore(fields.get("documents", {}))
+            return totals_of(fields)
         except (ValueError, TypeError, KeyError) as error:
             raise Damaged(f"the head of session {self.id} is none") from error
 
@@ -100,14 +100,13 @@ class Session:
             return
         self.is_dirty = True
         match op:
-            case Create():
-                self._born(op.hlc)
-                self._merge_metadata(op.hlc, op.region, op.metadata)
-            case Metadata():
-                self._born(op.hlc)
-                self._merge_metadata(op.hlc, op.region, op.values)
+            case Create(hlc=hlc, metadata=values) | Metadata(hlc=hlc, values=values):
+                self._born(hlc)
+                self._merge_metadata(hlc, op.region, values)
             case Delete():
                 self._delete(op.message)
+            case Edit():
+                self.documents.apply(op)
             case Absorb():
                 self._absorb(op)
             case _:
@@ -160,6 +159,7 @@ class Session:
             self._touched = {"": None}
             self.messages = Shelf(self.id)
             self._metadata.clear()
+            self.documents.clear()
             self.is_dirty = self._wiped = True
         elif not self.messages.is_buried(message):
             self.messages.get(message)
@@ -281,14 +281,13 @@ class Session:
     def image(self, stable: Vector) -> Image:
         """What is to be stored now; from here on it counts as stored. See :meth:`unsaved`."""
         shelf = self.messages
-        whole = self.whole()
         dirty = sorted(shelf.dirty)
         dropped = [id_ for id_ in dirty if not shelf.has_row(id_)]
         rows = [(shelf.row(id_), shelf.loaded(id_)) for id_ in dirty if shelf.has_row(id_)]
         messages = [(row, self._body(row, message, stable)) for row, message in rows]
         summary = canonical(self.summary(encode(self.position()))).encode()
         parts = (summary, self._head(), messages, dropped, self._wiped)
-        image = Image(self.id, whole, self.exists, *parts)
+        image = Image(self.id, self.whole(), self.exists, *parts)
         shelf.dirty.clear()
         self.is_dirty = self._wiped = False
         return image
@@ -301,14 +300,16 @@ class Session:
 
     def _head(self) -> bytes:
         totals = self.messages.totals()
-        head = {
-            "created": self.created,
-            "deleted": self.deleted,
-            "metadata": self._metadata.stored(),
-            "totals": list(totals[:-1]),
-            "window": totals.window,
-        }
-        return canonical(head).encode()
+        return canonical(
+            {
+                "created": self.created,
+                "deleted": self.deleted,
+                "metadata": self._metadata.stored(),
+                "totals": list(totals[:-1]),
+                "window": totals.window,
+                **self.documents.stored(),
+            }
+        ).encode()
 
     def retain(self) -> bool:
         """All that is in memory is to be stored again; whether that is anything."""
@@ -318,8 +319,7 @@ class Session:
 
     def unsaved(self, image: Image) -> None:
         """It could not be stored: it is still to be done."""
-        self.is_dirty = True
-        self._wiped = self._wiped or image.wiped
+        self.is_dirty, self._wiped = True, self._wiped or image.wiped
         if not self.deleted:
             self.messages.dirty.update(row.id for row, _ in image.messages)
             self.messages.dirty.update(image.dropped)
@@ -346,7 +346,7 @@ class Session:
     @property
     def is_blank(self) -> bool:
         """Whether nothing at all is known of this session."""
-        known = self.deleted or self.created is not None
+        known = self.deleted or self.created is not None or len(self.documents)
         return not (known or self.messages.items() or self.messages.graves or self.messages.count)
 
     def visible(self, id_: str) -> Message | None:
@@ -392,7 +392,8 @@ class Session:
         stamps = [canonical([key, *value]) for key, value in self._metadata.all()]
         shelf = self.messages
         sums = [shelf.count, f"{shelf.sums.wholes():x}", shelf.graves_count, shelf.graves_sum]
-        return digest(DIGEST_BYTES, self.id, canonical([self.created, stamps, sums]))
+        known = [self.created, stamps, sums, *self.documents.wholes()]
+        return digest(DIGEST_BYTES, self.id, canonical(known))
 
 
 def _content(message: Message) -> int:

@@ -1,7 +1,7 @@
 """What the head of a session says of all its messages together."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from perdure.replication.ids import grave_hash
@@ -28,6 +28,15 @@ class Totals(NamedTuple):
     newest_graves: tuple[tuple[str, int], ...] = ()
     arrivals: int = 0
     window: int = 0
+
+
+def totals_of(head: Mapping[str, Any]) -> Totals:
+    """The totals of a stored head. Raises what a head that is none makes it raise."""
+    shown, contents, wholes, graves, graves_sum, newest, arrivals, *_ = head["totals"]
+    buried = tuple((id_, content) for id_, content in newest)
+    # Older versions neither say a window nor read one.
+    window = int(head.get("window", 0))
+    return Totals(shown, contents, wholes, graves, graves_sum, buried, arrivals, window)
 
 
 def recount(archive: Archive) -> Totals:

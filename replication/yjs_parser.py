@@ -22,8 +22,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from perdure.replication.lib0 import Reader, YjsError
+from perdure.replication.limits import DOCUMENT_UPDATE_BYTES_MAX
 
-YJS_UPDATE_BYTES_MAX = 1_048_576
+YJS_UPDATE_BYTES_MAX = DOCUMENT_UPDATE_BYTES_MAX
 YJS_CLIENTS_MAX = 1_024
 YJS_STRUCTS_MAX = 8_192
 YJS_DELETES_MAX = 16_384
@@ -150,7 +151,16 @@ def parse_update(data: bytes) -> Update:
     """The update that these bytes are, or ``YjsError``."""
     if len(data) > YJS_UPDATE_BYTES_MAX:
         raise YjsError("too_long", f"{len(data)} bytes, at most {YJS_UPDATE_BYTES_MAX}")
-    reader = _UpdateReader(data)
+    return _parse(_UpdateReader(data))
+
+
+def parse_logged(data: bytes) -> Update:
+    """The same of what a region has logged or stored: as strict, but without limits on how much
+    it is. The sides of a split may have made a document larger than one of them would."""
+    return _parse(_LoggedReader(data))
+
+
+def _parse(reader: "_UpdateReader") -> Update:
     blocks = reader.blocks()
     deletes = reader.deletes()
     reader.finish()
@@ -204,6 +214,9 @@ class _UpdateReader(Reader):
     """Reads the two halves of an update."""
 
     __slots__ = ("content_bytes", "roots")
+    clients_max = YJS_CLIENTS_MAX
+    structs_max = YJS_STRUCTS_MAX
+    deletes_max = YJS_DELETES_MAX
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -214,8 +227,8 @@ class _UpdateReader(Reader):
         """The structs of every client."""
         blocks: list[Block] = []
         clients: set[int] = set()
-        structs_left = YJS_STRUCTS_MAX
-        for _ in range(self.count(_BLOCK_BYTES_MIN, YJS_CLIENTS_MAX)):
+        structs_left = self.structs_max
+        for _ in range(self.count(_BLOCK_BYTES_MIN, self.clients_max)):
             number = self.count(_STRUCT_BYTES_MIN, structs_left)
             if number == 0:
                 raise YjsError("empty", "a client without structs")
@@ -237,8 +250,8 @@ class _UpdateReader(Reader):
         """The delete set."""
         deletes: list[Deletes] = []
         clients: set[int] = set()
-        ranges_left = YJS_DELETES_MAX
-        for _ in range(self.count(_DELETES_BYTES_MIN, YJS_CLIENTS_MAX)):
+        ranges_left = self.deletes_max
+        for _ in range(self.count(_DELETES_BYTES_MIN, self.clients_max)):
             client = self._client(clients)
             number = self.count(_RANGE_BYTES_MIN, ranges_left)
             if number == 0:
@@ -335,6 +348,13 @@ class _UpdateReader(Reader):
         if type_ is Type.XML_ELEMENT:
             self.text(YJS_NAME_BYTES_MAX)
         return type_
+
+
+class _LoggedReader(_UpdateReader):
+    """What was admitted once is read however much it is."""
+
+    __slots__ = ()
+    clients_max = structs_max = deletes_max = values_max = YJS_CLOCK_MAX
 
 
 def _measure(text: str, clock: int) -> tuple[int, tuple[int, ...]]:

@@ -31,6 +31,7 @@ HOMES = {
     "fastapi": {
         "api/answers.py",
         "api/app.py",
+        "api/documents.py",
         "api/openapi.py",
         "api/presence.py",
         "api/runs.py",
@@ -44,7 +45,11 @@ HOMES = {
         "regions/demo.py",
         "regions/publishing.py",
     },
-    "pycrdt": {"replication/yjs.py"},
+    "pycrdt": {
+        "replication/document.py",
+        "replication/document_value.py",
+        "replication/yjs.py",
+    },
     "pydantic_core": {"api/bodies.py"},
     "sqlalchemy": {
         "regions/image_tables.py",

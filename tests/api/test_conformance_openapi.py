@@ -220,6 +220,10 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("POST", f"{RUNS}/{{r}}/cancel", None, 200),
     ("POST", f"{SESSION}/signals", {"signal": "typing"}, 202),
     ("POST", f"{SESSION}/signals", {"signal": "!"}, 400),
+    ("PATCH", f"{SESSION}/documents/{{d}}", {"text": "a", "json": {"k": 1}}, 200),
+    ("POST", f"{SESSION}/documents/{{d}}/append", {"text": "b"}, 200),
+    ("GET", f"{SESSION}/documents/{{d}}", None, 200),
+    ("GET", f"{SESSION}/documents", None, 200),
     ("PUT", MEMBER, {"data": {"a": 1}, "ttl_s": 5}, 200),
     ("PUT", MEMBER, None, 200),
     ("PUT", MEMBER, {"ttl_s": 0}, 400),
@@ -237,7 +241,7 @@ async def test_answers_are_as_described(region, document):
     """What a region answers, to what it takes and what it refuses, fits the document's schemas."""
     for method, path, body, status in EXCHANGES:
         target = path.replace("{s}", "s").replace("{m}", "m").replace("{member}", "ana")
-        target = target.replace("{r}", "r").replace("{a}", "bot")
+        target = target.replace("{r}", "r").replace("{a}", "bot").replace("{d}", "d")
         reply = await region.json(method, target, body)
         assert reply.status == status, (method, path, reply)
         check(document, method, path, reply)
