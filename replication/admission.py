@@ -133,7 +133,7 @@ def admit_delete(session: Session, message: str | None) -> list[Operation]:
 
 def admit_message(session: Session, draft: Draft, site: Site) -> Admission:
     """A complete message, or a streaming one to be opened (PROTOCOL A.4)."""
-    id_ = _message_id(session, draft)
+    id_ = named(session, draft.id, draft.idempotency_key, "message")
     check_live(session, id_)
     metadata = check_metadata(draft.metadata)
     after = 0 if draft.after is None else check_after(draft.after, site.now_ms)
@@ -157,14 +157,14 @@ def admit_message(session: Session, draft: Draft, site: Site) -> Admission:
     return Admission([Open(session.id, id_, header)], id_, lane)
 
 
-def _message_id(session: Session, draft: Draft) -> str:
-    if draft.id is not None:
-        return check_id(draft.id, "id")
-    if draft.idempotency_key is None:
-        raise Refusal(
-            "idempotency_key_required", "give the message an id, or send an Idempotency-Key"
-        )
-    return derived_message_id(session.id, check_claim_id(draft.idempotency_key, "Idempotency-Key"))
+def named(session: Session, id_: str | None, key: str | None, what: str) -> str:
+    """The id that a client gave, or one that is derived from its ``Idempotency-Key``."""
+    if id_ is not None:
+        return check_id(id_, "id")
+    if key is None:
+        detail = f"give the {what} an id, or send an Idempotency-Key"
+        raise Refusal("idempotency_key_required", detail)
+    return derived_message_id(session.id, check_claim_id(key, "Idempotency-Key"))
 
 
 def _lane_of(session: Session, draft: Draft, id_: str, metadata: str) -> LaneKey:

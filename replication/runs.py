@@ -16,6 +16,7 @@ from perdure.replication.admission import (
     admit_claim,
     check_live,
     check_metadata,
+    named,
 )
 from perdure.replication.coding import STATES
 from perdure.replication.errors import Refusal
@@ -24,10 +25,8 @@ from perdure.replication.ids import (
     Epoch,
     LaneKey,
     canonical,
-    check_claim_id,
     check_id,
     check_role,
-    derived_message_id,
     hash64,
 )
 from perdure.replication.limits import RUN_DETAIL_BYTES_MAX, RUN_INPUTS_MAX
@@ -137,7 +136,7 @@ def run_of(session: Session, id_: str) -> Message:
 
 def admit_run(session: Session, draft: RunDraft, site: Site) -> Admission:
     """Ask for a turn: the open of a message that says so."""
-    id_ = _run_id(session, draft)
+    id_ = named(session, draft.id, draft.idempotency_key, "run")
     check_live(session, id_)
     metadata = check_metadata(draft.metadata)
     after = 0 if draft.after is None else check_after(draft.after, site.now_ms)
@@ -158,14 +157,6 @@ def admit_run(session: Session, draft: RunDraft, site: Site) -> Admission:
         return Admission([], id_, lane)
     header = stamped(header, site.clock.tick(site.now_ms, after))
     return Admission([Open(session.id, id_, header)], id_, lane)
-
-
-def _run_id(session: Session, draft: RunDraft) -> str:
-    if draft.id is not None:
-        return check_id(draft.id, "id")
-    if draft.idempotency_key is None:
-        raise Refusal("idempotency_key_required", "give the run an id, or send an Idempotency-Key")
-    return derived_message_id(session.id, check_claim_id(draft.idempotency_key, "Idempotency-Key"))
 
 
 def admit_run_claim(
