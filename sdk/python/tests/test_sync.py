@@ -164,6 +164,7 @@ def test_work(client: sync.Client, urls: list[str], beside: Callable[..., Any]) 
     barrier, silent = threading.Barrier(8), threading.Event()
     errors: list[str] = []
     stopped: list[str] = []
+    written = threading.Semaphore(0)
 
     def model(turn: sync.Turn) -> Iterator[str]:
         barrier.wait(WAIT_S)
@@ -179,6 +180,7 @@ def test_work(client: sync.Client, urls: list[str], beside: Callable[..., Any]) 
                 stopped.append(turn.id)
                 raise
         turn.pipe(model(turn))
+        written.release()
 
     def note(turn: sync.Turn, error: Exception) -> None:
         errors.append(f"{turn.id}: {error}")
@@ -200,10 +202,13 @@ def test_work(client: sync.Client, urls: list[str], beside: Callable[..., Any]) 
             assert event.event in ("runs", "run")
     statuses = [run["status"] for run in session.runs()["runs"]]
     assert statuses == ["failed", "cancelled", *["complete"] * 8]
+    # A run is complete for everybody a moment before its handler hears of it.
+    assert all(written.acquire(timeout=WAIT_S) for _ in range(8))
+    told = list(errors)
     working.close()
     with pytest.raises(RuntimeError, match="closed"):
         work.result(WAIT_S)
-    assert (errors, stopped) == (["bad: no idea"], ["slow"])
+    assert (told, stopped) == (["bad: no idea"], ["slow"])
 
 
 def test_a_closed_client() -> None:
