@@ -26,7 +26,7 @@ from perdure.replication.session import Session
 UNSEEN_MS = LEASE_UNSEEN_S * 1000
 _TAG_BYTES = 8
 # Changes that wait for a worker; beyond that it is told of all runs anew.
-WAITING_MAX = 1_000
+_CHANGES_WAITING_MAX = 1_000
 
 K = TypeVar("K")
 N = TypeVar("N")
@@ -75,7 +75,7 @@ class WorkReader:
         """One more change."""
         if not self._is_new:
             self._waiting.append(told)
-        if len(self._waiting) > WAITING_MAX:
+        if len(self._waiting) > _CHANGES_WAITING_MAX:
             self.begin_anew()
         self._woken.set()
 

@@ -25,7 +25,7 @@ from perdure.replication.yjs_sync import Presence, decode_awareness
 PRESENT_BYTES_MAX = 32_768
 _PRESENT = "present"
 # Sessions of which it is kept how much they have signalled; others have a whole burst.
-_BUCKETS_MAX = 10_000
+_SESSIONS_METERED_MAX = 10_000
 
 
 class Signals:
@@ -73,7 +73,7 @@ class Signals:
             raise Refusal("too_many", "too many signals in this session", retry_after_s=1)
         self._left.pop(session, None)
         self._left[session] = (left - 1, now_ms)
-        if len(self._left) > _BUCKETS_MAX:
+        if len(self._left) > _SESSIONS_METERED_MAX:
             del self._left[next(iter(self._left))]
 
     def _tell(self, value: dict[str, Any], region: str) -> None:

@@ -134,11 +134,6 @@ class PresenceGossip:
             if side.connected:
                 side.answers.append(Delta(dead=(origin,)))
 
-    def has_news(self, name: str) -> bool:
-        """Whether :meth:`next` would give anything."""
-        side = self._peers[name]
-        return bool(side.answers or side.pending)
-
     def next(self, name: str) -> Delta | None:
         """What to send to a peer now; None when it has been told everything."""
         side = self._peers[name]
