@@ -12,6 +12,7 @@ from perdure.api.app import create_app
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.node import Node
 from perdure.regions.storage import SqliteStorage
+from sdk.python.tests.served import Served, served
 
 from perdure_client import Client
 
@@ -135,3 +136,10 @@ class Stream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         self.closed = True
+
+
+@pytest.fixture
+async def regions(tmp_path: Path) -> AsyncIterator[tuple[Served, Served]]:
+    """Two regions that are linked and served for real."""
+    async with served(tmp_path) as pair:
+        yield pair

@@ -4,14 +4,13 @@ import asyncio
 import re
 import sys
 import textwrap
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sdk.python.tests.conftest import until
-from sdk.python.tests.served import Served, served
+from sdk.python.tests.served import Served
 
 from perdure_client import Client, Event, SessionView, apply
 
@@ -19,12 +18,6 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 PROGRAM_S_MAX = 30
 WORDS = [f"word{number} " for number in range(300)]
 TEXT = "".join(WORDS)
-
-
-@pytest.fixture
-async def regions(tmp_path: Path) -> AsyncIterator[tuple[Served, Served]]:
-    async with served(tmp_path) as pair:
-        yield pair
 
 
 class Reading:

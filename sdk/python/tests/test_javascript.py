@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sdk.python.tests.served import Served, served
+from sdk.python.tests.served import Served
 
 from perdure_client import Client, Turn
 
@@ -74,12 +73,6 @@ async def printed_by(command: list[str], program: str) -> str:
         printed, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     return printed.decode()
-
-
-@pytest.fixture
-async def regions(tmp_path: Path) -> AsyncIterator[tuple[Served, Served]]:
-    async with served(tmp_path) as pair:
-        yield pair
 
 
 async def answer(turn: Turn) -> None:

@@ -2,16 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from sdk.python.tests.between import IDLE_S, Kind, between
 from sdk.python.tests.conftest import EU, Time, until
-from sdk.python.tests.served import Served, served
+from sdk.python.tests.served import Served
 
 from perdure_client import (
     Client,
@@ -26,12 +25,6 @@ from perdure_client.transports import HeldBack, Transports
 
 WORDS = [f"word{number} " for number in range(60)]
 TEXT = "".join(WORDS)
-
-
-@pytest.fixture
-async def regions(tmp_path: Path) -> AsyncIterator[tuple[Served, Served]]:
-    async with served(tmp_path) as pair:
-        yield pair
 
 
 class Reading:
