@@ -6,6 +6,7 @@ ARGS ?=
 STAMP := $(VENV)/.made
 
 .DEFAULT_GOAL := help
+WORKERS ?= 2
 SEEDS ?= 2000
 ROUNDS ?=
 INPUTS ?= 100000
@@ -36,8 +37,8 @@ demo: setup ## three regions, one killed in the middle of a word, and the proof 
 dev: setup ## three regions eu, us, ap on ports 7101 to 7103, until Ctrl-C
 	$(BIN)/perdure dev $(ARGS)
 
-test: setup ## the whole test suite, Python and JavaScript
-	$(BIN)/pytest -q $(ARGS)
+test: setup ## the whole test suite, Python and JavaScript, in WORKERS=2 processes
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 	@$(MAKE) --no-print-directory test-js
 
 test-js: ## the tests of the JavaScript client
