@@ -6,6 +6,7 @@ name their writer and their number, so what is shown tells by itself who wrote i
 
 from collections.abc import Callable, Iterator
 
+from tests.simulation.document_checks import drafts, edits, numbers
 from tests.simulation.history import History
 from tests.simulation.presence_checks import ghosts, gone, missing, settled
 from tests.simulation.reader_checks import elsewhere, forward, in_step, readers
@@ -50,6 +51,9 @@ CHECKS: dict[str, Check] = {
         inputs,
         kept,
         seen,
+        drafts,
+        edits,
+        numbers,
     )
 }
 

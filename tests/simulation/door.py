@@ -160,13 +160,20 @@ class NetworkDoor(Door):
         self, who: str, region: str, session: str, cursor: str | None, member: str | None = None
     ) -> SimSocket:
         """A stream of events; ``Refused`` or ``Unavailable``."""
+        return await self._open(who, region, "follow", session, cursor, member)
+
+    async def share(self, who: str, region: str, session: str, document: str) -> SimSocket:
+        """A socket at a document; ``Refused`` or ``Unavailable``."""
+        return await self._open(who, region, "share", session, document)
+
+    async def _open(self, who: str, region: str, what: str, *args: Any) -> SimSocket:
         try:
             async with asyncio.timeout(REQUEST_S_MAX):
                 await self._go(who, region)
                 process = self._addresses.listening.get(region)
                 if process is None:
                     raise ConnectionRefusedError(f"nobody listens at {region}")
-                near = await process.call(process.follow(who, session, cursor, member))
+                near = await process.call(getattr(process, what)(who, *args))
                 assert isinstance(near, SimSocket)
                 return near
         except Refusal as refusal:

@@ -182,6 +182,24 @@ class Announced(NamedTuple):
     here: bool
 
 
+class Edited(NamedTuple):
+    """A region acknowledged a token that was added to a shared document."""
+
+    at_s: float
+    session: str
+    who: str
+    token: str
+    disk: str
+
+
+class Draft(NamedTuple):
+    """A shared document as a region shows it, or (without a version) as somebody holds it."""
+
+    text: str
+    json: dict[str, Any]
+    version: str
+
+
 @dataclass
 class Writer:
     """What a writer was going to write, token by token; ``whole``: as one message.
@@ -230,6 +248,15 @@ class History:
     signs: list[Sign] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)
     final_runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # Tokens of shared documents, by session; those that were written live, and those taken out.
+    tokens: dict[str, set[str]] = field(default_factory=dict)
+    edited: list[Edited] = field(default_factory=list)
+    live: list[tuple[str, str]] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
+    # The number that somebody set last, by session and name.
+    numbered: dict[tuple[str, str], int] = field(default_factory=dict)
+    # By session, and region or editor: what is held in the end.
+    drafts: dict[tuple[str, str], Draft] = field(default_factory=dict)
     # Who is here in the end, on purpose.
     stay: set[str] = field(default_factory=set)
     disturbed: list[Disturbed] = field(default_factory=list)
@@ -253,7 +280,7 @@ class History:
     calls: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
-    def accepted_holds(self, ack: Acked | Claimed | Asked) -> bool:
+    def accepted_holds(self, ack: Acked | Claimed | Asked | Edited) -> bool:
         """Whether the disk that acknowledged it was kept ever since (an answer may still be on its
         way when the disk is lost). No two disks have one name."""
         return ack.disk not in self.lost_disks

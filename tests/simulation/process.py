@@ -7,7 +7,9 @@ from contextvars import copy_context
 from random import Random
 from typing import Any
 
+from perdure.api.document_sockets import DocumentSocket
 from perdure.regions.checkpoint import Limits
+from perdure.regions.documents import Seat
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.regions.transport import PeerLinks
@@ -279,6 +281,33 @@ class Process:
             pass
         finally:
             reader.close()
+            socket.abort()
+
+    async def share(self, who: str, session: str, document: str) -> SimSocket:
+        """An editor's socket, served as it ships. Raises ``Refusal``."""
+        seat = self.node.join_document(session, document)
+        near, far = connect(self._addresses.network, who, self.name, breaks=True)
+        self._own(far)
+        self.spawn(self._serve_document(seat, far))
+        return near
+
+    async def _serve_document(self, seat: Seat, socket: SimSocket) -> None:
+        async def receive() -> Any:
+            data = (await socket.receive()).data
+            kind = "websocket.disconnect" if data is None else "websocket.receive"
+            return {"type": kind, "bytes": data}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "websocket.close":
+                # The code goes as a message of its own.
+                await socket.send_bytes(b"\xff" + message["code"].to_bytes(2))
+            else:
+                await socket.send_bytes(message["bytes"])
+
+        try:
+            await DocumentSocket(self.node, seat, receive, send).run()
+        finally:
+            seat.close()
             socket.abort()
 
 

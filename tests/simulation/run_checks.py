@@ -10,6 +10,8 @@ from tests.simulation.presence_checks import calm_since
 CALM_S = 8.0
 # An agent that gave a sign so lately is at work, whoever looks.
 LATELY_S = 3.0
+# A sign is known in every region after so long.
+TOLD_S = 1.0
 # A lease, the time until its end is noticed, and until it is told.
 DEAD_S = LEASE_S + 10.0
 
@@ -47,7 +49,7 @@ def kept(history: History) -> Iterator[str]:
         if calm_since(history, claim.at_s) >= claim.began_s - CALM_S:
             continue
         for sign in _signs(history, claim.message):
-            at_work = claim.began_s - LATELY_S < sign.at_s < claim.began_s
+            at_work = LATELY_S > claim.began_s - sign.at_s > TOLD_S
             if at_work and sign.who != claim.writer:
                 yield (
                     f"{claim.writer} was given {claim.message} at {claim.at_s:.3f}, and {sign.who}"
@@ -61,7 +63,7 @@ def seen(history: History) -> Iterator[str]:
         calm_s = ran.began_s - calm_since(history, ran.at_s)
         for run, (status, who) in ran.shown.items():
             signs = _signs(history, run, who)
-            lately = any(ran.began_s - LATELY_S < s.at_s < ran.began_s - 1 for s in signs)
+            lately = any(LATELY_S > ran.began_s - s.at_s > TOLD_S for s in signs)
             if status == "interrupted" and lately and calm_s > CALM_S:
                 yield f"{ran.region} shows {run} interrupted at {ran.at_s:.3f}, {who} is at work"
             last = max((s.at_s for s in signs if s.at_s <= ran.at_s), default=0.0)

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
-
 from tests.simulation.history import Act, Announced, Disturbed, History, Met
 from tests.simulation.presence_checks import ghosts, gone, missing, settled, stays_of, sure_times
 
@@ -99,17 +97,6 @@ BROKEN: list[tuple[Callable[[History], None], Callable[[History], object]]] = [
     (_left_behind, settled),
     (_stayed_and_gone, settled),
 ]
-OF_PRESENCE = {check.__name__ for _, check in BROKEN}
-
-
-@pytest.mark.parametrize(("breaks", "check"), BROKEN)
-def test_a_broken_history_is_rejected(
-    breaks: Callable[[History], None], check: Callable[[History], object]
-) -> None:
-    """By the check that is meant for it."""
-    history = good()
-    breaks(history)
-    assert list(check(history))  # type: ignore[call-overload]
 
 
 def test_what_goes_wrong_is_an_excuse_while_it_lasts() -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
-
 from tests.simulation.history import Claimed, Disturbed, History, Ran, Sign
 from tests.simulation.run_checks import ended, inputs, kept, seen
 
@@ -67,7 +65,7 @@ def _not_handed_on(history: History) -> None:
 
 
 def _taken_from_who_works(history: History) -> None:
-    history.signs.append(Sign(59.0, RUN, W, "eu"))
+    history.signs.append(Sign(58.5, RUN, W, "eu"))
 
 
 def _interrupted_at_work(history: History) -> None:
@@ -87,14 +85,3 @@ BROKEN: list[tuple[Callable[[History], None], Callable[[History], object]]] = [
     (_interrupted_at_work, seen),
     (_running_and_dead, seen),
 ]
-OF_RUNS = {check.__name__ for _, check in BROKEN}
-
-
-@pytest.mark.parametrize(("breaks", "check"), BROKEN)
-def test_a_broken_history_is_rejected(
-    breaks: Callable[[History], None], check: Callable[[History], object]
-) -> None:
-    """By the check that is meant for it."""
-    history = good()
-    breaks(history)
-    assert list(check(history))  # type: ignore[call-overload]

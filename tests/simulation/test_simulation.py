@@ -11,7 +11,7 @@ from tests.simulation.__main__ import MUTANTS, is_real, run_seed
 ROOT = Path(__file__).parents[2]
 # Long campaigns run by `make simulate`; this many in the suite, and these real ones.
 SLICE = range(100)
-REAL = (99, 149, 449)
+REAL = (99, 149, 1499)
 # Mutants that the suite hunts, with seeds of which one catches it, so that a simulator which has
 # gone blind is noticed. `make mutants` hunts all.
 HUNTED = {
@@ -20,6 +20,7 @@ HUNTED = {
     "watermark_past_dirty": range(12, 14),
     "vectors_in_deltas": range(2),
     "inputs_are_dropped": range(2),
+    "nothing_is_asked_of_editors": range(6, 7),
 }
 
 

@@ -119,6 +119,17 @@ class Verbs:
     async def _cancel_run(self, session: str, run: str) -> Any:
         return (await self._http("POST", f"{session}/runs/{run}/cancel")).body
 
+    async def _document(self, session: str, document: str) -> Any:
+        return (await self._http("GET", f"{session}/documents/{document}")).body
+
+    async def _patch_document(self, session: str, document: str, _: None, patch: Any) -> Any:
+        path = f"{session}/documents/{document}"
+        return (await self._http("PATCH", path, {"json": patch})).body
+
+    async def _append_document(self, session: str, document: str, text: str) -> Any:
+        path = f"{session}/documents/{document}/append"
+        return (await self._http("POST", path, {"text": text})).body
+
     async def _members(self, session: str) -> Any:
         return (await self._http("GET", f"{session}/presence")).body["presence"]
 

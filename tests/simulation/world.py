@@ -28,11 +28,14 @@ from tests.simulation.meeting import Meeting
 from tests.simulation.network import Network
 from tests.simulation.process import Addresses, Process
 from tests.simulation.real import AppProcess, FileDisk
+from tests.simulation.studio import Studio
 
 # Seeds with restless clients, by their remainder of five.
 RESTLESS = (3, 4)
 # Seeds with people who come and go, by their remainder of sixteen: none that once failed.
 MEETING = (1, 4, 6, 11, 14)
+# And those in which documents are edited.
+EDITING = (6, 11)
 NAMES = ("eu", "us", "ap", "sa", "af")
 
 
@@ -113,6 +116,9 @@ class World:
             self.meeting = Meeting(
                 around, self.sessions, self.settings.chaos_s, Random(f"{seed}/meeting")
             )
+        self.studio: Studio | None = None
+        if seed % 16 in EDITING:
+            self.studio = Studio(around, self.sessions, Random(f"{seed}/studio"))
         self.faults = Faults(self, Random(f"{seed}/faults"))
 
     def log(self, line: str) -> None:
@@ -192,6 +198,8 @@ class World:
         self.crowd.populate()
         if self.meeting is not None:
             self.crowd.names += self.meeting.populate()
+        if self.studio is not None:
+            self.crowd.names += self.studio.populate()
         chaos = asyncio.create_task(self.faults.run(self.settings.chaos_s))
         if late is not None:
             until_s = self.settings.chaos_s / 2
@@ -202,6 +210,8 @@ class World:
         await self.crowd.finish(self._healed_s)
         if self.meeting is not None:
             await self.meeting.settle()
+        if self.studio is not None:
+            await self.studio.settle()
         await self.crowd.until_read()
         await self.crowd.look()
         if self.meeting is not None:
@@ -277,6 +287,8 @@ def _simulate(seed: int, files: Path | None, tracing: bool) -> Outcome:
                 await world.crowd.leave()
                 if world.meeting is not None:
                     await world.meeting.leave()
+                if world.studio is not None:
+                    await world.studio.leave()
                 for process in list(world.running.values()):
                     process.kill()
                 await asyncio.sleep(1)
