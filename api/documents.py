@@ -1,7 +1,7 @@
 """The routes of shared documents."""
 
 from fastapi import FastAPI, Request, Response
-from perdure.api.answers import answer, no_query, read_object
+from perdure.api.answers import answer, idempotency_key, no_query, read_object
 from perdure.api.fields import Fields
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
@@ -41,4 +41,12 @@ def add_documents(routes: FastAPI, node: Node) -> None:
         """Add to the end of the text."""
         no_query(request)
         fields = Fields(await read_object(request), APPEND_FIELDS)
-        return answer(await node.append_document(s, d, fields.needed("text")))
+        text, key = fields.needed("text"), idempotency_key(request)
+        return answer(await node.append_document(s, d, text, key))
+
+    @routes.delete(path + "/{d}", status_code=204)
+    async def discard_document(s: str, d: str, request: Request) -> Response:
+        """The document is gone, for ever."""
+        no_query(request)
+        await node.discard_document(s, d)
+        return Response(status_code=204)

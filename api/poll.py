@@ -24,9 +24,9 @@ from perdure.replication.limits import CURSOR_CHARS_MAX, POLL_KEEP_S, POLLS_KEPT
 Headers = list[tuple[bytes, bytes]]
 # What a resume says also when nothing is missing: whatever else comes to be said so belongs here.
 # With one of these alone a poll that is a resume would be answered at once, for ever.
-_OF_EVERY_RESUME = frozenset({"metadata", "presence", "run", "ready", "stale"})
+_OF_EVERY_RESUME = frozenset({"metadata", "presence", "run", "document", "ready", "stale"})
 # Of those, what a client that was told the same before need not be told.
-_KNOWN = frozenset({"metadata", "presence", "run", "ready"})
+_KNOWN = frozenset({"metadata", "presence", "run", "document", "ready"})
 _UNKNOWN = "0" * 10
 _HANDLE = re.compile(r"([0-9a-f]{16}-[0-9]{1,16})-([0-9a-f]{10})\Z")
 # A handle is good for ``POLL_KEEP_S``, give or take this.

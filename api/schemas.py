@@ -168,6 +168,7 @@ def _answers() -> dict[str, Any]:
             more="boolean",
             presence=_list(ref("Member")),
             runs=_list(ref("Run")),
+            documents=_list(_object(id="string", version="string")),
         ),
         "Sessions": _object(
             sessions=_list(

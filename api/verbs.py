@@ -203,6 +203,12 @@ async def _metadata(call: Call) -> Answer:
 
 
 async def _delete(call: Call) -> Answer:
+    if call.fields.has("document"):
+        if call.fields.has("message"):
+            raise Refusal("invalid_body", "a message or a document, not both", field="document")
+        document = check_id(call.frame["document"], "document")
+        await call.node.discard_document(call.session, document)
+        return Answer(204)
     message = call.message() if call.fields.has("message") else None
     await call.node.delete(call.session, message)
     return Answer(204)
@@ -277,7 +283,7 @@ VERBS: dict[str, Verb] = {
     "rest": Verb(frozenset({"agent"}), _rest),
     "join": Verb(frozenset({"member", "data", "ttl_s"}), _join),
     "leave": Verb(frozenset({"member"}), _leave),
-    "delete": Verb(frozenset({"message"}), _delete),
+    "delete": Verb(frozenset({"message", "document"}), _delete),
 }
 _OF_EVERY_FRAME = frozenset({"do", "number", "session"})
 

@@ -161,10 +161,12 @@ class Room:
 class DocumentDesk:
     """The rooms of a region."""
 
-    def __init__(self, clock: Clock, forward: Forward) -> None:
+    def __init__(self, clock: Clock, forward: Forward, changed: Callable[[str, str], None]) -> None:
+        """``changed`` is told the session and the id of a document that has changed."""
         self._rooms: dict[Name, Room] = {}
         self._draining = False
         self._forward = forward
+        self._changed = changed
         self._clock = clock
 
     def join(self, name: Name) -> Seat:
@@ -183,17 +185,21 @@ class DocumentDesk:
     def publish(self, session: Session) -> None:
         """Updates were applied: tell who is at these documents."""
         for id_, update in session.documents.take_news():
+            self._changed(session.id, id_)
             room = self._rooms.get((session.id, id_))
             if room is None:
                 continue
-            room.push(encode_sync_update(update))
             document = session.documents.get(id_)
+            if update is None or document is None:
+                self._end("deleted", (session.id, id_))
+                continue
+            room.push(encode_sync_update(update))
             for seat in [seat for seat in room.seats if seat.waits]:
-                assert document is not None
                 seat.waits = False
                 seat.push(encode_step_1(document.vector))
         if session.deleted:
-            self._end("deleted", session.id)
+            for name in [name for name in self._rooms if name[0] == session.id]:
+                self._end("deleted", name)
 
     def hear(self, name: Name, entries: Iterable[Presence]) -> None:
         """A peer tells who is at a document there."""
@@ -209,10 +215,9 @@ class DocumentDesk:
     def drain(self) -> None:
         """The region shuts down: they come back elsewhere."""
         self._draining = True
-        self._end("draining")
+        for name in self._rooms:
+            self._end("draining", name)
 
-    def _end(self, why: str, session: str | None = None) -> None:
-        for name, room in self._rooms.items():
-            if session is None or name[0] == session:
-                for seat in room.seats:
-                    seat.end(why)
+    def _end(self, why: str, name: Name) -> None:
+        for seat in self._rooms[name].seats:
+            seat.end(why)

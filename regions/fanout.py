@@ -15,7 +15,7 @@ from typing import Any
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft, Event, change_drafts, finish
-from perdure.replication.ids import beside_tag
+from perdure.replication.ids import beside_tag, canonical
 from perdure.replication.limits import FEED_BYTES_MAX, READERS_MAX
 from perdure.replication.resume import Returning, resume
 from perdure.replication.roster import Roster
@@ -45,7 +45,9 @@ class Feed:
         self._waiting: list[asyncio.Future[None]] = []
         self._given: tuple[int, int, Gathered] | None = None
         # What was told beside the messages, and its name: many polls want it at once.
-        self._named: tuple[tuple[dict[str, Any], str], str] | None = None
+        self._named: tuple[tuple[Any, ...], str] | None = None
+        # Documents that readers were told of in this second; True: something has changed since.
+        self._documents: dict[str, bool] = {}
 
     @property
     def end(self) -> int:
@@ -84,9 +86,42 @@ class Feed:
             self.announce(Draft("presence", data))
         return bool(changes)
 
+    def document_changed(self, id_: str) -> None:
+        """Tell all readers of it: at once, and after that with the next tick."""
+        if id_ in self._documents:
+            self._documents[id_] = True
+        else:
+            self._documents[id_] = False
+            self._tell_document(id_)
+
+    def _tell_document(self, id_: str) -> None:
+        document = self.session.documents.get(id_)
+        what = '"deleted":true' if document is None else f'"version":"{document.version()}"'
+        self.announce(Draft("document", f'{{"document":"{id_}",{what}}}'))
+
+    def tick(self) -> None:
+        """A second has passed."""
+        for id_, more in list(self._documents.items()):
+            if more:
+                self._documents[id_] = False
+                self._tell_document(id_)
+            else:
+                del self._documents[id_]
+
+    @property
+    def owes(self) -> bool:
+        """Whether readers have not yet been told of a document that has changed."""
+        return any(self._documents.values())
+
     def fields(self) -> str:
         """What a snapshot says beside the messages."""
-        return f'"presence":{self.roster.everybody()},"runs":{self._all_runs()}'
+        return (
+            f'"presence":{self.roster.everybody()},"runs":{self._all_runs()},'
+            f'"documents":{self._all_documents()}'
+        )
+
+    def _all_documents(self) -> str:
+        return canonical(self.session.documents.versions())
 
     def _all_runs(self) -> str:
         return f"[{','.join(self._runs(self.session.id))}]"
@@ -96,13 +131,15 @@ class Feed:
         return [
             Draft("presence", f'{{"all":{self.roster.everybody()}}}'),
             Draft("run", f'{{"all":{self._all_runs()}}}'),
+            Draft("document", f'{{"all":{self._all_documents()}}}'),
         ]
 
     def tag(self) -> str:
         """Names what readers were told beside the messages: equal tags, the same words."""
-        beside = (self.session.metadata(), self.roster.everybody())
-        if self._named is None or self._named[0] != beside:
-            self._named = (beside, beside_tag(beside[0], self.fields()))
+        metadata = self.session.metadata()
+        rest = (self.roster.everybody(), self._all_runs(), self._all_documents())
+        if self._named is None or self._named[0] != (metadata, *rest):
+            self._named = ((metadata, *rest), beside_tag(metadata, self.fields()))
         return self._named[1]
 
     def _add(self, event: Event) -> None:
@@ -206,7 +243,8 @@ class Reader:
     @property
     def is_level(self) -> bool:
         """Whether it was given everything that the others were told."""
-        return self.returning is None and not self._own and self.index == self.feed.end
+        is_behind = self._own or self.index != self.feed.end or self.feed.owes
+        return self.returning is None and not is_behind
 
     def cut(self) -> None:
         """End this subscription; the client resumes by its cursor."""
@@ -293,6 +331,16 @@ class Fanout:
         for feed in list(self._feeds.values()):
             for reader in list(feed.readers):
                 reader.expire(now_ms)
+
+    def document_changed(self, session: str, id_: str) -> None:
+        """Tell the readers of a session that a document has changed."""
+        if (feed := self._feeds.get(session)) is not None:
+            feed.document_changed(id_)
+
+    def tick(self) -> None:
+        """A second has passed."""
+        for feed in self._feeds.values():
+            feed.tick()
 
     def keep_alive(self) -> None:
         """Wake every reader, so that an idle connection shows that it lives."""

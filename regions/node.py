@@ -64,7 +64,7 @@ class Node(Sharing):
         state.now = clock.monotonic_ms() // 1000
         super().__init__(region, state, self.gossip, clock, Headers(secret))
         self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
-        self.shared = DocumentDesk(clock, self._tell_present)
+        self.shared = DocumentDesk(clock, self._tell_present, self.fanout.document_changed)
         self.desk.signals.hear_present = self.shared.hear
         self._entropy = entropy
         self.turns = RunDesk(state, self.desk, self.fanout, clock)
@@ -238,6 +238,7 @@ class Node(Sharing):
         """What time brings: holds that end, keep-alives."""
         now_ms = self._clock.monotonic_ms()
         self.fanout.expire(now_ms)
+        self.fanout.tick()
         # Who is on a feed renews a lease before it is looked whether that is over.
         self.turns.tick()
         self.desk.tick()

@@ -1,18 +1,23 @@
 """Shared documents: what clients read and edit, and what their Yjs says (PROTOCOL A.4, A.8)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from perdure.regions.documents import DocumentDesk, Name, Seat
 from perdure.regions.ports import Entropy
 from perdure.regions.running import Running
-from perdure.replication import admission
 from perdure.replication.admission import Pending
 from perdure.replication.document import JSON, TEXT, SharedDocument
-from perdure.replication.document_admission import admit_edit, admit_update
-from perdure.replication.document_value import Change, appending, merging, replacing
+from perdure.replication.document_admission import (
+    admit_append,
+    admit_discard,
+    admit_edit,
+    admit_update,
+    check_there,
+)
+from perdure.replication.document_value import merging, replacing
 from perdure.replication.errors import Refusal
-from perdure.replication.ids import check_id
+from perdure.replication.ids import check_claim_id, check_id
 from perdure.replication.lib0 import YjsError
 from perdure.replication.operations import Operation
 from perdure.replication.session import Session
@@ -28,22 +33,19 @@ class Sharing(Running):
     shared: DocumentDesk
     _entropy: Entropy
 
+    def _beside(self, session: str) -> dict[str, Any]:
+        return {**super()._beside(session), **self.documents(session)}
+
     def documents(self, session: str) -> dict[str, Any]:
         """The documents of a session, by id."""
-        held = self._existing(session).documents
-        found = [(id_, held.get(id_)) for id_ in held.ids()]
-        return {
-            "documents": [
-                {"id": id_, "version": document.version()}
-                for id_, document in found
-                if document is not None
-            ]
-        }
+        return {"documents": self._existing(session).documents.versions()}
 
     def document(self, session: str, id_: str) -> dict[str, Any]:
         """One document. Raises ``Refusal``: ``not_found``, ``deleted``."""
         check_id(id_, "document")
-        found = self._existing(session).documents.get(id_)
+        state = self._existing(session)
+        check_there(state, id_)
+        found = state.documents.get(id_)
         if found is None:
             raise Refusal("not_found", f"this region knows no document {id_}")
         return found.value()
@@ -55,24 +57,49 @@ class Sharing(Running):
         changes = [] if text is None else [replacing(TEXT, text)]
         if patch is not None:
             changes.append(merging(JSON, patch))
-        return await self._edit(session, id_, changes)
 
-    async def append_document(self, session: str, id_: str, text: str) -> dict[str, Any]:
-        """Add to the end of the text; the document as it is then."""
-        return await self._edit(session, id_, [appending(TEXT, text)])
+        def admit(state: Session) -> list[Operation]:
+            return admit_edit(state, id_, changes, self._draw, self._site())
 
-    async def _edit(self, session: str, id_: str, changes: list[Change]) -> dict[str, Any]:
+        return await self._edit(session, id_, admit)
+
+    async def append_document(
+        self, session: str, id_: str, text: str, key: str | None = None
+    ) -> dict[str, Any]:
+        """Add to the end of the text, once for a ``key``; the document as it is then."""
+        if key is not None:
+            check_claim_id(key, "Idempotency-Key")
+
+        def admit(state: Session) -> list[Operation]:
+            return admit_append(state, id_, text, key, self._draw, self._site())
+
+        return await self._edit(session, id_, admit)
+
+    async def _edit(
+        self, session: str, id_: str, admit: Callable[[Session], list[Operation]]
+    ) -> dict[str, Any]:
+        await self._write_document(session, id_, admit)
+        state = self._existing(session)
+        check_there(state, id_)
+        # Nothing was put into a document that there was not.
+        return (state.documents.get(id_) or SharedDocument(id_)).value()
+
+    async def discard_document(self, session: str, id_: str) -> None:
+        """The document is gone, for ever. Raises ``Refusal``: ``not_found``, ``deleted``."""
+        self._existing(session)
+        await self._write_document(session, id_, lambda state: admit_discard(state, id_))
+
+    async def _write_document(
+        self, session: str, id_: str, admit: Callable[[Session], list[Operation]]
+    ) -> None:
         self._check_open()
         check_id(session, "session")
         check_id(id_, "document")
 
-        def admit(state: Session, _: Pending) -> list[Operation]:
-            return admit_edit(state, id_, changes, self._draw, self._site())
+        def admitted(state: Session, _: Pending) -> list[Operation]:
+            return admit(state)
 
-        await self._writer.write(session, admit)
-        found = self._existing(session).documents.get(id_)
-        # Nothing was put into a document that there was not.
-        return (found or SharedDocument(id_)).value()
+        await self._writer.write(session, admitted)
 
     def _draw(self) -> int:
         return self._entropy.token(_WRITER_BITS)
@@ -93,7 +120,7 @@ class Sharing(Running):
         check_id(id_, "document")
         state = self.state.find(session)
         if state is not None:
-            admission.check_live(state)
+            check_there(state, id_)
         seat = self.shared.join((session, id_))
         seat.push(encode_step_1(self._shared(seat).vector))
         seat.show_present()

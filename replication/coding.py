@@ -12,17 +12,20 @@ from typing import Any
 from perdure.replication.errors import Malformed
 from perdure.replication.ids import LaneKey, canonical, is_id, parse_epoch
 from perdure.replication.items import DIGEST_BYTES, ENDS, End, Entry, Item, from_wire, to_wire
+from perdure.replication.lib0 import UINT_MAX
 from perdure.replication.operations import (
     Absorb,
     Cancel,
     Claim,
     Create,
     Delete,
+    Discard,
     Edit,
     Fork,
     Header,
     Input,
     Items,
+    Keyed,
     Lapse,
     Metadata,
     Open,
@@ -33,6 +36,7 @@ from perdure.replication.operations import (
     Step,
 )
 from perdure.replication.records import LSN_MAX, parse_origin
+from perdure.replication.yjs_parser import YJS_CLOCK_MAX
 
 _HLC_MAX = 2**64 - 1
 # What an agent says of its run.
@@ -70,7 +74,11 @@ def fields(op: Operation) -> list[Any]:
         case Step() | Lapse() | Input():
             return [_OF_RUN[type(op)], op.session, op.message, *of_run_fields(op)]
         case Edit():
-            return ["document", op.session, op.document, base64.b64encode(op.update).decode()]
+            keyed = [[list(one) for one in op.keyed]] if op.keyed else []
+            update = base64.b64encode(op.update).decode()
+            return ["document", op.session, op.document, update, *keyed]
+        case Discard():
+            return ["discard", op.session, op.document]
         case Absorb():
             return [
                 "absorb",
@@ -309,13 +317,36 @@ def _decode_fork(fields: list[Any]) -> Operation:
 
 
 def _decode_edit(fields: list[Any]) -> Operation:
+    keyed: tuple[Keyed, ...] = ()
+    if len(fields) == 4:
+        *fields, found = fields
+        keyed = tuple(_keyed(one) for one in found)
+        if not keyed:
+            raise Malformed("no keys are not told")
     session, document, update = _exactly(fields, 3)
     if not is_id(document):
         raise Malformed("an edit needs a document")
     data = base64.b64decode(update, validate=True)
     if base64.b64encode(data).decode() != update:
         raise Malformed("bits after the end of an update")
-    return Edit(session, document, data)
+    return Edit(session, document, data, keyed)
+
+
+def _keyed(fields: Any) -> Keyed:
+    key, tag, client, start, end = _exactly(fields, 5)
+    if not is_id(key) or not is_id(tag):
+        raise Malformed("an append has a key and a tag")
+    start, end = _number(start, YJS_CLOCK_MAX), _number(end, YJS_CLOCK_MAX)
+    if start >= end:
+        raise Malformed("an append of nothing has no key")
+    return Keyed(key, tag, _number(client, UINT_MAX), start, end)
+
+
+def _decode_discard(fields: list[Any]) -> Operation:
+    session, document = _exactly(fields, 2)
+    if not is_id(document):
+        raise Malformed("what is discarded is a document")
+    return Discard(session, document)
 
 
 def _decode_absorb(fields: list[Any]) -> Operation:
@@ -349,5 +380,6 @@ _DECODERS: dict[str, Callable[[list[Any]], Operation]] = {
     "lapse": _decode_of_run("lapse"),
     "input": _decode_of_run("input"),
     "document": _decode_edit,
+    "discard": _decode_discard,
     "absorb": _decode_absorb,
 }

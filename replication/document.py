@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from perdure.replication.document_keys import AppendKeys
 from perdure.replication.document_value import value_of
 from perdure.replication.errors import Damaged
 from perdure.replication.ids import canonical, digest
@@ -30,6 +31,7 @@ from perdure.replication.limits import (
     DOCUMENT_STEPS_MAX,
     DOCUMENT_STRUCTS_MAX,
 )
+from perdure.replication.operations import Keyed
 from perdure.replication.yjs_outline import Fitting, Holds, Outline
 from perdure.replication.yjs_parser import YJS_CLOCK_MAX, Update, parse_logged
 from pycrdt import Doc, Map, Text
@@ -44,6 +46,7 @@ class SharedDocument:
 
     def __init__(self, id_: str, stored: Mapping[str, Any] | None = None) -> None:
         self.id = id_
+        self.keys = AppendKeys()
         # The client id under which this region edits it, while it stays in memory.
         self.writer: int | None = None
         self._doc: Doc[Any] = Doc(client_id=SILENT_CLIENT)
@@ -238,12 +241,18 @@ class SharedDocument:
     def stored(self) -> dict[str, Any]:
         """What is to be stored."""
         wire = [base64.b64encode(data).decode() for data in (self.since(), *self._parked)]
-        return {"updates": wire, "digest": self.digest().hex()}
+        keys = [list(append) for append in self.keys.all()]
+        return {
+            "updates": wire,
+            "digest": self.digest().hex(),
+            **({"keys": keys} if keys else {}),
+        }
 
     def _restore(self, stored: Mapping[str, Any]) -> None:
         self._closed, *parked = (base64.b64decode(data) for data in stored["updates"])
         self._parked = dict.fromkeys(parked)
         self._digest = bytes.fromhex(stored["digest"])
+        self.keys = AppendKeys(Keyed(*fields) for fields in stored.get("keys", ()))
 
     def told(self) -> list[bytes]:
         """Updates that say the same as those that made it."""

@@ -1,27 +1,74 @@
 """What a region may accept for a shared document from a client, and as which operations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from perdure.replication.admission import Site, admit_create, check_live
-from perdure.replication.document import SILENT_CLIENT, SharedDocument
-from perdure.replication.document_value import Change, edit
+from perdure.replication.document import SILENT_CLIENT, TEXT, SharedDocument
+from perdure.replication.document_keys import tag_of
+from perdure.replication.document_value import Change, appending, edit
 from perdure.replication.errors import Refusal
 from perdure.replication.lib0 import YjsError
-from perdure.replication.limits import DOCUMENT_BYTES_MAX, DOCUMENT_UPDATE_BYTES_MAX, DOCUMENTS_MAX
-from perdure.replication.operations import Edit, Operation
+from perdure.replication.limits import (
+    DOCUMENT_BYTES_MAX,
+    DOCUMENT_UPDATE_BYTES_MAX,
+    DOCUMENTS_EVER_MAX,
+    DOCUMENTS_MAX,
+)
+from perdure.replication.operations import Discard, Edit, Keyed, Operation
 from perdure.replication.session import Session
-from perdure.replication.yjs_parser import Update, parse_update
+from perdure.replication.yjs_parser import Update, parse_logged, parse_update
 
 
 def document_of(session: Session, id_: str) -> SharedDocument:
     """The document, or a blank one. ``Refusal``: ``deleted``, and ``too_large`` for one more than
     a session may have."""
-    check_live(session)
-    found = session.documents.get(id_)
-    if found is None and len(session.documents) >= DOCUMENTS_MAX:
+    check_there(session, id_)
+    documents = session.documents
+    found = documents.get(id_)
+    if found is None and len(documents) >= DOCUMENTS_MAX:
         detail = "this session has as many documents as it may"
         raise Refusal("too_large", detail, limit_items=DOCUMENTS_MAX)
+    if found is None and documents.ever >= DOCUMENTS_EVER_MAX:
+        detail = "this session has had as many documents as it may, deleted ones too"
+        raise Refusal("too_large", detail, limit_items=DOCUMENTS_EVER_MAX)
     return found or SharedDocument(id_)
+
+
+def check_there(session: Session, id_: str) -> None:
+    """``Refusal`` ``deleted`` when the session or the document is gone."""
+    check_live(session)
+    if session.documents.is_discarded(id_):
+        raise Refusal("deleted", "this document was deleted")
+
+
+def admit_discard(session: Session, id_: str) -> list[Operation]:
+    """The document is to be gone for ever. ``Refusal``: ``deleted``, ``not_found``."""
+    check_there(session, id_)
+    if session.documents.get(id_) is None:
+        raise Refusal("not_found", f"this region knows no document {id_}")
+    return [Discard(session.id, id_)]
+
+
+def admit_append(
+    session: Session, id_: str, text: str, key: str | None, draw: Callable[[], int], site: Site
+) -> list[Operation]:
+    """Add to the end of the text; nothing when that was done under this key. ``Refusal``: also
+    ``conflict`` for another text under the same key."""
+    document = document_of(session, id_)
+    known = None if key is None else document.keys.get(key)
+    if known is not None:
+        if known.tag != tag_of(text):
+            raise Refusal("conflict", "another text was added under this Idempotency-Key")
+        return []
+    operations = admit_edit(session, id_, [appending(TEXT, text)], draw, site)
+    if key is not None and operations:
+        *before, made = operations
+        assert isinstance(made, Edit)
+        (block,) = parse_logged(made.update).blocks
+        keyed = Keyed(key, tag_of(text), block.client, block.start, block.end)
+        return [*before, replace(made, keyed=(keyed,))]
+    return operations
 
 
 def admit_update(

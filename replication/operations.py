@@ -174,18 +174,42 @@ class Input:
     input: str
 
 
+class Keyed(NamedTuple):
+    """An append to a document that may be asked for again by its ``key``, also elsewhere: what it
+    inserted is the range of a Yjs client, and ``tag`` names the text."""
+
+    key: str
+    tag: str
+    client: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Discard:
+    """A shared document is gone for ever."""
+
+    session: str
+    document: str
+
+
 @dataclass(frozen=True)
 class Edit:
-    """A Yjs update of a shared document, as a client or a region made it."""
+    """A Yjs update of a shared document, as a client or a region made it; ``keyed``: what of it,
+    or of what was before it, may be asked for again."""
 
     session: str
     document: str
     update: bytes
+    keyed: tuple[Keyed, ...] = ()
 
 
 OfRun: TypeAlias = Step | Lapse | Input
 OfMessage: TypeAlias = Open | Items | Claim | Cancel | Fork | OfRun
-Single: TypeAlias = Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun | Edit
+OfDocument: TypeAlias = Edit | Discard
+Single: TypeAlias = (
+    Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun | OfDocument
+)
 
 
 @dataclass(frozen=True)

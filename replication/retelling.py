@@ -35,8 +35,8 @@ def tell(session: Session, region: str) -> Iterator[Absorb]:
                 told, origins, size = [], [], 0
     if told or origins:
         yield Absorb(session.id, tuple(told), tuple(origins))
-    for edit in session.documents.retell(session.id):
-        yield Absorb(session.id, (edit,), ())
+    for operation in session.documents.retell(session.id):
+        yield Absorb(session.id, (operation,), ())
 
 
 def _rows(session: Session) -> Iterator[Row]:

@@ -30,6 +30,7 @@ from perdure.replication.operations import (
     Claim,
     Create,
     Delete,
+    Discard,
     Edit,
     Fork,
     Items,
@@ -86,7 +87,7 @@ class Session:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
             self._metadata.restore(fields["metadata"])
-            self.documents.restore(fields.get("documents", {}))
+            self.documents.restore(fields)
             return totals_of(fields)
         except (ValueError, TypeError, KeyError) as error:
             raise Damaged(f"the head of session {self.id} is none") from error
@@ -105,7 +106,7 @@ class Session:
                 self._merge_metadata(hlc, op.region, values)
             case Delete():
                 self._delete(op.message)
-            case Edit():
+            case Edit() | Discard():
                 self.documents.apply(op)
             case Absorb():
                 self._absorb(op)
@@ -346,7 +347,7 @@ class Session:
     @property
     def is_blank(self) -> bool:
         """Whether nothing at all is known of this session."""
-        known = self.deleted or self.created is not None or len(self.documents)
+        known = self.deleted or self.created is not None or self.documents.ever
         return not (known or self.messages.items() or self.messages.graves or self.messages.count)
 
     def visible(self, id_: str) -> Message | None:
@@ -361,8 +362,7 @@ class Session:
     def page(self, before: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
         """The newest ``limit`` messages before a serial, oldest first; are there older ones?"""
         ids, more = self.messages.page(before, limit)
-        found = (self.messages.look(id_) for id_ in ids)
-        return [message.value() for message in found if message is not None], more
+        return [one.value() for one in map(self.messages.look, ids) if one is not None], more
 
     def value(self, cursor: str) -> dict[str, Any]:
         """The session as PROTOCOL A.3 shows it."""

@@ -145,6 +145,7 @@ OPERATIONS = {
     "step": operations.Step("s", "m", LANE, 1, "running", "null"),
     "lapse": operations.Lapse("s", "m", LANE, 0, 0),
     "input": operations.Input("s", "m", 1, "n"),
+    "discard": operations.Discard("s", "d"),
     "document": operations.Edit("s", "d", b"\0\0"),
     "absorb": operations.Absorb("s", (), ()),
 }

@@ -75,6 +75,8 @@ export interface SessionView {
   readonly presence: readonly Readonly<Member>[];
   /** The runs that are not over. */
   readonly runs: readonly Readonly<Run>[];
+  /** What the shared documents are, by id: a version is equal where the document is. */
+  readonly documents: Readonly<Record<string, string>>;
   readonly cursor: string | null;
   /** The URL of the region that told the newest of it. */
   readonly region: string | null;
@@ -94,6 +96,7 @@ export interface SessionSnapshot {
   more: boolean;
   presence: Member[];
   runs: Run[];
+  documents: { id: string; version: string }[];
 }
 
 export interface SessionEvent {

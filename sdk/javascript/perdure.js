@@ -145,6 +145,7 @@ export function newView(id) {
     metadata: {},
     presence: [],
     runs: [],
+    documents: {},
     cursor: null,
     region: null,
     ready: false,
@@ -167,6 +168,7 @@ export function apply(view, name, data) {
         metadata: data.metadata,
         presence: data.presence ?? [],
         runs: data.runs ?? [],
+        documents: versions(data.documents ?? []),
         more: data.more,
       };
     case "message":
@@ -185,6 +187,8 @@ export function apply(view, name, data) {
       return { ...view, presence: present(view.presence ?? [], data) };
     case "run":
       return { ...view, runs: ran(view.runs ?? [], data) };
+    case "document":
+      return { ...view, documents: edited(view.documents ?? {}, data) };
     case "signal":
       return view;
     case "stale":
@@ -192,7 +196,7 @@ export function apply(view, name, data) {
     case "ready":
       return { ...view, ready: true };
     case "deleted":
-      return { ...view, deleted: true, messages: [], metadata: {}, presence: [], runs: [], more: false };
+      return { ...view, deleted: true, messages: [], metadata: {}, presence: [], runs: [], documents: {}, more: false };
     default:
       return view;
   }
@@ -216,6 +220,17 @@ function ran(runs, { all, run }) {
   const before = at < 0 ? runs : runs.slice(0, at);
   const after = at < 0 ? [] : runs.slice(at + 1);
   return [...before, ...(isOver ? [] : [run]), ...after];
+}
+
+/** What the shared documents are, by id. */
+function versions(documents) {
+  return Object.fromEntries(documents.map(({ id, version }) => [id, version]));
+}
+
+function edited(documents, { all, document, version, deleted }) {
+  if (all) return versions(all);
+  const { [document]: _, ...others } = documents;
+  return deleted ? others : { ...others, [document]: version };
 }
 
 /** Who is here, in the order in which they came to be known. */

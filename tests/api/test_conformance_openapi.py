@@ -224,6 +224,7 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("POST", f"{SESSION}/documents/{{d}}/append", {"text": "b"}, 200),
     ("GET", f"{SESSION}/documents/{{d}}", None, 200),
     ("GET", f"{SESSION}/documents", None, 200),
+    ("DELETE", f"{SESSION}/documents/{{d}}", None, 204),
     ("PUT", MEMBER, {"data": {"a": 1}, "ttl_s": 5}, 200),
     ("PUT", MEMBER, None, 200),
     ("PUT", MEMBER, {"ttl_s": 0}, 400),

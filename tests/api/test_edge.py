@@ -287,6 +287,7 @@ OPERATIONS = {
     ("/v1/sessions/{s}/documents", "get"),
     ("/v1/sessions/{s}/documents/{d}", "get"),
     ("/v1/sessions/{s}/documents/{d}", "patch"),
+    ("/v1/sessions/{s}/documents/{d}", "delete"),
     ("/v1/sessions/{s}/documents/{d}/append", "post"),
     ("/v1/sessions/{s}/presence", "get"),
     ("/v1/sessions/{s}/presence/{member}", "put"),

@@ -104,7 +104,7 @@ async def test_resume(region):
     follower.close()
     await region.append(lane, 1, ["b", "c"], end="complete")
     back = await region.follow(headers=[("last-event-id", last)])
-    append, end, metadata, _presence, _run, ready = await back.events()
+    append, end, metadata, _presence, _run, _document, ready = await back.events()
     assert json.loads(append["data"]) == {
         "message": "m",
         "part": 0,
@@ -128,6 +128,7 @@ async def test_last_event_id_wins(region):
         "metadata",
         "presence",
         "run",
+        "document",
         "ready",
     ]
     by_query = await region.follow(query=f"?cursor={old}")

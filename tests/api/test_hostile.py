@@ -23,6 +23,8 @@ from perdure.replication.records import Origin
 from tests.api.test_grants import GOOD, SECRET
 
 JSON = ("content-type", "application/json")
+# What every resume says, before it is over.
+BESIDE = ("metadata", "presence", "run", "document")
 EVENTS = "/v1/sessions/s/events"
 
 
@@ -80,7 +82,14 @@ async def test_a_cursor_from_the_future(region, lane):
     )
     follower = await region.follow(headers=[("last-event-id", encode(ahead))])
     first = await follower.events()
-    assert [event["event"] for event in first] == ["stale", "metadata", "presence", "run", "ready"]
+    assert [event["event"] for event in first] == [
+        "stale",
+        "metadata",
+        "presence",
+        "run",
+        "document",
+        "ready",
+    ]
     unknown = Entry(entry.slot ^ 1, entry.tag, entry.counter, entry.status, 7)
     other = Position(position.session, (unknown,), 2**30, 2**40 - 1)
     follower = await region.follow(headers=[("last-event-id", encode(other))])

@@ -27,7 +27,7 @@ async def waiting(region, follower, **options):
 
 
 # What every resume says last.
-RESUMED = ["metadata", "presence", "run", "ready"]
+RESUMED = ["metadata", "presence", "run", "document", "ready"]
 
 
 async def caught_up(region, lane=None):
@@ -173,6 +173,22 @@ async def test_presence_that_was_lost(region):
     assert names(again) == RESUMED
     assert [m["member"] for m in again["events"][1]["data"]["all"]] == ["ana"]
     assert [m["member"] for m in region.node.members("s")] == ["ana"]
+
+
+async def test_runs_that_were_lost(region):
+    """What a lost answer said of a run is said again, though nothing else has changed."""
+    run = "/v1/sessions/s/runs/r"
+    await region.json("POST", "/v1/sessions/s/runs", {"id": "r", "agent": "bot"})
+    claim = {"producer": "w", "claim_id": "c" * 8}
+    claimed = (await region.json("POST", f"{run}/claim", claim)).json
+    follower = await caught_up(region)
+    cursor, handle = follower.cursor, follower.handle
+    word = {"producer": "w", "epoch": claimed["epoch"], "n": 1, "state": "suspended"}
+    await region.json("POST", f"{run}/state", word)
+    assert names(await follower.poll()) == ["run"]
+    follower.cursor, follower.handle = cursor, handle
+    told = [event for event in (await follower.poll())["events"] if event["event"] == "run"]
+    assert [run["status"] for run in told[-1]["data"]["all"]] == ["suspended"]
 
 
 @pytest.mark.parametrize("wait_ms", [0, 5])

@@ -124,7 +124,7 @@ async def test_a_resumed_reader_is_told_who_is_here(region):
     first = await region.follow()
     last = (await first.events())[-1]["id"]
     again = await region.follow(headers=[("last-event-id", last)])
-    metadata, presence, _run, ready = await again.events()
+    metadata, presence, _run, _document, ready = await again.events()
     assert (metadata["event"], ready["event"]) == ("metadata", "ready")
     assert [m["member"] for m in json.loads(presence["data"])["all"]] == ["ana"]
     assert presence["id"] == ready["id"] == last

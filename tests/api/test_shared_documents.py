@@ -1,6 +1,7 @@
 """Shared documents over REST and y-websocket: what is shown, merged, told, and refused."""
 
 import asyncio
+import json
 from typing import Any
 
 import jwt
@@ -120,6 +121,82 @@ async def test_documents_are_limited_and_deleted_with_their_session(region, monk
         ("POST", f"{PATH}/append", {"text": "b"}),
     ):
         (await region.json(method, path, body)).assert_problem(410, "deleted")
+
+
+async def test_an_append_with_a_key_is_made_once(region):
+    """However often it is asked for; another text under the key is refused, and a bad key too."""
+    key = [("idempotency-key", "key-0001")]
+    for _ in range(3):
+        shown = await region.json("POST", f"{PATH}/append", {"text": "a"}, key)
+        assert (shown.status, shown.json["text"]) == (200, "a")
+    refused = await region.json("POST", f"{PATH}/append", {"text": "b"}, key)
+    refused.assert_problem(409, "conflict")
+    for wrong in ("short", "no key at all"):
+        bad = await region.json(
+            "POST", f"{PATH}/append", {"text": "b"}, [("idempotency-key", wrong)]
+        )
+        assert bad.assert_problem(400, "invalid_id")["field"] == "Idempotency-Key"
+    assert region.node.document("s", "d")["text"] == "a"
+
+
+async def test_a_document_is_deleted_for_ever(region, join):
+    """Who edits it live is sent away; everybody is told, and nothing brings it back."""
+    (await region.json("DELETE", PATH)).assert_problem(404, "not_found")
+    await region.json("PUT", "/v1/sessions/s")
+    (await region.json("DELETE", PATH)).assert_problem(404, "not_found")
+    client = await join(11)
+    client.text += "hello"
+    await client.send()
+    await client.until("hello")
+    assert (await region.request("DELETE", PATH)).status == 204
+    assert await client.closed() == (4410, "deleted")
+    for method, path, body in (
+        ("GET", PATH, None),
+        ("PATCH", PATH, {"text": "b"}),
+        ("POST", f"{PATH}/append", {"text": "b"}),
+        ("DELETE", PATH, None),
+    ):
+        (await region.json(method, path, body)).assert_problem(410, "deleted")
+    assert (await region.json("GET", DOCUMENTS)).json == {"documents": []}
+    with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
+        await join(12)
+    assert refused.value.response.status_code == 410
+
+
+async def test_readers_are_told_of_documents(region):
+    """At once of the first change, and of what followed once a second; of the end; and of all that
+    there is, in a snapshot and when they come back."""
+    follower = await region.follow()
+    snapshot, _ = await follower.events()
+    assert json.loads(snapshot["data"])["documents"] == []
+    for text in ("a", "b", "c"):
+        await region.json("PATCH", PATH, {"text": text})
+    first = json.loads((await next_of(follower, "document"))["data"])
+    assert first["document"] == "d"
+    region.node.tick()
+    last = await next_of(follower, "document")
+    version = region.node.document("s", "d")["version"]
+    assert json.loads(last["data"]) == {"document": "d", "version": version} != first
+    region.node.tick()
+    region.node.tick()
+    other = await region.follow()
+    assert json.loads((await other.event())["data"])["documents"] == [
+        {"id": "d", "version": version}
+    ]
+    back = await region.follow(headers=[("last-event-id", last["id"])])
+    document = await next_of(back, "document")
+    assert json.loads(document["data"]) == {"all": [{"id": "d", "version": version}]}
+    await region.json("DELETE", PATH)
+    gone = await next_of(follower, "document")
+    assert json.loads(gone["data"]) == {"document": "d", "deleted": True}
+    assert last["id"] == gone["id"]
+
+
+async def next_of(follower: Any, name: str) -> Any:
+    """The next event of a name."""
+    while (event := await follower.event())["event"] != name:
+        pass
+    return event
 
 
 # y-websocket

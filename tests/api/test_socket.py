@@ -21,6 +21,8 @@ from .conftest import ORIGIN
 from .followers import plug
 
 OPEN = {"id": "m", "role": "assistant", "producer": "p", "claim_id": "claim-0001"}
+# What every resume says, before it is over.
+BESIDE = ("metadata", "presence", "run", "document")
 SECRET = b"g" * 32
 
 
@@ -213,7 +215,14 @@ async def test_subscribe_again_with_the_cursor(region, lane, plugged):
     await region.append(lane, 0, ["a"])
     await plugged.do("subscribe", cursor=cursor)
     told = await plugged.until("ready")
-    assert [event.event for event in told] == ["append", "metadata", "presence", "run", "ready"]
+    assert [event.event for event in told] == [
+        "append",
+        "metadata",
+        "presence",
+        "run",
+        "document",
+        "ready",
+    ]
 
 
 async def test_frames_are_encoded_once(region, lane):

@@ -87,6 +87,7 @@ async def test_a_slow_reader_is_cut_and_the_others_do_not_feel_it(node: Node) ->
         "metadata",
         "presence",
         "run",
+        "document",
         "ready",
     ]
     again.close()

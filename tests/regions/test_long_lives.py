@@ -35,6 +35,8 @@ from tests.regions.memory_storage import MemoryStorage
 from tests.replication.test_work import calls
 
 OPEN = Draft("assistant", id="m", producer="p", claim_id="claim-0001")
+# What every resume says, before it is over.
+BESIDE = ("metadata", "presence", "run", "document")
 
 
 async def send(node: Node, session: str, number: int, text: str = "hello") -> None:
@@ -152,7 +154,13 @@ async def test_a_reader_returns_to_a_session_that_has_left_memory(regions: Regio
     events = await reader.next()
     assert events is not None
     names = [event.name for event in events]
-    assert names == ["message"] * (2 * WINDOW_ROWS - 1) + ["metadata", "presence", "run", "ready"]
+    assert names == ["message"] * (2 * WINDOW_ROWS - 1) + [
+        "metadata",
+        "presence",
+        "run",
+        "document",
+        "ready",
+    ]
     reader.close()
     await node.stop()
 
@@ -173,7 +181,14 @@ async def test_a_cursor_of_a_session_that_came_back_names_a_message_that_goes_on
     reader = node.subscribe("s", cursor)
     events = await reader.next()
     assert events is not None
-    assert [event.name for event in events] == ["append", "metadata", "presence", "run", "ready"]
+    assert [event.name for event in events] == [
+        "append",
+        "metadata",
+        "presence",
+        "run",
+        "document",
+        "ready",
+    ]
     reader.close()
     await node.append("s", "m", "p", epoch, 2, [], "complete")
     await rests(node, regions.clock)

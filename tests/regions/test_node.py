@@ -227,6 +227,7 @@ async def test_a_restart_recovers_all_that_was_acknowledged(regions: Regions) ->
         "metadata",
         "presence",
         "run",
+        "document",
         "ready",
     ]
     reader.close()
@@ -271,6 +272,7 @@ async def test_what_was_settled_is_not_doubted_after_a_restart(regions: Regions)
                 "metadata",
                 "presence",
                 "run",
+                "document",
                 "ready",
             ]
             reader.close()
@@ -308,6 +310,7 @@ async def test_keep_alives_and_holds_are_by_the_monotonic_clock(regions: Regions
         "metadata",
         "presence",
         "run",
+        "document",
         "ready",
     ]
     waiting = asyncio.create_task(reader.next())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from perdure.replication import document, document_admission, limits
 from perdure.replication.admission import Site
 from perdure.replication.coding import decode, encode
-from perdure.replication.document_admission import admit_edit, admit_update
+from perdure.replication.document_admission import admit_discard, admit_edit, admit_update
 from perdure.replication.document_value import appending, merging, replacing, value_of
 from perdure.replication.errors import Malformed, Refusal
 from perdure.replication.hlc import HybridClock
@@ -32,6 +32,7 @@ JSON = st.recursive(
     max_leaves=4,
 )
 PATCHES = st.dictionaries(st.sampled_from("abc"), JSON, max_size=2)
+DEEDS = ["text", "append", "json", "gossip", "sleep", "learn", "discard"]
 TEXTS = st.text(st.sampled_from("ab é😀\n"), max_size=6)
 
 
@@ -92,6 +93,12 @@ class Replica:
         return [held.value() for held in found if held is not None]
 
 
+def document_of(data: st.DataObject, replica: Replica) -> str:
+    """One that was not discarded there."""
+    ids = [id_ for id_ in "de" if not replica.session.documents.is_discarded(id_)]
+    return data.draw(st.sampled_from(ids or ["f"]))
+
+
 @settings(deadline=None, max_examples=120)
 @given(st.data())
 def test_replicas_converge(data: st.DataObject) -> None:
@@ -101,13 +108,13 @@ def test_replicas_converge(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 14))):
         replica = data.draw(st.sampled_from(replicas))
         other = data.draw(st.sampled_from(replicas))
-        match data.draw(st.sampled_from(["text", "append", "json", "gossip", "sleep", "learn"])):
+        match data.draw(st.sampled_from(DEEDS)):
             case "text":
-                replica.edit(replacing("text", data.draw(TEXTS)))
+                replica.edit(replacing("text", data.draw(TEXTS)), id_=document_of(data, replica))
             case "append":
-                replica.edit(appending("text", data.draw(TEXTS)))
+                replica.edit(appending("text", data.draw(TEXTS)), id_=document_of(data, replica))
             case "json":
-                replica.edit(merging("json", data.draw(PATCHES)))
+                replica.edit(merging("json", data.draw(PATCHES)), id_=document_of(data, replica))
             case "gossip" if other.log:
                 for body in data.draw(st.lists(st.sampled_from(other.log), max_size=6)):
                     replica.take(body)
@@ -115,6 +122,8 @@ def test_replicas_converge(data: st.DataObject) -> None:
                 replica.sleep()
             case "learn":
                 replica.learn(other)
+            case "discard" if replica.session.documents.get("d") and data.draw(st.booleans()):
+                replica.accept(admit_discard(replica.session, "d"))
     logs = [body for replica in replicas for body in replica.log]
     for replica in replicas:
         for body in data.draw(st.permutations(logs)):
@@ -122,8 +131,10 @@ def test_replicas_converge(data: st.DataObject) -> None:
     views = [replica.view() for replica in replicas]
     assert views[0] == views[1] == views[2]
     assert len({replica.session.whole() for replica in replicas}) == 1
-    held = replicas[0].session.documents.get("d")
-    assert held is None or len(held.told()) == 1
+    for id_ in replicas[0].session.documents.ids():
+        held = replicas[0].session.documents.get(id_)
+        assert held is not None
+        assert len(held.told()) == 1
     replicas[0].sleep()
     fresh = Replica("ap")
     fresh.learn(replicas[0])

@@ -4,6 +4,7 @@ from typing import Any
 
 from perdure.regions.documents import DocumentDesk, Seat
 from perdure.replication.document import SharedDocument
+from perdure.replication.document_keys import AppendKeys
 from perdure.replication.documents import Documents
 
 from tests.simulation.mutation import registry
@@ -16,6 +17,12 @@ def taking_out_is_no_news(self: Any, update: Any) -> bool:
     """An update that only takes something out is not logged."""
     state = self.vector
     return any(block.end > state.get(block.client, 0) for block in update.blocks)
+
+
+@mutant(AppendKeys, "note")
+def appends_made_twice_stay(self: Any, append: Any) -> None:
+    """What two regions have each added under one key is there twice."""
+    self._held.setdefault(append.key, append)
 
 
 _push = Seat.push

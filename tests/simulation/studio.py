@@ -6,8 +6,9 @@ wrote it, so that what regions show in the end tells what became of it.
 """
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
 from typing import Any
@@ -68,18 +69,23 @@ class Editor(Client):
 
     async def _append(self) -> None:
         self._count += 1
-        attempt = 0
-        while True:
-            token = f"{self.name}.{self._count}.{attempt};"
-            self.around.history.tokens.setdefault(self.session, set()).add(token)
-            try:
-                _, disk = await self.call("append_document", self.session, DOCUMENT, token)
-                break
-            except Unavailable:
-                attempt += 1
-                await self.give_up_here()
+        token, key = f"{self.name}.{self._count};", f"key-{self.name}-{self._count}"
+        self.around.history.tokens.setdefault(self.session, set()).add(token)
+        asked = ("append_document", self.session, DOCUMENT, token, key)
+        if self._whim.random() < 0.2:
+            # Impatient: elsewhere too, at once.
+            elsewhere = self._whim.choice(self.around.regions)
+            call = self.around.door.call(self.name, elsewhere, *asked)
+            (_, disk), _ = await asyncio.gather(self.insist(*asked), self._let_go(call))
+        else:
+            _, disk = await self.insist(*asked)
         where = (self.session, self.name, token)
         self.around.history.edited.append(Edited(self.now_s, *where, disk))
+
+    @staticmethod
+    async def _let_go(call: Awaitable[Any]) -> None:
+        with contextlib.suppress(Unavailable):
+            await call
 
     async def _number(self) -> None:
         self._count += 1

@@ -126,9 +126,9 @@ class Verbs:
         path = f"{session}/documents/{document}"
         return (await self._http("PATCH", path, {"json": patch})).body
 
-    async def _append_document(self, session: str, document: str, text: str) -> Any:
-        path = f"{session}/documents/{document}/append"
-        return (await self._http("POST", path, {"text": text})).body
+    async def _append_document(self, session: str, document: str, text: str, key: str) -> Any:
+        path, headers = f"{session}/documents/{document}/append", {"idempotency-key": key}
+        return (await self._http("POST", path, {"text": text}, headers)).body
 
     async def _members(self, session: str) -> Any:
         return (await self._http("GET", f"{session}/presence")).body["presence"]

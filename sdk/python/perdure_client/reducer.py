@@ -66,6 +66,9 @@ class SessionView:
     # The runs that are not over, by id. Its messages look into it: it is changed, never replaced.
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    # What the shared documents are, by id: a version is equal where the document is.
+    documents: dict[str, str] = field(default_factory=dict)
+
     def message(self, id_: str) -> MessageView | None:
         """The message of an id."""
         return next((message for message in self.messages if message.id == id_), None)
@@ -81,6 +84,7 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             view.more = data["more"]
             view.presence = _by(data.get("presence", ()), "member")
             _run(view, {"all": data.get("runs", ())})
+            _document(view, {"all": data.get("documents", ())})
         case "message":
             _place(view, _message(view, data))
         case "append" | "replace" | "end":
@@ -95,6 +99,8 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
             _present(view, data)
         case "run":
             _run(view, data)
+        case "document":
+            _document(view, data)
         case "stale":
             for message in view.messages:
                 if data["message"] in (None, message.id):
@@ -104,6 +110,7 @@ def apply(view: SessionView, name: str, data: dict[str, Any]) -> None:
         case "deleted":
             view.deleted, view.messages, view.metadata, view.presence = True, [], {}, {}
             view.runs.clear()
+            view.documents = {}
 
 
 def _by(values: Iterable[dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
@@ -128,6 +135,15 @@ def _run(view: SessionView, data: dict[str, Any]) -> None:
             view.runs.pop(run["id"], None)
         else:
             view.runs[run["id"]] = run
+
+
+def _document(view: SessionView, data: dict[str, Any]) -> None:
+    if "all" in data:
+        view.documents = {value["id"]: value["version"] for value in data["all"]}
+    elif data.get("deleted"):
+        view.documents.pop(data["document"], None)
+    else:
+        view.documents[data["document"]] = data["version"]
 
 
 def is_over(run: dict[str, Any]) -> bool:
