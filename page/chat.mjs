@@ -109,8 +109,10 @@ function take({ event, id, data }) {
   at("stop").hidden = openRuns().length === 0;
 }
 
+/** A region that was away may still tell of a run as open whose answer is known to be over. */
 function openRuns() {
-  return view.runs.filter(({ agent }) => agent === AGENT);
+  const over = new Set(view.messages.filter(({ status }) => status !== "streaming").map(({ id }) => id));
+  return view.runs.filter(({ agent, id }) => agent === AGENT && !over.has(id));
 }
 
 function drawDraftState(state, detail) {
