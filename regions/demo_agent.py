@@ -100,7 +100,7 @@ class ScriptedAgent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._be_present(session))
             agent = self._client.agent(AGENT, lease_s=LEASE_S)
-            group.create_task(agent.work(self._answer))
+            group.create_task(agent.work(self._answer, on_error=self._failed))
 
     async def _be_present(self, session: str) -> None:
         events = self._client.session(session).events(presence=AGENT, presence_data={"name": AGENT})
@@ -122,6 +122,9 @@ class ScriptedAgent:
         finally:
             moved = ", went to another region meanwhile" * (turn.writer.moves > moves)
             self._say(f"{AGENT}: {status}{moved}")
+
+    def _failed(self, turn: Turn, error: Exception) -> None:
+        self._say(f"{AGENT}: could not answer in session {turn.session.id}: {error}")
 
     async def _asked(self, turn: Turn) -> str:
         if turn.run["input"] is None:

@@ -60,7 +60,8 @@ async def chat(first_port: int, *, opens: bool) -> int:
                 with _typed(desk.heard):
                     await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if working.done():
-                    working.result()
+                    say(f"the agent has failed: {working.exception()!r}")
+                    return 1
                 say("stopping")
             finally:
                 for task in (working, stopping, *desk.tasks):

@@ -29,8 +29,8 @@ async def here(window: Window, *people: tuple[str, str]) -> None:
 
 async def test_two_windows_share_a_session(window: Open, tmp_path: Path) -> None:
     """Each sees who is here, the other's message, the answer as it streams, and that somebody is
-    typing; Stop in one cancels what the other asked for, and keeps the text; what is no text of the
-    page's own is shown as text."""
+    typing; one of them moves to a third region meanwhile, and Stop there cancels what the other
+    asked for, and keeps the text; what is no text of the page's own is shown as text."""
     async with window("eu") as ana, window("us") as ben:
         for each, own in ((ana, "Ana"), (ben, "Ben")):
             you = {name: f"{name} .you." if name == own else name for name in ("Ana", "Ben")}
@@ -43,6 +43,10 @@ async def test_two_windows_share_a_session(window: Open, tmp_path: Path) -> None
             await expect(each.article(1)).to_have_attribute("data-status", "streaming")
             await expect(each.article(1).locator("p")).to_have_text(BEGUN)
         assert await ana.page.locator("article p *").count() == 0
+        await ben.page.locator("#regions label").filter(has_text="ap").click()
+        await expect(ben.page.locator("#where")).to_have_text("reading from ap")
+        await here(ana, (AGENT, "eu"), ("Ana .you.", "eu"), ("Ben", "ap"))
+        await expect(ben.article(1)).to_have_attribute("data-status", "streaming")
         await ben.page.click("#stop")
         for each in (ana, ben):
             await expect(each.article(1)).to_have_attribute("data-status", "cancelled")

@@ -16,6 +16,10 @@ from perdure_client import Client
 from tests.regions.processes import COMMAND, Served, started
 
 
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 def three_ports() -> int:
     """The first of three ports in a row that nothing listens on just now."""
     while True:
@@ -55,7 +59,7 @@ async def test_the_demo_at_the_terminal(tmp_path: Path) -> None:
     for pid in pids.values():
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         async with started(*command, environment={"TMPDIR": str(tmp_path)}) as running:
             ended = await running.end()
     assert ended.code == 1 and "region us did not start" in ended.err
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65534", "x"])
