@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perdure.regions.cluster import Cluster
 from perdure.regions.demo_agent import AGENT, answer_to
-from playwright.async_api import expect
+from playwright.async_api import WebSocket, expect
 
 from tests.page.conftest import DEADLINE_S, PHONE, Open, Window, until
 
@@ -66,6 +66,36 @@ async def write_inside(window: Window, text: str) -> None:
     await window.page.keyboard.type(text, delay=15)
 
 
+async def compose(window: Window, other: Window) -> None:
+    """Write a word of two characters with an input method, while the other one writes too: what is
+    being composed is neither lost nor doubled."""
+    keys = await window.page.context.new_cdp_session(window.page)
+    place = {"selectionStart": 1, "selectionEnd": 1}
+    received: list[bytes | str] = []
+
+    def opened(socket: WebSocket) -> None:
+        socket.on("framereceived", lambda frame: received.append(frame))
+
+    window.page.on("websocket", opened)
+    await window.page.locator("#regions label").filter(has_text="ap").click()
+    await expect(window.page.locator("#draft-state")).to_have_text("in step with ap")
+    await window.page.focus("#draft")
+    await window.page.keyboard.press("Control+Home")
+    await keys.send("Input.imeSetComposition", {"text": "に", **place})
+    await other.page.keyboard.press("Control+End")
+    await other.page.keyboard.type("!")
+
+    async def has_come() -> bool:
+        await window.draft()
+        return any(isinstance(frame, bytes) and b"!" in frame for frame in received)
+
+    await until(has_come)
+    await keys.send("Input.imeSetComposition", {"text": "にほ", **place})
+    await keys.send("Input.insertText", {"text": "日本"})
+    for each in (window, other):
+        await expect(each.page.locator("#draft")).to_have_value(re.compile(r"日本\[[^に]*\n!$"))
+
+
 async def test_both_write_in_the_draft(window: Open, tmp_path: Path) -> None:
     """Two who type at one place at once, beside an agent that adds a line, end with the same text.
     The words of each stand together in it: so each caret stayed where it was. It fits a phone."""
@@ -84,6 +114,7 @@ async def test_both_write_in_the_draft(window: Open, tmp_path: Path) -> None:
         one, other = map(re.escape, words.values())
         whole = rf"\[({one}{other}|{other}{one})\]\n{AGENT}, .+\n"
         assert re.fullmatch(whole, await ana.draft()), await ana.draft()
+        await compose(ana, ben)
         await expect(ben.article(1)).to_have_attribute("data-status", "complete")
         await ben.page.screenshot(path=tmp_path / "phone.png", full_page=True)
         for part in ("main", "#send", "#draft", "#regions"):
