@@ -35,7 +35,9 @@ async def chat_cluster(directory: Path, ports: Sequence[int]) -> AsyncGenerator[
         f"--demo-page={name}=http://127.0.0.1:{port}"
         for name, port in zip(NAMES, ports, strict=True)
     ]
-    pairs = list(zip(ports, free_ports(len(NAMES)), strict=True))
+    # Nobody listens on the ports of the clients yet, so some of these may be the same.
+    peer_ports = [port for port in free_ports(2 * len(NAMES)) if port not in ports]
+    pairs = list(zip(ports, peer_ports[: len(NAMES)], strict=True))
     async with Cluster(directory, pairs, options) as cluster:
         yield cluster
 
