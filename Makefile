@@ -12,7 +12,7 @@ ROUNDS ?=
 INPUTS ?= 100000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo dev test test-js bench simulate mutants powercut chaos hotspots fuzz interop failures sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz interop failures sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ setup-js: ## what the tests of the React hooks and of the chat transport need, f
 demo: setup ## three regions, one killed in the middle of a word, and the proof that nothing was lost
 	$(BIN)/perdure demo failover $(ARGS)
 
+demo-chat: setup ## the same three with a page for the browser: share a session with an agent, kill a region
+	$(BIN)/perdure demo chat $(ARGS)
+
 dev: setup ## three regions eu, us, ap on ports 7101 to 7103, until Ctrl-C
 	$(BIN)/perdure dev $(ARGS)
 
@@ -41,8 +44,8 @@ test: setup ## the whole test suite, Python and JavaScript, in WORKERS=2 process
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 	@$(MAKE) --no-print-directory test-js
 
-test-js: ## the tests of the JavaScript client
-	@if command -v node >/dev/null; then node --test sdk/javascript/test/*.test.js; \
+test-js: ## the tests of the JavaScript client, and of the page's modules
+	@if command -v node >/dev/null; then node --test sdk/javascript/test/*.test.js tests/page/*.test.mjs; \
 	elif [ "$$CI" = true ]; then echo "the JavaScript tests need Node 18 or newer"; exit 1; \
 	else echo "no node here: the JavaScript client was not tested"; fi
 

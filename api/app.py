@@ -1,6 +1,6 @@
 """The application: FastAPI for what is not hot, the :class:`Edge` in front, CORS around it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,6 +12,7 @@ from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.grants import Grants
 from perdure.api.openapi import describe
+from perdure.api.page import add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import problem
 from perdure.api.runs import add_runs
@@ -87,8 +88,10 @@ def create_app(
     version: str,
     cors_origins: Sequence[str] = (),
     cors_origin_regex: str | None = None,
+    demo_page: Mapping[str, str] | None = None,
 ) -> ASGIApp:
-    """The ASGI application of one region. ``grants`` None: anybody may call."""
+    """The ASGI application of one region. ``grants`` None: anybody may call. ``demo_page``: the
+    regions that the page of the demo offers, and their URLs; without any there is no page."""
     routes = FastAPI(
         title="perdure",
         version=version,
@@ -103,6 +106,8 @@ def create_app(
     add_presence(routes, node)
     add_runs(routes, node)
     add_documents(routes, node)
+    if demo_page:
+        add_page(routes, node.region, demo_page)
     routes.add_exception_handler(HTTPException, _http_problem)
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)

@@ -1,6 +1,7 @@
 """What a region is told from outside: flags, environment, files; checked before anything starts."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -42,6 +43,8 @@ class Config:
     log_age_s_max: int = LOG_AGE_S_MAX
     # When a session that nobody uses leaves memory.
     evict_idle_s: int = EVICT_IDLE_S
+    # The page of the demo is served where this is not empty: all regions, and their clients' URLs.
+    demo_page: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def no_auth(self) -> bool:
@@ -86,7 +89,23 @@ def read_secret(name: str, environment: Mapping[str, str] | None = None) -> byte
 
 def parse_peers(texts: list[str]) -> dict[str, str]:
     """``NAME=URL`` texts as a mapping; ``ConfigError`` names the wrong one."""
-    peers: dict[str, str] = {}
+    return _parse_urls("--peer", texts, "the URL of its peer port")
+
+
+def parse_demo_page(texts: list[str]) -> dict[str, str]:
+    """The same for the regions that the page of the demo offers.
+
+    The URLs go into a policy of what the page may connect to: nothing but a scheme and a host.
+    """
+    regions = _parse_urls("--demo-page", texts, "the URL of its clients' port")
+    for name, url in regions.items():
+        if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", url):
+            raise ConfigError(f"--demo-page {name}={url}: give http:// or https://, and a host")
+    return regions
+
+
+def _parse_urls(flag: str, texts: list[str], what: str) -> dict[str, str]:
+    found: dict[str, str] = {}
     for text in texts:
         name, _, url = text.partition("=")
         try:
@@ -95,13 +114,13 @@ def parse_peers(texts: list[str]) -> dict[str, str]:
         except ValueError:
             is_url = False
         if not is_id(name) or not is_url:
-            raise ConfigError(f"--peer {text!r} must be NAME=URL, the URL of its peer port")
+            raise ConfigError(f"{flag} {text!r} must be NAME=URL, {what}")
         if not parts.hostname:
-            raise ConfigError(f"--peer {text!r}: the URL names no host")
-        if name in peers:
-            raise ConfigError(f"--peer {name} is given twice")
-        peers[name] = url
-    return peers
+            raise ConfigError(f"{flag} {text!r}: the URL names no host")
+        if name in found:
+            raise ConfigError(f"{flag} {name} is given twice")
+        found[name] = url
+    return found
 
 
 def check(config: Config) -> None:
@@ -132,6 +151,8 @@ def check(config: Config) -> None:
             "--dev-no-auth may use a secret that everybody knows, so peers are taken on loopback"
             f" only, not on {config.peer_host}"
         )
+    if config.demo_page and not config.no_auth:
+        raise ConfigError("--demo-page carries no grant: it needs --dev-no-auth")
     if not config.peer_secret:
         raise ConfigError(
             f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same secret in every region,"

@@ -13,12 +13,9 @@ FIRST_PEER_PORT = 7_201
 async def dev(directory: Path) -> int:
     """Run ``eu``, ``us`` and ``ap``; a region that is killed is reported, not restarted."""
     ports = [(FIRST_PORT + number, FIRST_PEER_PORT + number) for number in range(3)]
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_signal()
     async with Cluster(directory, ports) as cluster:
-        watching = [asyncio.create_task(_watch(cluster, name)) for name in cluster.regions]
+        watching = [asyncio.create_task(watch(cluster, name)) for name in cluster.regions]
         for region in cluster.regions.values():
             assert region.process is not None
             print(f"{region.name}  {region.url}  pid {region.process.pid}  log {region.log}")
@@ -31,7 +28,17 @@ async def dev(directory: Path) -> int:
     return 0
 
 
-async def _watch(cluster: Cluster, name: str) -> None:
+def stop_signal() -> asyncio.Event:
+    """Set by Ctrl-C, a termination, and a terminal that is closed."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def watch(cluster: Cluster, name: str) -> None:
+    """Report the end of a region's process."""
     process = cluster.regions[name].process
     assert process is not None
     code = await process.wait()

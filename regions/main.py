@@ -15,14 +15,17 @@ from perdure.regions.config import (
     JWT_SECRET,
     LOOPBACK_ORIGINS,
     PEER_SECRET,
+    PORT_MAX,
     Config,
     ConfigError,
     check,
+    parse_demo_page,
     parse_peers,
     read_secret,
 )
 from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
-from perdure.regions.dev import dev
+from perdure.regions.demo_chat import chat
+from perdure.regions.dev import FIRST_PORT, dev
 from perdure.regions.ports import StorageError
 from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
 
@@ -96,6 +99,13 @@ def _add_serve(commands: Any) -> None:
     serving.add_argument(
         "--dev-no-auth", action="store_true", help="serve anybody, on loopback only"
     )
+    serving.add_argument(
+        "--demo-page",
+        action="append",
+        default=[],
+        metavar="NAME=URL",
+        help="serve the page of the demo at /demo/chat; once for each region, itself too",
+    )
     serving.add_argument("--verbose", action="store_true", help="log more")
     serving.set_defaults(run=_serve)
 
@@ -111,21 +121,43 @@ def _add_dev(commands: Any) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    text = "show what happens when a region dies in the middle of a word"
+    text = "show what it does, on this machine"
+    codes = "Exit codes: 0 it did, 1 it did not, 2 wrong arguments, 130 interrupted."
+    demo_parser = commands.add_parser("demo", help=text, description=text, epilog=codes)
+    demos = demo_parser.add_subparsers(title="demos", metavar="DEMO", required=True)
+    text = "an answer streams while a region is killed in the middle of a word; and the proof"
     codes = (
         "Exit codes: 0 nothing was lost, doubled or reordered, 1 something was or the demo failed,"
         " 2 wrong arguments, 130 interrupted."
     )
-    demo_parser = commands.add_parser("demo", help=text, description=text, epilog=codes)
-    demo_parser.add_argument("which", choices=["failover"])
-    demo_parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    demo_parser.add_argument(
+    failing = demos.add_parser("failover", help=text, description=text, epilog=codes)
+    failing.add_argument("--json", action="store_true", help="print the result as JSON")
+    failing.add_argument(
         "--tokens-per-s", type=float, default=TOKENS_PER_S, help=f"pace ({TOKENS_PER_S:.0f})"
     )
-    demo_parser.set_defaults(run=_demo)
+    failing.set_defaults(run=_demo_failover)
+    text = "a page on which windows at several regions share a session with an agent, until Ctrl-C"
+    codes = (
+        "Exit codes: 0 stopped, 1 a region did not start or the agent failed, 2 wrong arguments."
+    )
+    chatting = demos.add_parser("chat", help=text, description=text, epilog=codes)
+    chatting.add_argument(
+        "--port",
+        type=int,
+        default=FIRST_PORT,
+        help=f"of the first region; the others have the next two ({FIRST_PORT})",
+    )
+    chatting.add_argument("--open", action="store_true", help="open two windows in the browser")
+    chatting.set_defaults(run=_demo_chat)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo_chat(options: argparse.Namespace) -> int:
+    if not 0 < options.port <= PORT_MAX - 2:
+        raise ConfigError(f"--port {options.port} must be 1 to {PORT_MAX - 2}")
+    return asyncio.run(chat(options.port, opens=options.open))
+
+
+def _demo_failover(options: argparse.Namespace) -> int:
     # Faster, the answer is over before a process can be killed in the middle of it.
     if not 0 < options.tokens_per_s <= TOKENS_PER_S_MAX:
         raise ConfigError(f"--tokens-per-s must be positive, and at most {TOKENS_PER_S_MAX:.0f}")
@@ -163,6 +195,7 @@ def _config(options: argparse.Namespace) -> Config:
         log_bytes_max=options.log_bytes_max,
         log_age_s_max=options.log_age_s_max,
         evict_idle_s=options.evict_idle_s,
+        demo_page=parse_demo_page(options.demo_page),
     )
 
 
@@ -182,6 +215,7 @@ def _serve(options: argparse.Namespace) -> int:
             version=version("perdure"),
             cors_origins=config.cors_origins,
             cors_origin_regex=LOOPBACK_ORIGINS if config.no_auth else None,
+            demo_page=config.demo_page,
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -33,6 +33,7 @@ HOMES = {
         "api/app.py",
         "api/documents.py",
         "api/openapi.py",
+        "api/page.py",
         "api/presence.py",
         "api/runs.py",
     },
@@ -43,6 +44,8 @@ HOMES = {
         "regions/commands.py",
         "regions/console.py",
         "regions/demo.py",
+        "regions/demo_agent.py",
+        "regions/demo_chat.py",
         "regions/publishing.py",
     },
     "pycrdt": {

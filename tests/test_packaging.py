@@ -19,7 +19,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("replication", "regions", "api")
+FOLDERS = ("replication", "regions", "api", "page")
+# Of the JavaScript client, what goes into the service: the page of the demo imports it.
+BROWSER = "sdk/javascript/perdure.js"
 # What is no source; a cache of one's own would otherwise be taken for something to be packed.
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", "tests")
 
@@ -64,8 +66,15 @@ def service(tmp_path_factory) -> Built:
         shutil.copy(ROOT / name, sources)
     for name in FOLDERS:
         shutil.copytree(ROOT / name, sources / name, ignore=MADE)
+    (sources / BROWSER).parent.mkdir(parents=True)
+    shutil.copy(ROOT / BROWSER, sources / BROWSER)
     # Small stand-ins for what must stay outside.
-    for name in ("tests/regions/test_x.py", "docs/x.md", "sdk/python/perdure_client/x.py"):
+    outside = ("perdure_client/x.py", "../javascript/README.md", "../javascript/react.js")
+    for name in (
+        "tests/regions/test_x.py",
+        "docs/x.md",
+        *(f"sdk/python/{name}" for name in outside),
+    ):
         (sources / name).parent.mkdir(parents=True, exist_ok=True)
         (sources / name).touch()
     return build(sources, tmp_path_factory.mktemp("service-out"))
@@ -88,8 +97,10 @@ def sources_in(folder: str) -> set[str]:
 
 
 def test_wheel_of_the_service(service):
-    """It holds every file of the three folders, as ``perdure/…``, and nothing else."""
+    """It holds every file of the folders, and the JavaScript client, as ``perdure/…``, and nothing
+    else."""
     expected = {f"perdure/{folder}/{name}" for folder in FOLDERS for name in sources_in(folder)}
+    expected.add("perdure/browser/perdure.js")
     assert service.packed == expected
     for name in ("api/py.typed", "replication/py.typed", "regions/py.typed"):
         assert f"perdure/{name}" in service.packed
@@ -120,7 +131,10 @@ def test_installed_command(service, client, tmp_path):
     assert "from perdure.regions.main import main" in script
     program = (
         "import perdure.regions.main as module, perdure_client, perdure.regions.demo as demo;"
-        "print(module.__file__); print(perdure_client.__file__); print(len(demo.answer()))"
+        "import fastapi, perdure.api.page as page; app = fastapi.FastAPI();"
+        "page.add_page(app, 'eu', {'eu': 'http://h'});"
+        "print(module.__file__); print(perdure_client.__file__); print(len(demo.answer()));"
+        "print(len(app.routes))"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
@@ -131,10 +145,11 @@ def test_installed_command(service, client, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    module, package, tokens = done.stdout.split()
+    module, package, tokens, routes = done.stdout.split()
     assert module.startswith(str(target))
     assert package.startswith(str(target))
     assert int(tokens) > 100
+    assert int(routes) > 10
 
 
 def test_versions_agree():

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -258,11 +258,15 @@ Serve = Callable[..., "contextlib.AbstractAsyncContextManager[Region]"]
 
 @pytest.fixture
 def serve(tmp_path) -> Serve:
-    """Starts regions; options: ``grants``, ``peers``, ``name``."""
+    """Starts regions; options: ``grants``, ``peers``, ``name``, ``demo_page``."""
 
     @contextlib.asynccontextmanager
     async def start(
-        *, grants: Grants | None = None, peers: Sequence[str] = (), name: str = "eu"
+        *,
+        grants: Grants | None = None,
+        peers: Sequence[str] = (),
+        name: str = "eu",
+        demo_page: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Region]:
         storage = Failing(tmp_path / name)
         node = Node(
@@ -276,7 +280,9 @@ def serve(tmp_path) -> Serve:
         )
         node.recover()
         node.start(None)
-        app = create_app(node, grants=grants, version="1.2.3", cors_origins=[ORIGIN])
+        app = create_app(
+            node, grants=grants, version="1.2.3", cors_origins=[ORIGIN], demo_page=demo_page
+        )
         listener = socket.create_server(("127.0.0.1", 0))
         # Accepted sockets inherit it: a reader that stalls is felt soon, on every machine.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)

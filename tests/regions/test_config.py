@@ -9,6 +9,7 @@ from perdure.regions.config import (
     ConfigError,
     check,
     is_loopback,
+    parse_demo_page,
     parse_peers,
     read_secret,
 )
@@ -46,6 +47,23 @@ def test_wrong_peers_are_named(texts: list[str], message: str) -> None:
     """The message holds what was given."""
     with pytest.raises(ConfigError, match=message):
         parse_peers(texts)
+
+
+def test_the_page_of_the_demo_is_told_hosts_alone() -> None:
+    """They become a policy for browsers, in which anything else would be another rule."""
+    regions = {"eu": "http://127.0.0.1:7101", "us": "https://[::1]:7102"}
+    assert parse_demo_page([f"{name}={url}" for name, url in regions.items()]) == regions
+    for url in ("http://h/", "http://h/x", "http://h; script-src *", "ws://h", "http://u@h", "h"):
+        with pytest.raises(ConfigError, match="--demo-page"):
+            parse_demo_page([f"eu={url}"])
+
+
+def test_the_page_of_the_demo_is_for_anybody() -> None:
+    """It carries no grant, so it is not for a region that asks for one."""
+    page = {"demo_page": {"eu": "http://h"}}
+    check(config(**page))
+    with pytest.raises(ConfigError, match="--demo-page carries no grant"):
+        check(config(jwt_secret=SECRET, **page))
 
 
 def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
