@@ -36,6 +36,8 @@ KEEP_ALIVE_S = 30
 BACKLOG = 4_096
 # Longer than a client may take nothing: a pong waits behind what it has not taken yet.
 PONG_S_MAX = 60
+# How long what was sent may wait for the other end to take it, before the connection is gone.
+UNTAKEN_S_MAX = 30
 NAME_REFUSED_S_MAX = 15
 # New objects until the collector of cycles looks at them.
 GC_OBJECTS = 50_000
@@ -76,6 +78,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited."""
         super().connection_made(transport)
+        _give_up_untaken(transport)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
@@ -123,6 +126,16 @@ class Connection(HttpToolsProtocol):
         if self._head_due is not None:
             self._head_due.cancel()
             self._head_due = None
+
+
+def _give_up_untaken(transport: asyncio.Transport) -> None:
+    """Have the system end a connection whose other end takes nothing any more. Else one that was
+    closed with something left to send would stay for ever, and a phone that sleeps would be here
+    for a quarter of an hour."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        limit_ms = int(UNTAKEN_S_MAX * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
 
 
 class SocketConnection(WebSocketsSansIOProtocol):

@@ -1,4 +1,5 @@
-"""How long and how large the head of a request may be; what comes after it is another's matter."""
+"""How long and how large the head of a request may be, and how long an answer may wait to be taken;
+what comes between is another's matter."""
 
 import asyncio
 import contextlib
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from perdure.regions import serving
 from perdure.regions.config import Config
 from perdure.regions.serving import KEEP_ALIVE_S, make_server
 from perdure.replication.limits import HEAD_BYTES_MAX, HEAD_READ_S_MAX
@@ -240,3 +242,26 @@ async def test_what_a_socket_does_not_take_is_let_go_of() -> None:
             while piece := await connection.reader.read(1_000_000):
                 received += len(piece)
         assert received < size
+
+
+async def test_what_nobody_takes_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other end is there and reads nothing, or is not there any more: the connection does not
+    stay for what is left to send."""
+    monkeypatch.setattr(serving, "UNTAKEN_S_MAX", 0.1)
+    gone = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        sending = asyncio.ensure_future(
+            send({"type": "http.response.body", "body": b"x" * 16_000_000, "more_body": True})
+        )
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await sending
+        gone.set()
+
+    async with served(app) as port:
+        with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as stalled:
+            stalled.sendall(GET)
+            async with asyncio.timeout(10):
+                await gone.wait()
