@@ -67,6 +67,9 @@ class Lost extends Error {}
 /** Nothing came in time. */
 class Late extends Lost {}
 
+/** It answers that it cannot now. */
+class Refused extends Lost {}
+
 /** The region may well be there, but this transport does not get through to it. */
 class HeldBack extends Lost {}
 
@@ -453,24 +456,27 @@ export class Regions {
     const headers = { ...request.headers, ...(grant ? { authorization: `Bearer ${grant}` } : {}) };
     const asking = this.#fetch(region + path, { ...request, headers, signal: connection.signal });
     const answer = await connection.within(msMax, asking);
-    if (RETRY_STATUSES.has(answer.status)) throw new Lost(`status ${answer.status}`);
+    if (RETRY_STATUSES.has(answer.status)) throw new Refused(`status ${answer.status}`);
     const value = answer.ok ? await take(answer) : await jsonOf(connection, answer);
     this.worked(region);
     if (!answer.ok) throw new PerdureError({ status: answer.status, ...value });
     return value;
   }
 
-  /** Whether the region that is asked now took it: one try, from which nothing follows. */
+  /** Whether the region that is asked now took it: one try. One that is away is avoided by the next. */
   async told(path, body, signal) {
     const headers = { "content-type": "application/json" };
     const request = { method: "POST", headers, body: JSON.stringify(body) };
     const connection = new Connection(this.sleep, signal);
+    const region = this.pick();
     try {
-      await this.ask(connection, this.pick(), path, request, ANSWER_MS_MAX, (answer) => jsonOf(connection, answer));
+      await this.ask(connection, region, path, request, ANSWER_MS_MAX, (answer) => jsonOf(connection, answer));
       return true;
     } catch (error) {
-      if (error instanceof Lost) return false;
-      throw error;
+      if (!(error instanceof Lost)) throw error;
+      // That it has enough of signals says nothing of the rest.
+      if (!(error instanceof Refused)) this.failed(region);
+      return false;
     } finally {
       connection.close();
     }

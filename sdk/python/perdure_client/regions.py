@@ -172,15 +172,18 @@ class Regions:
         raise error_of(problem)
 
     async def told(self, path: str, body: Any) -> bool:
-        """Whether the region that is asked now took it: one try, from which nothing follows.
+        """Whether the region that is asked now took it: one try. One that cannot be reached is
+        avoided by the next.
 
         Raises :class:`PerdureError` for a refusal that every region would give.
         """
         kind = {"content-type": "application/json"}
         content = encoded(body)
+        url = self.pick()
         try:
-            answer = await self.http.post(self.pick() + path, content=content, headers=kind)
-        except httpx2.RequestError:
+            answer = await self.http.post(url + path, content=content, headers=kind)
+        except httpx2.RequestError as error:
+            self.failed(url, _why(error))
             return False
         if not answer.is_success and answer.status_code not in RETRY_STATUSES:
             raise error_of(problem_of(answer))

@@ -368,18 +368,20 @@ async def test_errors_of_handlers_are_logged(caplog: pytest.LogCaptureFixture) -
 
 
 async def test_signals_are_sent_once() -> None:
-    """A region that is away or has enough of them is not left for it, and nobody else is asked."""
+    """Nobody else is asked. A region that has enough of them is not left for it; one that is away
+    is, or none would arrive for as long as it is."""
     taken = httpx2.Response(202, json={})
     world = Scripted(signals=[taken, problem(429, "too_many", after=9), httpx2.ReadError("gone")])
     async with world.client() as client:
         session = client.session("s")
         assert await session.signal("typing", {"at": 1}, by="ann")
         assert not await session.signal("typing")
+        assert client.regions.pick() == EU
         assert not await session.signal("typing")
+        assert client.regions.pick() == US
         world.answers["signals"] = [problem(400, "invalid_body")]
         with pytest.raises(Invalid):
             await session.signal("Typing!")
-        assert client.regions.pick() == EU
     said = {"signal": "typing", "data": {"at": 1}, "from": "ann"}
     assert world.bodies("signals")[:2] == [("eu", said), ("eu", {"signal": "typing"})]
 
