@@ -16,7 +16,7 @@ const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 5_000;
 /** The first events of a subscription come at once: what has not come by then is held back. */
 const FIRST_MS_MAX = 5_000;
-/** When a transport that did not get through to a region is tried again. */
+/** When a transport that did not get through to a region is tried again, and a poll for as long as at first. */
 const FORGET_MS = 600_000;
 const TRANSPORTS = ["websocket", "sse", "poll"];
 /** Behind these a region has told everything that it has at once. */
@@ -505,6 +505,8 @@ class Transports {
   #found = new Map();
   // What is tried after another was held back, until it is known to work.
   #trying = new Map();
+  // For how long a poll waits since one was cut, and until when.
+  #cut = { waitMs: WAIT_MS_MAX, until: -Infinity };
 
   constructor(transport, hasSockets, now) {
     if (transport !== "auto" && !TRANSPORTS.includes(transport))
@@ -513,7 +515,6 @@ class Transports {
     const every = hasSockets ? TRANSPORTS : TRANSPORTS.slice(1);
     this.#order = transport === "auto" ? every : [transport];
     this.#now = now;
-    this.waitMs = WAIT_MS_MAX;
   }
 
   /** Whether there is another to go over to. */
@@ -549,9 +550,14 @@ class Transports {
     this.#trying.delete(region);
   }
 
-  /** A poll was cut while it waited: the next waits for less. */
+  /** For how long a poll is to wait for something to tell. */
+  get waitMs() {
+    return this.#now() < this.#cut.until ? this.#cut.waitMs : WAIT_MS_MAX;
+  }
+
+  /** A poll was cut while it waited, by what lies between or with its region: the next waits for less, for a time. */
   cut(waitMs) {
-    this.waitMs = Math.max(WAIT_MS_MIN, Math.floor(waitMs / 2));
+    this.#cut = { waitMs: Math.max(WAIT_MS_MIN, Math.floor(waitMs / 2)), until: this.#now() + FORGET_MS };
   }
 }
 

@@ -159,17 +159,21 @@ test("what is no event, and a subscription that is over, end the connection", as
   assert.deepEqual(made.map(({ said }) => said[0].cursor), [undefined, "c0", "c0", "c1"]);
 });
 
-test("a poll that is cut while it waits is asked for less", async () => {
+test("a poll that is cut while it waits is asked for less, for a time", async () => {
   const cut = () => {
     time.nowMs += 30_000;
     throw new TypeError("terminated");
   };
-  const script = [polled([event("ready", "c0", {})], "c0", "h1"), cut, cut, polled([event("ready", "c1", {})], "c1")];
+  const later = () => {
+    time.nowMs += 600_001;
+    return polled([event("ready", "c1", {})], "c1", "h2")();
+  };
+  const script = [polled([event("ready", "c0", {})], "c0", "h1"), cut, cut, later, polled([event("ready", "c2", {})], "c2")];
   const { client, time, asked } = scripted(script, { transport: "poll" });
-  await time.run(until(client.session("s").read(), isAt("c1")));
+  await time.run(until(client.session("s").read(), isAt("c2")));
   assert.deepEqual(
     asked.map(({ path }) => path.replace(/.*wait_ms=/, "")),
-    ["20000", "20000", "10000", "5000"],
+    ["20000", "20000", "10000", "5000", "20000"],
   );
   assert.ok(asked.every(({ origin }) => origin === A));
 });

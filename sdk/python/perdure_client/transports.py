@@ -28,7 +28,7 @@ Transport = Literal["auto", "websocket", "sse", "poll"]
 SILENCE_S_MAX = 25.0
 # The first events of a subscription come at once: what has not come by then is held back.
 FIRST_S_MAX = 5.0
-# When a transport that did not get through is tried again.
+# When a transport that did not get through is tried again, and a poll for as long as at first.
 FORGET_S = 600.0
 POLL_WAIT_MS = 20_000
 # A poll that is cut on the way is asked for less time, down to this.
@@ -71,7 +71,8 @@ class Transports:
         self._found: dict[str, tuple[int, float]] = {}
         # What is tried after another was held back, until it is known to work.
         self._trying: dict[str, int] = {}
-        self.poll_wait_ms = POLL_WAIT_MS
+        # For how long a poll waits since one was cut, and until when.
+        self._cut = (POLL_WAIT_MS, 0.0)
 
     @property
     def chooses(self) -> bool:
@@ -95,6 +96,17 @@ class Transports:
         """One gets through."""
         if self._order[self._trying.get(region, 0)] == name and self._trying.pop(region, 0):
             self._found[region] = (self._order.index(name), self._clock() + FORGET_S)
+
+    @property
+    def poll_wait_ms(self) -> int:
+        """For how long a poll is to wait for something to tell."""
+        wait_ms, until = self._cut
+        return wait_ms if self._clock() < until else POLL_WAIT_MS
+
+    def cut(self, wait_ms: int) -> None:
+        """A poll was cut while it waited, by what lies between or with its region: the next waits
+        for less, for a time."""
+        self._cut = (max(POLL_WAIT_MS_MIN, wait_ms // 2), self._clock() + FORGET_S)
 
     def failed(self, region: str) -> None:
         """It was the region and not the transport: nothing is known of what gets through."""
@@ -274,12 +286,12 @@ class Connecting:
             # Something on the way cuts connections that are idle for so long.
             if wait_ms <= POLL_WAIT_MS_MIN:
                 raise
-            self._transports.poll_wait_ms = max(POLL_WAIT_MS_MIN, wait_ms // 2)
+            self._transports.cut(wait_ms)
             return None
         if not answer.is_success:
             problem = problem_of(answer)
             if wait_ms > POLL_WAIT_MS_MIN and answer.status_code in (408, 504):
-                self._transports.poll_wait_ms = max(POLL_WAIT_MS_MIN, wait_ms // 2)
+                self._transports.cut(wait_ms)
                 return None
             raise error_of(problem)
         try:

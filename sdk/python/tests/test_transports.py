@@ -272,8 +272,12 @@ def test_what_is_remembered() -> None:
     known.worked(EU, "poll")
     assert known.of(EU) == "poll"
     assert not known.held_back(EU, "poll")
+    known.cut(known.poll_wait_ms)
+    known.cut(known.poll_wait_ms)
+    assert known.poll_wait_ms == transports.POLL_WAIT_MS // 4
     now = transports.FORGET_S + 1
     assert known.of(EU) == "websocket"
+    assert known.poll_wait_ms == transports.POLL_WAIT_MS
     alone = Transports("sse", sockets=True, clock=lambda: now)
     assert not alone.held_back(EU, "sse")
     assert HeldBack("x").args == ("x",)
