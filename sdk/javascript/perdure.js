@@ -1245,8 +1245,10 @@ export class Writer {
 
   /** Add a mark: `{part: {…}}` opens a part, `{set: {…}}` adds fields to it. */
   async mark(mark) {
+    if (!isObject(mark?.part) && !isObject(mark?.set)) throw new TypeError("a mark is {part: {…}} or {set: {…}}");
     this.#pushSurrogate();
-    this.#push(mark);
+    // A copy: what is sent again must be what was sent, whatever the caller does to it since.
+    this.#push(JSON.parse(JSON.stringify(mark), (_, value) => (typeof value === "string" ? wellFormed(value) : value)));
     await this.#until(() => this.#hasRoom());
   }
 
@@ -1473,6 +1475,10 @@ export class Writer {
 /** No fewer than the bytes of an item in UTF-8. */
 function bytesMaxOf(item) {
   return (typeof item === "string" ? item : JSON.stringify(item)).length * 3;
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function wellFormed(text) {

@@ -46,6 +46,21 @@ test("tokens, marks and the end arrive in order, named by producer, epoch and se
   }, 0);
 });
 
+test("a mark is sent as it was given, and sent again so; what is none is refused where it is given", async () => {
+  const { a, session, time } = twoRegions();
+  const writer = await session.open();
+  a.losesAnswer = true;
+  const mark = { set: { step: 1, said: "\ud800" } };
+  await writer.mark(mark);
+  await time.until(() => a.items.length === 1);
+  mark.set.step = 2;
+  for (const none of [undefined, "text", 7, {}, { part: "text" }, { set: [] }])
+    await assert.rejects(writer.mark(none), TypeError);
+  await time.run(writer.flush());
+  assertLane(a, [{ set: { step: 1, said: "\ufffd" } }]);
+  await time.run(writer.end());
+});
+
 test("what gathers while a request is under way goes together in the next", async () => {
   const { a, session, time } = twoRegions();
   const writer = await session.open();
