@@ -62,8 +62,13 @@ export class PerdureChatTransport {
    */
   async stop(chatId, { signal } = {}) {
     const session = this.#client.session(chatId);
-    const run = this.#runs.get(chatId) ?? (await this.#open(session, signal))?.id;
-    return run === undefined ? null : session.cancelRun(run, { signal });
+    const run = this.#runs.get(chatId);
+    // A region may not have been told of this one yet. It may be over by now, and another have begun.
+    let stopped = run === undefined ? null : await session.cancelRun(run, { signal });
+    if (this.#runs.get(chatId) === run) this.#runs.delete(chatId);
+    const open = await this.#open(session, signal);
+    if (open !== undefined && open.id !== run) stopped = await session.cancelRun(open.id, { signal });
+    return stopped?.status === "cancelled" ? stopped : null;
   }
 
   /** The agent's newest run that is not over. */

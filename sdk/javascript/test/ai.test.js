@@ -161,7 +161,7 @@ test("the stream of an open run is gone on with; there may be none", async () =>
 });
 
 test("an abort ends the reading and cancels nothing; stop cancels the run", async () => {
-  const { client, time, asked: requests } = scripted([...asked, stream(snapshot()), answer(200, { ...RUN, status: "cancelled" }), answer(200, { runs: [], more: false })]);
+  const { client, time, asked: requests } = scripted([...asked, stream(snapshot()), answer(200, { ...RUN, status: "cancelled" }), answer(200, { runs: [], more: false }), answer(200, { runs: [], more: false })]);
   const transport = new PerdureChatTransport(client, { agent: "bot" });
   const abort = new AbortController();
   const reader = (await transport.sendMessages({ ...sent, abortSignal: abort.signal })).getReader();
@@ -175,6 +175,26 @@ test("an abort ends the reading and cancels nothing; stop cancels the run", asyn
   assert.equal((await transport.stop("s")).status, "cancelled");
   assert.match(requests[3].path, /\/runs\/[^/]+\/cancel$/);
   assert.equal(await new PerdureChatTransport(client).stop("s"), null);
+});
+
+test("stop stops what is written now, also where the run that was read last is over", async () => {
+  const next = { ...RUN, id: "r2", status: "running" };
+  const { client, time, asked: requests } = scripted([
+    ...asked,
+    stream(snapshot()),
+    answer(200, { ...RUN, status: "complete" }),
+    answer(200, { runs: [{ ...RUN, status: "complete" }, next], more: false }),
+    answer(200, { ...next, status: "cancelled" }),
+    answer(200, { runs: [], more: false }),
+  ]);
+  const transport = new PerdureChatTransport(client, { agent: "bot" });
+  const reader = (await transport.sendMessages(sent)).getReader();
+  await reader.read();
+  await reader.cancel();
+  const stopped = await time.run(transport.stop("s"));
+  assert.deepEqual([stopped.id, stopped.status], ["r2", "cancelled"]);
+  assert.match(requests.at(-1).path, /\/runs\/r2\/cancel$/);
+  assert.equal(await time.run(transport.stop("s")), null);
 });
 
 test("a message that is there already is not sent twice; one that was changed stands in its place", async () => {
