@@ -114,6 +114,8 @@ class Agent:
         cancelled or taken over its handler is cancelled. Cancelled itself, this lets go of every
         turn, to be claimed.
         """
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         free = asyncio.Semaphore(concurrency)
         tasks: set[asyncio.Task[None]] = set()
         try:

@@ -367,6 +367,13 @@ async def test_errors_of_handlers_are_logged(caplog: pytest.LogCaptureFixture) -
     assert "conflict: mine" in caplog.text
 
 
+async def test_no_turn_at_once_is_refused() -> None:
+    """It would wait for ever, and say nothing."""
+    async with Scripted().client() as client, asyncio.timeout(5):
+        with pytest.raises(ValueError, match="at least 1"):
+            await client.agent("bot").work(asyncio.sleep, concurrency=0)
+
+
 async def test_signals_are_sent_once() -> None:
     """Nobody else is asked. A region that has enough of them is not left for it; one that is away
     is, or none would arrive for as long as it is."""
