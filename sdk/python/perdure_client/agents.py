@@ -207,7 +207,8 @@ async def _handled(
         handling.cancel()
         stopped.cancel()
         await asyncio.gather(handling, stopped, return_exceptions=True)
-    error = None if handling.cancelled() else handling.exception()
+    # What took the turn away has cancelled the handler, which then cannot say it.
+    error = turn.error if handling.cancelled() else handling.exception()
     if isinstance(error, Exception) and not isinstance(error, _TAKEN_AWAY):
         if on_error is None:
             _log.error("run %s of session %s", turn.id, turn.session.id, exc_info=error)

@@ -57,7 +57,7 @@ class Turn:
         self._inputs: dict[str, None] = {}
         self._words: list[dict[str, Any]] = []
         self._speaking = asyncio.Lock()
-        self.error: PerdureError | None = None
+        self.error: Exception | None = None
         self.is_over = False
         self._changed = asyncio.Event()
         self._renew = asyncio.Event()
@@ -171,7 +171,7 @@ class Turn:
         if len(self._inputs) > before:
             self._changed.set()
 
-    def _finish(self, error: PerdureError | None) -> None:
+    def _finish(self, error: Exception | None) -> None:
         """It is over. What stopped it first stands."""
         if error is not None and not self.is_over:
             self.error = error
@@ -214,7 +214,8 @@ class Turn:
                     if self.run["status"] == "interrupted":
                         # That its lease was over is noted; a word takes that back.
                         await self._say("running", self.run.get("detail"))
-        except PerdureError as error:
+        except Exception as error:
+            # Whatever it is: nobody renews the lease any more, and who holds the turn must hear it.
             # Where it has been ended here, the end is what there is to wait for.
             self._finish(None if self.writer.has_end else error)
 

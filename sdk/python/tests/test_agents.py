@@ -367,11 +367,34 @@ async def test_errors_of_handlers_are_logged(caplog: pytest.LogCaptureFixture) -
     assert "conflict: mine" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [(problem(401, "unauthorized"), "unauthorized"), (RuntimeError("no grant now"), "no grant")],
+)
+async def test_a_lease_that_nobody_renews_is_told(failure: Answer, words: str) -> None:
+    """Whatever keeps it from being renewed ends the turn, and is not lost with its handler, which
+    is cancelled."""
+    world = Scripted(run(), lease=[failure])
+    told: list[tuple[str, Exception]] = []
+
+    async def handler(turn: Turn) -> None:
+        await asyncio.Event().wait()
+
+    async with world.client() as client, asyncio.timeout(5):
+        work = client.agent("bot").work(handler, on_error=lambda t, e: told.append((t.id, e)))
+        working = asyncio.create_task(work)
+        await until(lambda: bool(told))
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+    assert told[0][0] == "r"
+    assert words in str(told[0][1])
+
+
 async def test_no_turn_at_once_is_refused() -> None:
     """It would wait for ever, and say nothing."""
     async with Scripted().client() as client, asyncio.timeout(5):
         with pytest.raises(ValueError, match="at least 1"):
-            await client.agent("bot").work(asyncio.sleep, concurrency=0)
+            await client.agent("bot").work(lambda _: asyncio.sleep(0), concurrency=0)
 
 
 async def test_signals_are_sent_once() -> None:

@@ -4,7 +4,6 @@
 from typing import Any
 
 from perdure_client import turns as asynchronous
-from perdure_client.errors import PerdureError
 from perdure_client.pipes import Format
 from perdure_client.sync.portal import Iteration, Portal
 from perdure_client.sync.session import Session
@@ -57,7 +56,7 @@ class Turn:
         return Writer(self._portal, self._it.writer)
 
     @property
-    def error(self) -> PerdureError | None:
+    def error(self) -> Exception | None:
         """As the class says."""
         return self._it.error
 
