@@ -210,13 +210,17 @@ async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, b
     headers = [*stream_headers(), *headers]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while (gathered := await reader.next()) is not None:
-        body = encode_events(gathered)
-        # In slices, so that a long snapshot on a slow link makes progress within the limit.
-        for start in range(0, len(body), SLICE_BYTES):
-            piece = body if len(body) <= SLICE_BYTES else body[start : start + SLICE_BYTES]
-            message = {"type": "http.response.body", "body": piece, "more_body": True}
-            await within(WRITE_S_MAX, send(message))
+        await write_slices(send, encode_events(gathered))
     await send({"type": "http.response.body", "body": b""})
+
+
+async def write_slices(send: Send, body: bytes) -> None:
+    """A piece of a stream, in slices, so that a long one on a slow link makes progress within the
+    limit. ``TimeoutError`` for a client that takes nothing."""
+    for start in range(0, len(body), SLICE_BYTES):
+        piece = body if len(body) <= SLICE_BYTES else body[start : start + SLICE_BYTES]
+        message = {"type": "http.response.body", "body": piece, "more_body": True}
+        await within(WRITE_S_MAX, send(message))
 
 
 async def _until_gone(receive: Receive) -> None:

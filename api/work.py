@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import poll_wait_ms, query
-from perdure.api.hot import JSON, KEEP_ALIVE, WRITE_S_MAX, respond, stream_headers
-from perdure.api.patience import within
+from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
 from perdure.regions.node import Node
 from perdure.regions.runs import Told, WorkReader
 
@@ -30,7 +29,7 @@ async def work_feed(
     gone = asyncio.ensure_future(_until_gone(receive))
     try:
         if _wants_stream(scope):
-            await _stream(node.follow_agent(agent, values.get("worker")), send, gone, headers)
+            await _stream(node, node.follow_agent(agent, values.get("worker")), send, gone, headers)
             return
         wait_s = poll_wait_ms(values) / 1000 if "wait_ms" in values else 0.0
         asked = Asked(values.get("cursor"), wait_s, values.get("worker"))
@@ -68,7 +67,7 @@ async def _poll(node: Node, agent: str, asked: Asked, gone: asyncio.Future[None]
 
 
 async def _stream(
-    reader: WorkReader, send: Send, gone: asyncio.Future[None], headers: Headers
+    node: Node, reader: WorkReader, send: Send, gone: asyncio.Future[None], headers: Headers
 ) -> None:
     writing = asyncio.ensure_future(_write(reader, send, headers))
     try:
@@ -77,7 +76,7 @@ async def _stream(
             writing.result()
     except TimeoutError:
         # The worker takes nothing any more. It comes back and is told all of it.
-        return
+        node.counters["readers_cut"] += 1
     finally:
         writing.cancel()
         reader.close()
@@ -87,9 +86,7 @@ async def _write(reader: WorkReader, send: Send, headers: Headers) -> None:
     start = {"type": "http.response.start", "status": 200}
     await send({**start, "headers": [*stream_headers(), *headers]})
     while (told := await reader.next()) is not None:
-        body = b"".join(map(_encode, told)) or KEEP_ALIVE
-        message = {"type": "http.response.body", "body": body, "more_body": True}
-        await within(WRITE_S_MAX, send(message))
+        await write_slices(send, b"".join(map(_encode, told)) or KEEP_ALIVE)
     await send({"type": "http.response.body", "body": b""})
 
 

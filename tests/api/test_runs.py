@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from perdure.api import hot
 from perdure.replication import limits
 
 from tests.api.test_presence import pass_time
@@ -318,6 +319,25 @@ async def test_runs_come_back_after_a_restart(serve):
         assert (await run(region, "r2"))["status"] == "interrupted"
         assert (await write(region, claimed, 1, "y", id_="r2")).status == 200
         assert (await run(region, "r2"))["status"] == "running"
+
+
+async def test_a_long_feed_is_written_in_slices(region):
+    """As the events of a session: who reads slowly makes progress within the time that a write may
+    take."""
+    for number in range(20):
+        body = {"id": f"{'r' * 100}{number}", "agent": "bot", "by": "b" * 128, "input": "i" * 128}
+        await region.json("POST", f"/v1/sessions/{'s' * 120}{number}/runs", body)
+    connection = await region.connect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hot, "SLICE_BYTES", 4_096)
+        await connection.start("GET", "/v1/agents/bot/runs", [("accept", "text/event-stream")])
+        await connection.head()
+        pieces = [await connection.piece()]
+        while not pieces[-1].endswith(b"\n\n"):
+            pieces.append(await connection.piece())
+    assert max(map(len, pieces)) == 4_096
+    told = json.loads(b"".join(pieces).split(b"data: ")[1])
+    assert len(told["all"]) == 20
 
 
 async def test_a_drain_ends_feeds(region):
