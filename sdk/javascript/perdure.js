@@ -361,6 +361,7 @@ export class Regions {
   #random;
   #giveUpMs;
   #WebSocket;
+  #lastFailure = "";
 
   constructor(urls, options = {}) {
     const { grant, giveUpMs = GIVE_UP_MS, transport = "auto", fetch, sleep, random, now } = options;
@@ -426,7 +427,8 @@ export class Regions {
       if (value !== undefined) return { value, region };
       await this.sleep(pause.nextMs(), signal);
     } while (this.now() < deadline);
-    throw new PerdureError({ code: "unavailable", status: 503, detail: "no region answers" });
+    const detail = `no region answers; the last that was tried: ${this.#lastFailure}`;
+    throw new PerdureError({ code: "unavailable", status: 503, detail });
   }
 
   /** The answer of one region; undefined when it must be tried elsewhere. Throws as `request` does. */
@@ -441,6 +443,7 @@ export class Regions {
     } catch (error) {
       if (!(error instanceof Lost)) throw error;
       this.failed(region);
+      this.#lastFailure = `${region}: ${error.message}`;
       return undefined;
     } finally {
       connection.close();

@@ -91,6 +91,13 @@ test("back-off doubles to 5 s, and a minute without an answer is the end", async
   assert.ok(impatient.time.nowMs < 400);
 });
 
+test("when no region answers, the error says what the last one did", async () => {
+  for (const [step, words] of [[gone, /http:\/\/a: .*fetch failed/], [answer(507, { code: "storage_full" }), /http:\/\/a: status 507/]]) {
+    const { client, time } = scripted(times(30, step), { urls: [A], giveUpMs: 200 });
+    await assert.rejects(time.run(client.session("s").snapshot()), words);
+  }
+});
+
 test("the jitter lies between nothing and all of it for a first retry, then between half and all", () => {
   for (const [random, expected] of [
     [0, [0, 50, 100, 200]],
