@@ -995,9 +995,9 @@ export class Session {
     const { transports } = this.#regions;
     let handle;
     while (true) {
-      // The first, and one after a subscription was lost, wait for nothing: a resume says at once
-      // how things are.
-      const waitMs = handle !== undefined || !cursor ? transports.waitMs : 0;
+      // The first, and one after a subscription was lost, wait for nothing: the answer says at once
+      // how things are, and a region that gives none is left the sooner.
+      const waitMs = handle !== undefined ? transports.waitMs : 0;
       const values = { cursor: cursor || undefined, poll: handle, wait_ms: waitMs, ...inQuery(bound) };
       const answer = await this.#poll(region, values, signal);
       if (answer === null) continue;

@@ -173,9 +173,16 @@ test("a poll that is cut while it waits is asked for less, for a time", async ()
   await time.run(until(client.session("s").read(), isAt("c2")));
   assert.deepEqual(
     asked.map(({ path }) => path.replace(/.*wait_ms=/, "")),
-    ["20000", "20000", "10000", "5000", "20000"],
+    ["0", "20000", "10000", "5000", "20000"],
   );
   assert.ok(asked.every(({ origin }) => origin === A));
+});
+
+test("a first poll that nobody answers is not waited for as one that waits for news", async () => {
+  const { client, time, asked } = scripted([mute, polled([event("ready", "c0", {})], "c0")], { transport: "poll" });
+  await time.run(until(client.session("s").read(), isAt("c0")));
+  assert.deepEqual(asked.map(({ origin }) => origin), [A, B]);
+  assert.equal(time.slept[0], 15_000);
 });
 
 test("a poll that fails at once, or is answered with something else, is tried elsewhere", async () => {

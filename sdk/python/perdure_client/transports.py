@@ -266,9 +266,9 @@ class Connecting:
     ) -> AsyncGenerator[Event, None]:
         handle: str | None = None
         while True:
-            # The first, and one after a subscription was lost, wait for nothing: a resume says
-            # at once how things are.
-            wait_ms = self._transports.poll_wait_ms if handle or not cursor else 0
+            # The first, and one after a subscription was lost, wait for nothing: the answer says
+            # at once how things are, and a region that gives none is left the sooner.
+            wait_ms = self._transports.poll_wait_ms if handle else 0
             asked = query(cursor=cursor, poll=handle, wait_ms=wait_ms, **_in_query(bound))
             answer = await self._poll(region, f"/poll{asked}", wait_ms)
             if answer is None:

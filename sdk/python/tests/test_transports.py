@@ -283,6 +283,26 @@ def test_what_is_remembered() -> None:
     assert HeldBack("x").args == ("x",)
 
 
+async def test_a_first_poll_waits_for_nothing() -> None:
+    """Its answer is there at once: a region that gives none is not waited for longer than that."""
+    time = Time()
+    asked: list[tuple[str, float]] = []
+
+    def route(request: httpx2.Request) -> httpx2.Response:
+        asked.append((request.url.params["wait_ms"], request.extensions["timeout"]["read"]))
+        good = {"events": [{"event": "ready", "id": "c", "data": {}}], "cursor": "c", "poll": "p"}
+        return httpx2.Response(200, json=good)
+
+    http = httpx2.MockTransport(route)
+    async with (
+        Client([EU], transport="poll", http=http, sleep=time.sleep) as client,
+        aclosing(client.session("s").events()) as events,
+    ):
+        await anext(events)
+        await anext(events)
+    assert asked == [("0", 15.0), ("20000", 35.0)]
+
+
 @pytest.mark.parametrize(
     "body", [b"[]", b"{}", b'{"events":7}', b'{"events":[{}],"cursor":""}', b"<html>"]
 )
