@@ -71,7 +71,13 @@ class Late extends Lost {}
 class Refused extends Lost {}
 
 /** The region may well be there, but this transport does not get through to it. */
-class HeldBack extends Lost {}
+class HeldBack extends Lost {
+  constructor(error) {
+    super(error.message);
+    /** Nothing comes: it is held back, or the region itself says nothing to anybody. */
+    this.isSilent = error instanceof Late;
+  }
+}
 
 // Server-sent events
 
@@ -485,6 +491,21 @@ export class Regions {
     }
   }
 
+  /** Whether anything is answered there to a plain question. */
+  async answers(region, signal) {
+    const connection = new Connection(this.sleep, signal);
+    const request = { method: "GET", headers: {}, cache: "no-store", signal: connection.signal };
+    try {
+      await connection.within(FIRST_MS_MAX, this.#fetch(`${region}/v1/transports`, request));
+      return true;
+    } catch (error) {
+      if (error instanceof Lost) return false;
+      throw error;
+    } finally {
+      connection.close();
+    }
+  }
+
   /** A WebSocket to a region. A browser cannot send it headers: the grant goes among the protocols. */
   async socket(region, path) {
     const grant = await this.granted();
@@ -889,7 +910,7 @@ export class Session {
         }
         this.#regions.failed(region);
       } catch (error) {
-        if (error instanceof HeldBack && transports.heldBack(region, transport)) {
+        if (error instanceof HeldBack && (await this.#isThere(region, error, signal)) && transports.heldBack(region, transport)) {
           again = region;
           continue;
         }
@@ -902,6 +923,11 @@ export class Session {
       if (this.#regions.now() - since >= STEADY_MS) pause.reset();
       await this.#regions.sleep(waitMs ?? pause.nextMs(), signal);
     }
+  }
+
+  /** Whether another transport may do better: a region that hangs must not cost the time of every one. */
+  async #isThere(region, { isSilent }, signal) {
+    return !isSilent || this.#regions.answers(region, signal);
   }
 
   /**
@@ -950,7 +976,7 @@ export class Session {
       }
     } catch (error) {
       // Something on the way keeps it for itself: not even a keep-alive has come.
-      if (error instanceof Late && chooses && !isLive) throw new HeldBack(error.message);
+      if (error instanceof Late && chooses && !isLive) throw new HeldBack(error);
       throw error;
     } finally {
       connection.close();
@@ -983,7 +1009,7 @@ export class Session {
       }
     } catch (error) {
       // Why a handshake was refused, and by whom, a browser does not say.
-      if (error instanceof Lost && !caughtUp) throw new HeldBack(error.message);
+      if (error instanceof Lost && !caughtUp) throw new HeldBack(error);
       throw error;
     } finally {
       frames?.close();

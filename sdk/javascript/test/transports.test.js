@@ -88,7 +88,9 @@ test("where no WebSocket opens, events are streamed; and that is remembered for 
 test("where streams are held back too, the session is polled, with the cursor, at the same region", async () => {
   const { WebSocket } = sockets("mute");
   const script = [
+    answer(200, {}),
     stream(),
+    answer(404, "<html>"),
     polled([event("append", "c1", append(0, "Hel"))], "c1", "h1"),
     polled([], "c1", "h2"),
     polled([event("append", "c2", append(1, "lo"))], "c2", "h3"),
@@ -100,7 +102,9 @@ test("where streams are held back too, the session is polled, with the cursor, a
   assert.deepEqual(
     asked.map(({ path }) => path.replace("/v1/sessions/s/", "")),
     [
+      "/v1/transports",
       "events",
+      "/v1/transports",
       "poll?cursor=c0&wait_ms=0",
       "poll?cursor=c1&poll=h1&wait_ms=20000",
       "poll?cursor=c1&poll=h2&wait_ms=20000",
@@ -113,11 +117,22 @@ test("where streams are held back too, the session is polled, with the cursor, a
 test("a stream that never says another word is held back as well", async () => {
   const script = [
     stream(sse("snapshot", "c0", SNAPSHOT) + sse("ready", "c0", {})),
+    answer(200, {}),
     polled([event("ready", "c1", {})], "c1"),
   ];
   const { client, time, asked } = scripted(script, auto);
   await time.run(until(client.session("s").read(), isAt("c1")));
-  assert.equal(asked[1].path, "/v1/sessions/s/poll?cursor=c0&wait_ms=0");
+  assert.equal(asked[2].path, "/v1/sessions/s/poll?cursor=c0&wait_ms=0");
+});
+
+test("a region that hangs is left for the next one, and costs the time of one transport", async () => {
+  const { WebSocket, made } = sockets("mute", [frame("ready", "c0", {})]);
+  const { client, time, asked } = scripted([mute], { ...auto, WebSocket });
+  const view = await time.run(until(client.session("s").read(), isAt("c0")));
+  assert.equal(view.region, B);
+  assert.deepEqual(made.map(({ url }) => url), ["ws://a/v1/sessions/s/ws", "ws://b/v1/sessions/s/ws"]);
+  assert.deepEqual(asked.map(({ path }) => path), ["/v1/transports"]);
+  assert.ok(time.nowMs < 11_000, String(time.nowMs));
 });
 
 test("a region that is away is no proxy: the next one is asked, over a WebSocket again", async () => {

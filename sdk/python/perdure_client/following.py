@@ -7,7 +7,7 @@ import httpx2
 
 from perdure_client.errors import PerdureError
 from perdure_client.regions import RETRY_STATUSES, Regions
-from perdure_client.transports import Event, HeldBack, Transports
+from perdure_client.transports import FIRST_S_MAX, Event, HeldBack, Silent, Transports
 
 # A connection that held for so long was a good one: the next failure begins a new series of tries.
 STEADY_S = 5.0
@@ -50,7 +50,9 @@ async def followed(
                 raise
             why, retry_after_s = str(error), error.problem.get("retry_after_s", 0.0)
         except HeldBack as error:
-            if transports.held_back(region, transport):
+            # A region that hangs must not cost the time of every transport.
+            is_there = not isinstance(error, Silent) or await regions.answers(region, FIRST_S_MAX)
+            if is_there and transports.held_back(region, transport):
                 continue
             why = f"{transport} does not get through to it: {error}"
         except (httpx2.RequestError, OSError, ValueError) as error:

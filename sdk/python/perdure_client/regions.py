@@ -171,6 +171,14 @@ class Regions:
         self.worked(url)
         raise error_of(problem)
 
+    async def answers(self, url: str, wait_s: float) -> bool:
+        """Whether anything is answered there to a plain question."""
+        try:
+            await self.http.get(url + "/v1/transports", timeout=wait_s)
+        except httpx2.RequestError:
+            return False
+        return True
+
     async def told(self, path: str, body: Any) -> bool:
         """Whether the region that is asked now took it: one try. One that cannot be reached is
         avoided by the next.

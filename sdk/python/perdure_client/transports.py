@@ -58,6 +58,10 @@ class HeldBack(Exception):
     """The region may well be there, but this transport does not get through to it."""
 
 
+class Silent(HeldBack):
+    """Nothing comes: it is held back, or the region itself says nothing to anybody."""
+
+
 class Transports:
     """Which transport reaches which region. ``sockets``: whether a WebSocket can be tried."""
 
@@ -189,7 +193,7 @@ class Connecting:
             if is_live or not (caught_up and self._transports.chooses):
                 raise
             # Not even a keep-alive has come after the first events: they are held back.
-            raise HeldBack("it has fallen silent") from error
+            raise Silent("it has fallen silent") from error
         finally:
             await answering.__aexit__(None, None, None)
 
@@ -201,7 +205,7 @@ class Connecting:
             async with asyncio.timeout(FIRST_S_MAX):
                 return await coming
         except TimeoutError as error:
-            raise HeldBack("nothing has come") from error
+            raise Silent("nothing has come") from error
 
     # WebSocket
 
@@ -229,7 +233,8 @@ class Connecting:
         except (TimeoutError, websockets.ConnectionClosed) as error:
             if caught_up:
                 raise ValueError(f"its socket has failed: {error!r}") from error
-            raise HeldBack(repr(error)) from error
+            kind = Silent if isinstance(error, TimeoutError) else HeldBack
+            raise kind(repr(error)) from error
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it says what is no event: {error!r}") from error
         finally:
@@ -256,7 +261,9 @@ class Connecting:
             if refusal is not None:
                 raise error_of(refusal) from error
             raise HeldBack(repr(error)) from error
-        except (TimeoutError, websockets.WebSocketException, EOFError, OSError) as error:
+        except TimeoutError as error:
+            raise Silent(repr(error)) from error
+        except (websockets.WebSocketException, EOFError, OSError) as error:
             raise HeldBack(repr(error)) from error
 
     # Long poll

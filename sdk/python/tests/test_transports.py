@@ -19,6 +19,7 @@ from perdure_client import (
     PerdureError,
     SessionView,
     apply,
+    following,
     transports,
 )
 from perdure_client.transports import HeldBack, Transports
@@ -97,8 +98,8 @@ async def test_every_transport_ends_with_the_same_text(
     ("kind", "asked"),
     [
         ("forbids", ["ws", "events"]),
-        ("buffers", ["ws", "events", "poll"]),
-        ("swallows", ["ws", "events"]),
+        ("buffers", ["ws", "events", "transports", "poll"]),
+        ("swallows", ["ws", "transports", "events"]),
     ],
 )
 async def test_what_does_not_get_through_is_left(
@@ -228,6 +229,31 @@ async def test_a_region_that_is_away_is_no_proxy(regions: tuple[Served, Served])
         assert event.region == regions[1].url
         assert client._transports.of("http://127.0.0.1:9") == "websocket"
         assert client._transports.of(regions[1].url) == "websocket"
+
+
+@pytest.mark.failure("N6")
+async def test_a_region_that_hangs_is_left(
+    regions: tuple[Served, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and says nothing to anybody: the other is read, over the best transport,
+    before every other has been tried in vain."""
+    monkeypatch.setattr(transports, "FIRST_S_MAX", 0.2)
+    monkeypatch.setattr(following, "FIRST_S_MAX", 0.2)
+    asked: list[bytes] = []
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as server, asyncio.timeout(10):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Client([url, regions[1].url]) as client:
+            async with aclosing(client.session("s").events()) as events:
+                event = await anext(events)
+            assert client._transports.of(url) == "websocket"
+    assert event.region == regions[1].url
+    assert [line.split()[1] for line in asked] == [b"/v1/sessions/s/ws", b"/v1/transports"]
 
 
 @pytest.mark.parametrize("transport", ["websocket", "poll", "auto"])
