@@ -35,6 +35,8 @@ const RECONNECT_MS_MAX = 60_000;
 const EVENT_CHARS_MAX = 268_435_456;
 const APPEND_ITEMS_MAX = 1_024;
 const APPEND_BYTES_MAX = 1_048_576;
+const TOKEN_BYTES_MAX = 1_048_576;
+const MARK_BYTES_MAX = 262_144;
 const BUFFER_BYTES_MAX = 8_388_608;
 const POLL_MS_MIN = 50;
 const POLL_MS_MAX = 1_000;
@@ -1261,23 +1263,29 @@ export class Writer {
     return this.#first + this.#buffer.length;
   }
 
-  /** Add a token. Waits only while 8 MiB are not stable and `onFull` is `block`. */
+  /**
+   * Add a token. Waits only while 8 MiB are not stable and `onFull` is `block`. Throws `RangeError` for
+   * more than 1 MiB; the message goes on.
+   */
   async write(token) {
     if (typeof token !== "string") throw new TypeError("a token is a string");
     // Half of a surrogate pair is no text: it goes with the token that brings the other half.
     const text = this.#surrogate + token;
+    checkBytes("token", text, TOKEN_BYTES_MAX);
     const isCut = /[\uD800-\uDBFF]$/.test(text);
     this.#push(isCut ? text.slice(0, -1) : text);
     this.#surrogate = isCut ? text.at(-1) : "";
     await this.#until(() => this.#hasRoom());
   }
 
-  /** Add a mark: `{part: {…}}` opens a part, `{set: {…}}` adds fields to it. */
+  /** Add a mark: `{part: {…}}` opens a part, `{set: {…}}` adds fields to it. It may have 256 KiB. */
   async mark(mark) {
     if (!isObject(mark?.part) && !isObject(mark?.set)) throw new TypeError("a mark is {part: {…}} or {set: {…}}");
+    const text = JSON.stringify(mark);
+    checkBytes("mark", text, MARK_BYTES_MAX);
     this.#pushSurrogate();
     // A copy: what is sent again must be what was sent, whatever the caller does to it since.
-    this.#push(JSON.parse(JSON.stringify(mark), (_, value) => (typeof value === "string" ? wellFormed(value) : value)));
+    this.#push(JSON.parse(text, (_, value) => (typeof value === "string" ? wellFormed(value) : value)));
     await this.#until(() => this.#hasRoom());
   }
 
@@ -1504,6 +1512,12 @@ export class Writer {
 /** No fewer than the bytes of an item in UTF-8. */
 function bytesMaxOf(item) {
   return (typeof item === "string" ? item : JSON.stringify(item)).length * 3;
+}
+
+/** Throws `RangeError` for what no region would take: the message goes on without it. */
+function checkBytes(what, text, bytesMax) {
+  if (text.length * 3 > bytesMax && new TextEncoder().encode(text).length > bytesMax)
+    throw new RangeError(`a ${what} has ${bytesMax} bytes at most`);
 }
 
 function isObject(value) {

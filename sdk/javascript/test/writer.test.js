@@ -61,6 +61,17 @@ test("a mark is sent as it was given, and sent again so; what is none is refused
   await time.run(writer.end());
 });
 
+test("what is too large is refused where it is given, and the message goes on", async () => {
+  const { a, session, time } = twoRegions();
+  const writer = await session.open();
+  const largest = "é".repeat(524_288);
+  await assert.rejects(writer.write(`${largest}x`), RangeError);
+  await assert.rejects(writer.mark({ set: { x: "x".repeat(262_144) } }), RangeError);
+  await time.run(writer.write(largest));
+  await time.run(writer.end());
+  assertLane(a, [largest], "complete");
+});
+
 test("what gathers while a request is under way goes together in the next", async () => {
   const { a, session, time } = twoRegions();
   const writer = await session.open();
