@@ -3,6 +3,7 @@ three real processes, one of which is killed."""
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -288,3 +289,70 @@ async def test_what_no_region_would_take_is_said(cluster: Cluster, node: str) ->
     async with running(node, REFUSED, URLS=urls) as program:
         said = await program.line()
     assert said == {"heard": ["too_large", "deleted", "deleted"], "code": "deleted"}
+
+
+def snippet(containing: str) -> str:
+    """The one program of the README that contains this."""
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (found,) = (
+        block for block in re.findall(r"```js\n(.*?)```", readme, re.DOTALL) if containing in block
+    )
+    return str(found)
+
+
+CLIENT = """
+import { Client } from "./perdure.js";
+const client = new Client(URLS);
+"""
+
+
+async def test_the_worker_of_the_readme(cluster: Cluster, node: str) -> None:
+    """As it stands there, it answers who asks in another region."""
+    urls = [each.url for each in cluster.regions.values()]
+    leaves = """
+    const { work } = Object.getPrototypeOf(client.agent("assistant"));
+    Object.getPrototypeOf(client.agent("assistant")).work = function (handler) {
+      const leaving = new AbortController();
+      return work.call(this, (turn) => handler(turn).then(() => leaving.abort()), leaving);
+    };
+    """
+    program = CLIENT + leaves + snippet("agent.work")
+    async with Client(urls[1:]) as client, running(node, program, URLS=urls):
+        session = client.session("s")
+        prompt = await session.send("user", "Hello?")
+        run = await session.request_run("assistant", input=prompt["id"])
+        async for view in session.read():
+            answer = view.message(run["id"])
+            if answer is not None and answer.status == "complete":
+                break
+        assert answer is not None
+        assert answer.text == "You said: Hello?"
+
+
+async def test_the_document_of_the_readme(cluster: Cluster, node: str) -> None:
+    """As it stands there, it is written, added to and read."""
+    urls = [each.url for each in cluster.regions.values()]
+    says = "\nconsole.log(JSON.stringify({ text, json }));"
+    async with running(node, CLIENT + snippet("draft.append") + says, URLS=urls) as program:
+        said = await program.line()
+    assert said == {"text": "# Plan\n1. Ask.\n", "json": {"title": "Plan"}}
+
+
+@needs("yjs", "y-websocket", "ws")
+async def test_the_live_document_of_the_readme(cluster: Cluster, node: str) -> None:
+    """As it stands there, where WebSockets are global, what is typed comes to the region."""
+    urls = [each.url for each in cluster.regions.values()]
+    sockets = 'import WebSocket from "ws";\nglobalThis.WebSocket ??= WebSocket;'
+    waits = """
+    const draft = client.session("demo").document("draft");
+    while (!(await draft.read().catch(() => null))?.text) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    process.exit(0);
+    """
+    imports, _, rest = snippet("editing.synced").partition("const doc")
+    program = imports + CLIENT + sockets + "const doc" + rest + waits
+    async with running(node, program, URLS=urls):
+        pass
+    async with Client(urls) as client:
+        assert (await client.session("demo").document("draft").read()).text == "# Plan\n"
