@@ -149,8 +149,9 @@ export class Live {
     this.#since = null;
     this.#regions.failed(this.#region);
     await this.#regions.sleep(this.#pause.nextMs(), signal);
-    this.#region = this.#regions.pick(this.#region);
-    this.moves += 1;
+    const next = this.#regions.pick(this.#region);
+    if (next !== this.#region) this.moves += 1;
+    this.#region = next;
     await this.#connect();
   }
 
