@@ -190,8 +190,10 @@ class DocumentDesk:
             if room is None:
                 continue
             document = session.documents.get(id_)
-            if update is None or document is None:
+            if document is None:
                 self._end("deleted", (session.id, id_))
+                continue
+            if update is None:
                 continue
             room.push(encode_sync_update(update))
             for seat in [seat for seat in room.seats if seat.waits]:

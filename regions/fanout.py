@@ -88,6 +88,8 @@ class Feed:
 
     def document_changed(self, id_: str) -> None:
         """Tell all readers of it: at once, and after that with the next tick."""
+        if self.closing:
+            return
         if id_ in self._documents:
             self._documents[id_] = True
         else:
@@ -102,7 +104,7 @@ class Feed:
     def tick(self) -> None:
         """A second has passed."""
         for id_, more in list(self._documents.items()):
-            if more:
+            if more and not self.closing:
                 self._documents[id_] = False
                 self._tell_document(id_)
             else:

@@ -56,9 +56,8 @@ def admit_append(
     """Add to the end of the text; nothing when that was done under this key. ``Refusal``: also
     ``conflict`` for another text under the same key."""
     document = document_of(session, id_)
-    known = None if key is None else document.keys.get(key)
-    if known is not None:
-        if known.tag != tag_of(text):
+    if key is not None and (known := document.keys.tags(key)):
+        if tag_of(text) not in known:
             raise Refusal("conflict", "another text was added under this Idempotency-Key")
         return []
     operations = admit_edit(session, id_, [appending(TEXT, text)], draw, site)

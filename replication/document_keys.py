@@ -1,7 +1,8 @@
 """Appends to a document that may be asked for again, by the keys that their clients gave them.
 
 Asked for in two regions that have not heard of each other, an append is made twice, as two edits.
-Whoever knows both keeps the one of the smaller (client, clock), and takes the other's text out.
+Whoever knows both keeps the one of the smaller (client, clock), and takes the other's text out;
+where they are of one text. Two texts under one key are a client's mistake: both stay.
 That follows from what is known, so it is not logged: every region that reads both edits does the
 same, and taking out merges with everything else.
 
@@ -35,23 +36,25 @@ class AppendKeys:
     """The newest keyed appends of one document."""
 
     def __init__(self, known: Iterable[Keyed] = ()) -> None:
-        self._held = {append.key: append for append in known}
+        self._held = {(append.key, append.tag): append for append in known}
 
-    def get(self, key: str) -> Keyed | None:
-        """The append of this key, where it is known."""
-        return self._held.get(key)
+    def tags(self, key: str) -> set[str]:
+        """The texts that are known to have been added under this key."""
+        return {tag for known, tag in self._held if known == key}
 
     def all(self) -> tuple[Keyed, ...]:
         """All of them, by key."""
         return tuple(self._held[key] for key in sorted(self._held))
 
     def note(self, append: Keyed) -> Keyed | None:
-        """It is known; which one of two with this key is to be taken out, if there are two."""
-        known = self._held.setdefault(append.key, append)
+        """It is known; which one of two with this key and text is to be taken out, if there are
+        two."""
+        name = (append.key, append.tag)
+        known = self._held.setdefault(name, append)
         while len(self._held) > DOCUMENT_KEYS_MAX:
             del self._held[next(iter(self._held))]
         if known == append:
             return None
         stays, goes = sorted((known, append), key=lambda one: (one.client, one.start))
-        self._held[append.key] = stays
+        self._held[name] = stays
         return goes

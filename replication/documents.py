@@ -20,7 +20,7 @@ class Documents:
         self._held: dict[str, SharedDocument] = {}
         self._discarded: set[str] = set()
         # Updates that were applied since the last :meth:`take_news`, with their documents; None for
-        # one that was discarded.
+        # one that was discarded, or of which more is known that waits.
         self._news: list[tuple[str, bytes | None]] = []
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Documents:
         except YjsError:
             return
         self._held[op.document] = document
-        self._news += [(op.document, update) for update in applied]
+        self._news += [(op.document, update) for update in applied or (None,)]
 
     def take_news(self) -> list[tuple[str, bytes | None]]:
         """What was applied since the last call, in order."""

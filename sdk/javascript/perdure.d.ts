@@ -212,14 +212,23 @@ export class Regions {
   request(
     method: string,
     path: string,
-    options?: RequestOptions & { body?: unknown },
+    options?: RequestOptions & { body?: unknown; headers?: Record<string, string>; first?: string },
   ): Promise<{ value: any; region: string }>;
+  once(
+    region: string,
+    method: string,
+    path: string,
+    options?: RequestOptions & { body?: unknown; headers?: Record<string, string> },
+  ): Promise<any>;
+  readonly sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
+  readonly now: () => number;
 }
 
 export class Client {
   constructor(urls: string | readonly string[], options?: ClientOptions);
   readonly regions: Regions;
   session(id: string): Session;
+  agent(name: string, options?: AgentOptions): Agent;
   sessions(page?: RequestOptions & { after?: string; limit?: number }): Promise<{
     sessions: { id: string; created: string | null; messages: number; cursor: string }[];
     next: string | null;
@@ -229,6 +238,7 @@ export class Client {
 export class Session {
   private constructor();
   readonly id: string;
+  readonly regions: Regions;
   /** How often an event did not fit, so that reading began anew. */
   readonly stepsLost: number;
   create(metadata?: Metadata, options?: RequestOptions): Promise<SessionSnapshot>;
@@ -260,6 +270,8 @@ export class Session {
   metadata(patch?: Metadata, options?: RequestOptions): Promise<Metadata>;
   cancel(message: string, options?: RequestOptions): Promise<Status>;
   delete(message?: string, options?: RequestOptions): Promise<void>;
+  documents(options?: RequestOptions): Promise<{ id: string; version: string }[]>;
+  document(id: string): Document;
   open(role?: string, options?: WriterOptions & MessageFields): Promise<Writer>;
   claim(message: string, options?: WriterOptions & { mode?: "continue" | "restart" }): Promise<Writer>;
   events(options?: Following & Present & { cursor?: string | null }): Reading<SessionEvent>;
@@ -284,6 +296,8 @@ export class Writer {
   readonly moves: number;
   /** The seq of the next item. */
   readonly next: number;
+  /** Whether this writer has ended the message. */
+  readonly hasEnd: boolean;
   write(token: string): Promise<void>;
   mark(mark: Mark): Promise<void>;
   flush(): Promise<void>;
@@ -291,4 +305,86 @@ export class Writer {
   stable(): Promise<void>;
   pipe(tokens: AsyncIterable<string | Mark> | Iterable<string | Mark>): Promise<void>;
   close(): Promise<void>;
+}
+
+/** A shared document as a region has it. */
+export interface DocumentValue {
+  readonly id: string;
+  readonly text: string;
+  readonly json: Readonly<Record<string, unknown>>;
+  /** Equal where the document is. */
+  readonly version: string;
+}
+
+/** One shared document of a session. From `session.document(id)`. */
+export class Document {
+  private constructor();
+  readonly id: string;
+  readonly session: Session;
+  readonly path: string;
+  read(options?: RequestOptions & { first?: string }): Promise<DocumentValue>;
+  /** Make the text this one, or patch the map (null deletes), or both. */
+  write(
+    change: { text?: string; json?: Record<string, unknown> },
+    options?: RequestOptions,
+  ): Promise<DocumentValue>;
+  /** Add to the end of the text, once. */
+  append(text: string, options?: RequestOptions): Promise<DocumentValue>;
+  delete(options?: RequestOptions): Promise<void>;
+  /** As it is now, and each time that it has changed, until it is deleted. */
+  follow(options?: RequestOptions): Reading<DocumentValue>;
+}
+
+export interface AgentOptions {
+  /** A name of this process alone, drawn anew at each start; with it the feed renews all leases. */
+  worker?: string;
+  /** Whether an interrupted run is continued (the default), or started over. */
+  mode?: "continue" | "restart";
+  /** For so many seconds (15) a worker that says nothing is taken to be at work. */
+  lease_s?: number;
+}
+
+/** A worker of an agent. From `client.agent(name)`. */
+export class Agent {
+  private constructor();
+  readonly name: string;
+  readonly worker: string | undefined;
+  runs(options?: RequestOptions): Promise<Run[]>;
+  events(options?: RequestOptions): Reading<SessionEvent>;
+  turns(options?: RequestOptions): Reading<Turn>;
+  /** Have the handler carry out each turn, until `signal` aborts. */
+  work(
+    handler: (turn: Turn) => unknown,
+    options?: RequestOptions & { concurrency?: number; onError?: (turn: Turn, error: unknown) => void },
+  ): Promise<void>;
+}
+
+/** A run that this worker holds, and whose lease it renews. From `work` and `turns`. */
+export class Turn {
+  private constructor();
+  readonly id: string;
+  readonly session: Session;
+  readonly run: Run;
+  readonly inputs: Message[];
+  readonly attempt: number;
+  readonly writer: Writer;
+  /** What the message showed when it was claimed. */
+  readonly text: string;
+  readonly parts: readonly Readonly<Part>[];
+  /** Aborts when the turn is held no more. */
+  readonly signal: AbortSignal;
+  readonly isOver: boolean;
+  /** What took it away, if something did. */
+  readonly error: unknown;
+  /** Write all of it, end the run, and wait until that is in two regions. */
+  pipe(tokens: AsyncIterable<string | Mark> | Iterable<string | Mark>): Promise<void>;
+  end(status?: End): Promise<void>;
+  suspend(detail?: unknown): Promise<void>;
+  resume(detail?: unknown): Promise<void>;
+  newInputs(): Reading<Message>;
+  stopped(): Promise<void>;
+  /** Let go of it, to be claimed. */
+  close(): Promise<void>;
+  /** For the worker: a region tells of the run. */
+  heard(run: Run): void;
 }

@@ -4,7 +4,8 @@
  * It reads a session at the nearest region that answers, goes on at the next by itself, and always
  * gives the assembled session. What crosses the wire is described in docs/PROTOCOL.md, part A.
  *
- * From top to bottom: events from bytes, the reducer, the regions, the client, reading, writing.
+ * From top to bottom: events from bytes, the reducer, the regions, the client, documents, reading, writing,
+ * working.
  */
 
 const CONNECT_MS_MAX = 4_000;
@@ -19,8 +20,8 @@ const FIRST_MS_MAX = 5_000;
 /** When a transport that did not get through to a region is tried again, and a poll for as long as at first. */
 const FORGET_MS = 600_000;
 const TRANSPORTS = ["websocket", "sse", "poll"];
-/** Behind these a region has told everything that it has at once. */
-const CAUGHT_UP = new Set(["ready", "stale", "deleted", "reconnect"]);
+/** Behind these a region has told everything that it has at once; `runs` is an agent's feed's. */
+const CAUGHT_UP = new Set(["ready", "stale", "deleted", "reconnect", "runs"]);
 /** A poll that is cut on the way is asked for less time, down to this. */
 const WAIT_MS_MAX = 20_000;
 const WAIT_MS_MIN = 500;
@@ -42,6 +43,14 @@ const POLL_MS_MIN = 50;
 const POLL_MS_MAX = 1_000;
 const NEW_ID_BYTES = 12;
 const ID = /^(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}$/;
+const LEASE_S = 15;
+const CONCURRENCY = 8;
+/** When a claim is tried again where a region could not say: it has not been told of the run yet. */
+const CLAIM_AGAIN_MS = 1_000;
+const RETRY_AFTER_S_MAX = 60;
+/** Somebody else's doing: no fault of who has a run in hand. */
+const TAKEN_AWAY = new Set(["cancelled", "deleted", "ended", "fenced"]);
+const OVER = ["complete", "failed", "cancelled"];
 const RETRY_STATUSES = new Set([408, 429, 500, 502, 503, 504, 507]);
 
 /** A region refused. `code` is stable (PROTOCOL A.1), `status` the HTTP status, `problem` the whole. */
@@ -226,7 +235,7 @@ export function statusOf(view, message) {
 /** The runs that are not over, in the order in which they came to be known. */
 function ran(runs, { all, run }) {
   if (all) return all;
-  const isOver = ["complete", "failed", "cancelled"].includes(run.status);
+  const isOver = OVER.includes(run.status);
   const at = runs.findIndex(({ id }) => id === run.id);
   const before = at < 0 ? runs : runs.slice(0, at);
   const after = at < 0 ? [] : runs.slice(at + 1);
@@ -367,7 +376,6 @@ export class Regions {
   #fetch;
   #grant;
   #random;
-  #giveUpMs;
   #WebSocket;
   #lastFailure = "";
 
@@ -380,12 +388,14 @@ export class Regions {
     this.#fetch = fetch ?? ((...request) => globalThis.fetch(...request));
     this.#grant = grant;
     this.#random = random ?? Math.random;
-    this.#giveUpMs = giveUpMs;
+    this.giveUpMs = giveUpMs;
     this.sleep = sleep ?? sleepMs;
     // Monotonic: setting the clock must not make a region avoided for hours.
     this.now = now ?? (() => performance.now());
     this.#WebSocket = options.WebSocket ?? (fetch === undefined ? globalThis.WebSocket : undefined);
     this.transports = new Transports(transport, this.#WebSocket !== undefined, this.now);
+    // An agent's feed comes as server-sent events or by long poll.
+    this.feeds = new Transports(transport === "websocket" ? "auto" : transport, false, this.now);
   }
 
   /** A fresh series of tries. */
@@ -423,15 +433,15 @@ export class Regions {
   /**
    * A request that is the same at every region, tried until one answers: `{value, region}`. Throws
    * `PerdureError` for a refusal that every region would give, and with code `unavailable` when none
-   * answers within `giveUpMs`; the signal's reason when it aborts.
+   * answers within `giveUpMs`; the signal's reason when it aborts. `first`: where to try it first.
    */
-  async request(method, path, { body, signal } = {}) {
+  async request(method, path, { body, headers, first, signal } = {}) {
     const pause = this.pause();
-    const deadline = this.now() + this.#giveUpMs;
+    const deadline = this.now() + this.giveUpMs;
     let region = null;
     do {
-      region = this.pick(region);
-      const value = await this.once(region, method, path, { body, signal });
+      region = region === null && first ? first : this.pick(region);
+      const value = await this.once(region, method, path, { body, headers, signal });
       if (value !== undefined) return { value, region };
       await this.sleep(pause.nextMs(), signal);
     } while (this.now() < deadline);
@@ -470,7 +480,7 @@ export class Regions {
     if (RETRY_STATUSES.has(answer.status)) throw new Refused(`status ${answer.status}`);
     const value = answer.ok ? await take(answer) : await jsonOf(connection, answer);
     this.worked(region);
-    if (!answer.ok) throw new PerdureError({ status: answer.status, ...value });
+    if (!answer.ok) throw new PerdureError({ status: answer.status, ...retryAfter(answer), ...value });
     return value;
   }
 
@@ -587,6 +597,12 @@ class Transports {
   }
 }
 
+/** When a refusal says to come back; a date needs a clock that agrees with the region's. */
+function retryAfter(answer) {
+  const said = answer.headers.get("retry-after") ?? "";
+  return /^\d{1,9}$/.test(said) ? { retry_after_s: Math.min(Number(said), RETRY_AFTER_S_MAX) } : {};
+}
+
 function checkedUrl(url) {
   if (!/^https?:\/\/[^/]/.test(url)) throw new TypeError(`${url} must be a URL like http://127.0.0.1:7101`);
   return url.replace(/\/+$/, "");
@@ -682,6 +698,17 @@ export class Client {
     return new Session(this.regions, id);
   }
 
+  /**
+   * A worker of the agent of this name; nothing is sent yet. `mode`: whether an interrupted run is
+   * continued, or started over (`restart`). `lease_s`: for so long a worker that says nothing is taken
+   * to be at work; it says something three times as often. `worker`: a name of this process alone, drawn
+   * anew at each start; with it the feed renews all leases too, so a turn that is let go is another's
+   * only when the feed has ended.
+   */
+  agent(name, options = {}) {
+    return new Agent(this.regions, (id) => this.session(id), name, options);
+  }
+
   /** A page of sessions: `{sessions, next}`. */
   async sessions({ after, limit, signal } = {}) {
     return (await this.regions.request("GET", `/v1/sessions${query({ after, limit })}`, { signal })).value;
@@ -693,15 +720,16 @@ export class Client {
  * nothing. Operations take a `signal`, and throw its reason when it aborts.
  */
 export class Session {
-  #regions;
   #path;
+  #following;
 
   constructor(regions, id) {
     this.id = checkedId(id);
     /** How often an event did not fit, so that reading began anew. */
     this.stepsLost = 0;
-    this.#regions = regions;
+    this.regions = regions;
     this.#path = `/v1/sessions/${id}`;
+    this.#following = new Following(regions, regions.transports, this.#path, EVENTS);
   }
 
   /** Create the session; an existing one is not changed. */
@@ -762,7 +790,7 @@ export class Session {
    * one region, for it is told at most once: false when that did not take it.
    */
   signal(name, data, { from, signal } = {}) {
-    return this.#regions.told(`${this.#path}/signals`, given({ signal: name, data, from }), signal);
+    return this.regions.told(`${this.#path}/signals`, given({ signal: name, data, from }), signal);
   }
 
   /** The metadata; with `patch`, after setting its keys (null deletes). */
@@ -806,6 +834,21 @@ export class Session {
     }
   }
 
+  /** The shared documents, by id, as `{id, version}`; `[]` for a session of which nothing is known. */
+  async documents({ signal } = {}) {
+    try {
+      return (await this.#ask("GET", "/documents", { signal })).documents;
+    } catch (error) {
+      if (error.code === "not_found") return [];
+      throw error;
+    }
+  }
+
+  /** A shared document of this id; nothing is sent yet. `TypeError` for what cannot be an id. */
+  document(id) {
+    return new Document(this, id);
+  }
+
   /** Open a streaming message: a `Writer`. */
   async open(role = "assistant", options = {}) {
     const { id = newId(), producer = `p-${newId()}`, author, after, metadata, replaces } = options;
@@ -822,14 +865,14 @@ export class Session {
   }
 
   async #write(path, body, message, { signal, onFull, bufferBytesMax }) {
-    const opened = await this.#regions.request("POST", this.#path + path, { body, signal });
+    const opened = await this.regions.request("POST", this.#path + path, { body, signal });
     const { producer } = body;
     const place = { path: `${this.#path}/messages`, message, producer };
-    return new Writer(this.#regions, opened, place, given({ onFull, bufferBytesMax }));
+    return new Writer(this.regions, opened, place, given({ onFull, bufferBytesMax }));
   }
 
   async #ask(method, path, request) {
-    return (await this.#regions.request(method, this.#path + path, request)).value;
+    return (await this.regions.request(method, this.#path + path, request)).value;
   }
 
   // Reading
@@ -843,7 +886,7 @@ export class Session {
    */
   events({ cursor = null, signal, onRegion, presence, presenceData } = {}) {
     const bound = boundOf(presence, presenceData);
-    return closable(signal, (closing) => this.#events(cursor, closing, onRegion, bound));
+    return closable(signal, (closing) => this.#following.events(cursor, closing, onRegion, bound));
   }
 
   /**
@@ -859,16 +902,16 @@ export class Session {
   }
 
   async *#read(view, signal, onRegion, bound) {
-    const pause = this.#regions.pause();
+    const pause = this.regions.pause();
     while (!view.deleted) {
-      const since = this.#regions.now();
+      const since = this.regions.now();
       const onConnected = (region) => {
         // What one region said of its holds is void at another, which says its own.
         view = apply(view, "stale", { message: null, held: false });
         onRegion?.(region);
       };
       try {
-        for await (const event of this.#events(view.cursor, signal, onConnected, bound)) {
+        for await (const event of this.#following.events(view.cursor, signal, onConnected, bound)) {
           view = told(view, event);
           yield view;
         }
@@ -884,64 +927,178 @@ export class Session {
         view = { ...view, cursor: null };
       }
       // A region that goes on telling what does not fit must not be asked in a tight loop.
-      if (this.#regions.now() - since >= STEADY_MS) pause.reset();
-      await this.#regions.sleep(pause.nextMs(), signal);
+      if (this.regions.now() - since >= STEADY_MS) pause.reset();
+      await this.regions.sleep(pause.nextMs(), signal);
+    }
+  }
+}
+
+// Documents
+
+/**
+ * One shared document of a session, which need not be there yet. Edits of others at the same time, in any
+ * region, merge. How it is edited live, with Yjs: `yjs.js`.
+ */
+export class Document {
+  constructor(session, id) {
+    this.session = session;
+    this.id = checkedId(id);
+    this.path = `/v1/sessions/${session.id}/documents/${id}`;
+  }
+
+  /** The document: `{id, text, json, version}`. `first`: the URL of the region to ask first. */
+  read({ first, signal } = {}) {
+    return this.#ask("GET", "", { first, signal });
+  }
+
+  /**
+   * Make the text this one, where it differs, or patch the map with `json` (RFC 7396: null deletes), or
+   * both; the document as it is then. Makes the document where there is none.
+   */
+  write({ text, json }, { signal } = {}) {
+    return this.#ask("PATCH", "", { body: given({ text, json }), signal });
+  }
+
+  /** Add to the end of the text, once, whichever regions it is tried at; the document as it is then. */
+  append(text, { signal } = {}) {
+    // One key for all tries: a region that has it adds nothing.
+    const headers = { "idempotency-key": newId() };
+    return this.#ask("POST", "/append", { body: { text }, headers, signal });
+  }
+
+  /** Delete it, for ever; again: nothing. */
+  async delete({ signal } = {}) {
+    try {
+      await this.#ask("DELETE", "", { signal });
+    } catch (error) {
+      if (error.code !== "deleted") throw error;
     }
   }
 
-  async *#events(cursor, signal, onRegion, bound) {
-    const { transports } = this.#regions;
-    const pause = this.#regions.pause();
+  /**
+   * The document as it is now, once it is there, and each time that it has changed, across regions, until
+   * it or its session is deleted, `signal` aborts, or you leave the loop. States that follow one another
+   * quickly may come as one.
+   */
+  follow({ signal } = {}) {
+    return closable(signal, (closing) => this.#follow(closing));
+  }
+
+  async *#follow(signal) {
+    let version = "";
+    try {
+      for await (const { event, data, region } of this.session.events({ signal })) {
+        const told = versionTold(event, data, this.id);
+        if (told === null || told === version) continue;
+        const value = await this.#seen(region, signal);
+        if (value === null || value.version === version) continue;
+        version = value.version;
+        yield value;
+      }
+    } catch (error) {
+      if (error.code !== "deleted") throw error;
+    }
+  }
+
+  /** It at the region that told of it, or elsewhere, however long that takes; null: it is not there yet. */
+  async #seen(region, signal) {
+    while (true) {
+      try {
+        return await this.read({ first: region, signal });
+      } catch (error) {
+        if (error.code === "not_found") return null;
+        if (error.code !== "unavailable") throw error;
+      }
+    }
+  }
+
+  async #ask(method, path, request) {
+    return (await this.session.regions.request(method, this.path + path, request)).value;
+  }
+}
+
+/**
+ * The version of a document that an event tells of; null where it tells of none, and "" where it tells of
+ * all and this is not among them, perhaps no more. Throws `deleted` where it tells that it is gone.
+ */
+function versionTold(event, { all, documents, document, version, deleted }, id) {
+  if (event !== "snapshot" && event !== "document") return null;
+  const every = event === "snapshot" ? (documents ?? []) : all;
+  if (every) return every.find((one) => one.id === id)?.version ?? "";
+  if (document !== id) return null;
+  if (deleted) throw new PerdureError({ code: "deleted", status: 410, detail: `document ${id} was deleted` });
+  return version;
+}
+
+// Following
+
+/** Where a session's events are asked for, and what an answer to a poll has. */
+const EVENTS = { streamedAt: "/events", polledAt: "/poll", has: "events" };
+const FEED = { streamedAt: "", polledAt: "", has: "runs" };
+
+/** What one path of the regions tells, from one region after the other. */
+class Following {
+  constructor(regions, transports, path, ways) {
+    this.regions = regions;
+    this.transports = transports;
+    this.path = path;
+    this.ways = ways;
+  }
+
+  /** Events from the cursor on, until `deleted`. Throws `PerdureError` for what every region would refuse. */
+  async *events(cursor, signal, onRegion, bound) {
+    const { transports } = this;
+    const pause = this.regions.pause();
     let region = null;
     let again = null;
     while (true) {
-      region = again ?? this.#regions.pick(region);
+      region = again ?? this.regions.pick(region);
       again = null;
-      const since = this.#regions.now();
+      const since = this.regions.now();
       const transport = transports.of(region);
       let waitMs = null;
       try {
-        for await (const event of this.#connected(transport, region, cursor, bound, signal, onRegion)) {
+        for await (const event of this.connected(transport, region, cursor, bound, signal, onRegion)) {
           cursor = event.id || cursor;
           if (event.event === "reconnect") {
-            waitMs = this.#regions.shareOf(event.data.retry_ms);
+            waitMs = this.regions.shareOf(event.data.retry_ms);
             break;
           }
           yield event;
           if (event.event === "deleted") return;
         }
-        this.#regions.failed(region);
+        this.regions.failed(region);
       } catch (error) {
         if (error instanceof HeldBack && (await this.#isThere(region, error, signal)) && transports.heldBack(region, transport)) {
           again = region;
           continue;
         }
         if (error.code === "invalid_cursor" && cursor !== null) cursor = null;
-        else if (error instanceof Lost) this.#regions.failed(region);
+        else if (error instanceof Lost) this.regions.failed(region);
         else throw error;
       }
       transports.failed(region);
       // Not at the first event already: what cuts every connection early must not be asked in a tight loop.
-      if (this.#regions.now() - since >= STEADY_MS) pause.reset();
-      await this.#regions.sleep(waitMs ?? pause.nextMs(), signal);
+      if (this.regions.now() - since >= STEADY_MS) pause.reset();
+      await this.regions.sleep(waitMs ?? pause.nextMs(), signal);
     }
   }
 
   /** Whether another transport may do better: a region that hangs must not cost the time of every one. */
   async #isThere(region, { isSilent }, signal) {
-    return !isSilent || this.#regions.answers(region, signal);
+    return !isSilent || this.regions.answers(region, signal);
   }
 
   /**
    * The events of one connection; throws `Lost` when it fails or falls silent, and `HeldBack` when
    * another transport may do better.
    */
-  async *#connected(name, region, cursor, bound, signal, onRegion) {
-    const { transports } = this.#regions;
+  async *connected(name, region, cursor, bound, signal, onRegion) {
+    const { transports } = this;
     const ways = {
-      websocket: () => this.#overSocket(region, cursor, bound, signal),
-      sse: () => this.#streamed(region, cursor, bound, signal),
-      poll: () => this.#polled(region, cursor, bound, signal),
+      websocket: () => this.overSocket(region, cursor, bound, signal),
+      sse: () => this.streamed(region, cursor, bound, signal),
+      poll: () => this.polled(region, cursor, bound, signal),
     };
     let isFirst = true;
     for await (const event of ways[name]()) {
@@ -954,16 +1111,16 @@ export class Session {
     }
   }
 
-  async *#streamed(region, cursor, bound, signal) {
+  async *streamed(region, cursor, bound, signal) {
     const headers = { accept: "text/event-stream", ...(cursor ? { "last-event-id": cursor } : {}) };
     const request = { method: "GET", headers, cache: "no-store" };
-    const connection = new Connection(this.#regions.sleep, signal);
-    const { chooses } = this.#regions.transports;
+    const connection = new Connection(this.regions.sleep, signal);
+    const { chooses } = this.transports;
     let caughtUp = false;
     let isLive = false;
     try {
-      const path = `${this.#path}/events${query(inQuery(bound))}`;
-      const body = await this.#regions.ask(connection, region, path, request, CONNECT_MS_MAX, bodyOf);
+      const path = `${this.path}${this.ways.streamedAt}${query(inQuery(bound))}`;
+      const body = await this.regions.ask(connection, region, path, request, CONNECT_MS_MAX, bodyOf);
       const parser = new EventParser();
       while (true) {
         // Only this wait counts as silence, not the time for which the caller keeps an event.
@@ -985,12 +1142,12 @@ export class Session {
     }
   }
 
-  async *#overSocket(region, cursor, bound, signal) {
-    const connection = new Connection(this.#regions.sleep, signal);
+  async *overSocket(region, cursor, bound, signal) {
+    const connection = new Connection(this.regions.sleep, signal);
     let frames = null;
     let caughtUp = false;
     try {
-      frames = new Frames(await connection.within(FIRST_MS_MAX, this.#regions.socket(region, `${this.#path}/ws`)));
+      frames = new Frames(await connection.within(FIRST_MS_MAX, this.regions.socket(region, `${this.path}/ws`)));
       connection.signal.addEventListener("abort", () => frames.close());
       await connection.within(FIRST_MS_MAX, frames.opened);
       frames.send({ do: "subscribe", number: 1, ...bound, ...(cursor ? { cursor } : {}) });
@@ -1006,7 +1163,7 @@ export class Session {
           if (RETRY_STATUSES.has(status)) throw new Lost(`status ${status}`);
           throw new PerdureError({ status, ...body });
         } else if (reply === 1) {
-          this.#regions.worked(region);
+          this.regions.worked(region);
         }
       }
     } catch (error) {
@@ -1019,15 +1176,15 @@ export class Session {
     }
   }
 
-  async *#polled(region, cursor, bound, signal) {
-    const { transports } = this.#regions;
+  async *polled(region, cursor, bound, signal) {
+    const { transports } = this;
     let handle;
     while (true) {
       // The first, and one after a subscription was lost, wait for nothing: the answer says at once
       // how things are, and a region that gives none is left the sooner.
       const waitMs = handle !== undefined ? transports.waitMs : 0;
       const values = { cursor: cursor || undefined, poll: handle, wait_ms: waitMs, ...inQuery(bound) };
-      const answer = await this.#poll(region, values, signal);
+      const answer = await this.poll(region, values, signal);
       if (answer === null) continue;
       for (const { event, id, data } of answer.events) yield { event, id, data: checkedData(data) };
       cursor = answer.cursor;
@@ -1036,26 +1193,48 @@ export class Session {
   }
 
   /** One answer; null: it was cut on the way while it waited, and is to be asked again. */
-  async #poll(region, values, signal) {
-    const since = this.#regions.now();
+  async poll(region, values, signal) {
+    const since = this.regions.now();
     const waitMs = values.wait_ms;
-    const connection = new Connection(this.#regions.sleep, signal);
+    const connection = new Connection(this.regions.sleep, signal);
     const request = { method: "GET", headers: {}, cache: "no-store" };
     const take = async (answer) => {
       const value = await jsonOf(connection, answer);
-      if (!Array.isArray(value.events)) throw new Lost("that is no answer to a poll");
+      if (!Array.isArray(value[this.ways.has])) throw new Lost("that is no answer to a poll");
       return value;
     };
     try {
-      const path = `${this.#path}/poll${query(values)}`;
-      return await this.#regions.ask(connection, region, path, request, ANSWER_MS_MAX + waitMs, take);
+      const path = `${this.path}${this.ways.polledAt}${query(values)}`;
+      return await this.regions.ask(connection, region, path, request, ANSWER_MS_MAX + waitMs, take);
     } catch (error) {
       const isCut = error instanceof Lost && !(error instanceof Late) && waitMs > WAIT_MS_MIN;
-      if (!isCut || this.#regions.now() - since < CUT_MS_MIN) throw error;
-      this.#regions.transports.cut(waitMs);
+      if (!isCut || this.regions.now() - since < CUT_MS_MIN) throw error;
+      this.transports.cut(waitMs);
       return null;
     } finally {
       connection.close();
+    }
+  }
+}
+
+/** An agent's feed. A connection begins with everything, so none goes on with another's cursor. */
+class Feed extends Following {
+  constructor(regions, agent) {
+    super(regions, regions.feeds, `/v1/agents/${agent}/runs`, FEED);
+  }
+
+  streamed(region, _, bound, signal) {
+    return super.streamed(region, null, bound, signal);
+  }
+
+  async *polled(region, _, bound, signal) {
+    let cursor;
+    while (true) {
+      const waitMs = cursor === undefined ? 0 : this.transports.waitMs;
+      const answer = await this.poll(region, { cursor, wait_ms: waitMs, ...bound }, signal);
+      if (answer === null) continue;
+      if (answer.cursor !== cursor) yield { event: "runs", id: answer.cursor, data: { all: answer.runs } };
+      cursor = answer.cursor;
     }
   }
 }
@@ -1113,8 +1292,8 @@ function boundOf(presence, presenceData) {
   return { presence: checkedId(presence), ...given({ presence_data: presenceData }) };
 }
 
-function inQuery({ presence, presence_data: data }) {
-  return given({ presence, presence_data: data === undefined ? undefined : JSON.stringify(data) });
+function inQuery({ presence_data: data, ...others }) {
+  return { ...others, ...given({ presence_data: data === undefined ? undefined : JSON.stringify(data) }) };
 }
 
 function checkedData(data) {
@@ -1234,10 +1413,11 @@ export class Writer {
   #wake = new Bell();
   #changed = new Bell();
   #closing = new AbortController();
+  #isRunning = true;
   #running;
 
   constructor(regions, { value, region }, { path, message, producer }, options = {}) {
-    const { onFull = "block", bufferBytesMax = BUFFER_BYTES_MAX } = options;
+    const { onFull = "block", bufferBytesMax = BUFFER_BYTES_MAX, stopped } = options;
     this.message = message;
     this.producer = producer;
     this.epoch = value.epoch;
@@ -1254,6 +1434,7 @@ export class Writer {
     this.#bufferBytesMax = bufferBytesMax;
     this.#first = this.#sent = value.next;
     this.#running = this.#run();
+    stopped?.addEventListener("abort", () => this.#stop(stopped.reason), { once: true });
   }
 
   // For the producer
@@ -1261,6 +1442,11 @@ export class Writer {
   /** The seq of the next item. */
   get next() {
     return this.#first + this.#buffer.length;
+  }
+
+  /** Whether the message was ended by this writer. */
+  get hasEnd() {
+    return this.#end !== null;
   }
 
   /**
@@ -1336,6 +1522,15 @@ export class Writer {
     await this.#running;
   }
 
+  /** It became known elsewhere that the message takes nothing more. What stopped it before stands. */
+  #stop(error) {
+    if (!this.#isRunning) return;
+    this.#error ??= error;
+    this.#closing.abort(this.#error);
+    this.#wake.ring();
+    this.#changed.ring();
+  }
+
   /** Taken at once, whether or not the caller then waits: so the order is that of the calls. */
   #push(item) {
     this.#check();
@@ -1395,8 +1590,9 @@ export class Writer {
         else await this.#regions.sleep(pause.nextMs(), signal);
       }
     } catch (error) {
-      this.#error = error;
+      this.#error ??= error;
     } finally {
+      this.#isRunning = false;
       this.#changed.ring();
     }
   }
@@ -1526,6 +1722,604 @@ function isObject(value) {
 
 function wellFormed(text) {
   return text.replace(/\p{Surrogate}/gu, "\uFFFD");
+}
+
+// Working
+
+/**
+ * What an agent's feed tells a worker: which runs wait to be claimed, the oldest first, and what becomes of
+ * those that it holds. One that could not be claimed is put off, and comes again at once when something
+ * else is told of it.
+ */
+class WaitingRuns {
+  #regions;
+  #waiting = new Map();
+  #putOff = new Map();
+  #held = new Map();
+  // Of runs that were held here: the inputs that were seen.
+  #seen = new Map();
+  #error = null;
+  #changed = new Bell();
+
+  constructor(regions, signal) {
+    this.#regions = regions;
+    signal.addEventListener("abort", () => this.fail(signal.reason), { once: true });
+  }
+
+  /** The next run to claim; throws what the feed has failed with. */
+  async next() {
+    while (true) {
+      if (this.#error !== null) throw this.#error;
+      const now = this.#regions.now();
+      let soonest = Infinity;
+      for (const [key, run] of this.#waiting) {
+        const at = this.#putOff.get(key) ?? now;
+        if (at <= now) return run;
+        soonest = Math.min(soonest, at);
+      }
+      await rung(this.#regions, this.#changed, soonest - now);
+    }
+  }
+
+  /** An event of the feed. */
+  heard({ event, data }) {
+    if (event === "runs") {
+      const told = new Set(data.all.map(keyOf));
+      for (const key of [...this.#waiting.keys(), ...this.#seen.keys()]) {
+        if (told.has(key) || this.#turn(key) !== undefined) continue;
+        this.forget(key);
+        this.#seen.delete(key);
+      }
+      for (const run of data.all) this.#note(run);
+    } else if (event === "run") {
+      this.#note(data.run);
+    }
+    this.#changed.ring();
+  }
+
+  /** The feed has failed. */
+  fail(error) {
+    this.#error ??= error;
+    this.#changed.ring();
+  }
+
+  /** This worker has won it. */
+  hold(key, turn) {
+    this.forget(key);
+    this.#held.set(key, turn);
+    this.#seen.set(key, new Set(turn.inputs.map(({ id }) => id)));
+  }
+
+  /** It could not be claimed now. */
+  putOff(key, ms) {
+    this.#putOff.set(key, this.#regions.now() + ms);
+  }
+
+  /** It waits no more. */
+  forget(key) {
+    this.#waiting.delete(key);
+    this.#putOff.delete(key);
+  }
+
+  #note(run) {
+    const key = keyOf(run);
+    const turn = this.#turn(key);
+    turn?.heard(run);
+    if (OVER.includes(run.status)) {
+      this.#held.delete(key);
+      this.#seen.delete(key);
+    }
+    if (turn !== undefined || !this.#isClaimable(key, run)) {
+      this.forget(key);
+    } else if (JSON.stringify(this.#waiting.get(key)) !== JSON.stringify(run)) {
+      this.#waiting.set(key, run);
+      this.#putOff.delete(key);
+    }
+  }
+
+  /** The turn that is held here, if one is. */
+  #turn(key) {
+    const turn = this.#held.get(key);
+    if (turn === undefined || !turn.isOver) return turn;
+    const seen = this.#seen.get(key) ?? new Set();
+    this.#seen.set(key, new Set([...seen, ...turn.run.inputs]));
+    this.#held.delete(key);
+    return undefined;
+  }
+
+  #isClaimable(key, { status, inputs }) {
+    if (status === "suspended") return !inputs.every((id) => this.#seen.get(key)?.has(id));
+    return status === "requested" || status === "interrupted";
+  }
+}
+
+/** A run's id is its own in its session only. */
+function keyOf({ session, id }) {
+  return `${session}/${id}`;
+}
+
+/** Until the bell is rung, or so many milliseconds are over. */
+async function rung(regions, bell, ms) {
+  if (ms === Infinity) return bell.wait();
+  const timer = new AbortController();
+  try {
+    await Promise.race([bell.wait(), regions.sleep(ms, timer.signal)]);
+  } finally {
+    timer.abort();
+    // Lets go of the wait for it: nobody waits any more.
+    bell.ring();
+  }
+}
+
+/**
+ * A worker of an agent. Any number of them, anywhere, share its runs: each run is one's at a time, and
+ * another's when its worker is gone. From `client.agent(name)`.
+ */
+export class Agent {
+  #regions;
+  #session;
+  #mode;
+  #leaseS;
+  #feed;
+
+  constructor(regions, session, name, { worker, mode = "continue", lease_s = LEASE_S } = {}) {
+    this.name = checkedId(name);
+    this.worker = worker === undefined ? undefined : checkedId(worker);
+    this.#regions = regions;
+    this.#session = session;
+    this.#mode = mode;
+    this.#leaseS = lease_s;
+    this.#feed = new Feed(regions, name);
+  }
+
+  /** The agent's runs that are not over, in all sessions, the oldest first. */
+  async runs({ signal } = {}) {
+    return (await this.#regions.request("GET", this.#feed.path, { signal })).value.runs;
+  }
+
+  /**
+   * The agent's feed, across regions, for ever: `runs` with `all` runs that are not over, and `run` for
+   * each that has changed. A new connection begins with all.
+   */
+  events({ signal } = {}) {
+    return closable(signal, (closing) =>
+      this.#feed.events(null, closing, undefined, given({ worker: this.worker })),
+    );
+  }
+
+  /**
+   * Each run that this worker wins, as a `Turn`, for ever; the next is claimed when it is asked for. Turns
+   * of before may still be held: they hear of what happens to them for as long as this goes on, and learn
+   * it from their leases otherwise.
+   */
+  turns({ signal } = {}) {
+    return closable(signal, (closing) => this.#turns(closing));
+  }
+
+  /**
+   * Have the handler carry out each turn, `concurrency` (8) of them at once, until `signal` aborts. A turn
+   * that the handler has not ended is complete when it returns, and failed when it throws; `onError(turn,
+   * error)` is called with what it threw, which is logged otherwise. When a run is cancelled or taken over,
+   * `turn.signal` aborts, whatever the handler does with the turn throws, and nothing waits for it.
+   * Aborted itself, this lets go of every turn, to be claimed.
+   */
+  async work(handler, { concurrency = CONCURRENCY, onError = logged, signal } = {}) {
+    const turns = this.turns({ signal });
+    const held = new Map();
+    const letGo = () => Promise.all([...held.values()].map((turn) => turn.close()));
+    signal?.addEventListener("abort", letGo, { once: true });
+    try {
+      while (true) {
+        if (held.size >= concurrency) {
+          await Promise.race(held.keys());
+          continue;
+        }
+        const { done, value: turn } = await turns.next();
+        if (done) return;
+        const task = handled(turn, handler, onError, signal).finally(() => held.delete(task));
+        held.set(task, turn);
+      }
+    } finally {
+      signal?.removeEventListener("abort", letGo);
+      const tasks = [...held.keys()];
+      await letGo();
+      await turns.return();
+      await Promise.all(tasks);
+    }
+  }
+
+  async *#turns(signal) {
+    const over = new AbortController();
+    const stop = () => over.abort(signal.reason);
+    signal.addEventListener("abort", stop, { once: true });
+    const waiting = new WaitingRuns(this.#regions, over.signal);
+    const following = this.#follow(waiting, over.signal);
+    try {
+      while (true) {
+        const turn = await this.#claim(await waiting.next(), waiting, over.signal);
+        if (turn !== null) yield turn;
+      }
+    } finally {
+      over.abort(new Error("nobody asks for turns any more"));
+      await following;
+    }
+  }
+
+  async #follow(waiting, signal) {
+    try {
+      for await (const event of this.events({ signal })) waiting.heard(event);
+    } catch (error) {
+      waiting.fail(error);
+    }
+  }
+
+  /** The turn, or null where somebody else has it, or nobody needs to. */
+  async #claim(run, waiting, signal) {
+    const key = keyOf(run);
+    const session = this.#session(run.session);
+    const producer = this.worker ?? `p-${newId()}`;
+    const body = { producer, claim_id: newId(), mode: this.#mode, lease_s: this.#leaseS };
+    const path = `/v1/sessions/${session.id}/runs/${checkedId(run.id)}/claim`;
+    let claimed;
+    try {
+      claimed = await this.#regions.request("POST", path, { body, signal });
+    } catch (error) {
+      const { code } = error;
+      if (["ended", "cancelled", "deleted"].includes(code)) waiting.forget(key);
+      else if (!(error instanceof PerdureError) || isCallersFault(code)) throw error;
+      // Held; or the region cannot say; or there is something about this run alone, and others wait.
+      else waiting.putOff(key, error.problem.retry_after_s * 1_000 || CLAIM_AGAIN_MS);
+      return null;
+    }
+    if (claimed.value.run.epoch !== claimed.value.epoch) {
+      // Another worker claimed it at the same time, and has it.
+      waiting.putOff(key, CLAIM_AGAIN_MS);
+      return null;
+    }
+    const turn = new Turn(this.#regions, session, claimed, producer, this.#leaseS * 1_000);
+    waiting.hold(key, turn);
+    return turn;
+  }
+}
+
+function isCallersFault(code) {
+  return code.startsWith("invalid_") || code === "too_large" || code === "unauthorized";
+}
+
+function logged(turn, error) {
+  console.error(`run ${turn.id} of session ${turn.session.id}:`, error);
+}
+
+/** One turn, until the handler is done, or the turn was taken away or let go. */
+async function handled(turn, handler, onError, signal) {
+  const isLeft = () => turn.error !== null || signal?.aborted;
+  const handling = (async () => {
+    try {
+      await handler(turn);
+      if (!turn.isOver) await turn.end();
+    } catch (error) {
+      if (isLeft() || TAKEN_AWAY.has(error?.code)) return;
+      // What went wrong first is what the caller must hear.
+      if (!turn.isOver) await turn.writer.end("failed").catch(() => {});
+      try {
+        onError(turn, error);
+      } catch (failed) {
+        logged(turn, failed);
+      }
+    }
+  })();
+  try {
+    await Promise.race([handling, turn.stopped().then(() => (isLeft() ? undefined : handling))]);
+  } finally {
+    await turn.close();
+  }
+}
+
+/**
+ * A run that this worker holds. `pipe` a model's tokens, or `write` with its `writer`.
+ *
+ * `session` and `run` are where and what it is; `inputs` the messages that were addressed to it so far, anew
+ * in each attempt, so who acts on one outside of the session takes the run's id and `attempt` as the key;
+ * `text` and `parts` what the message shows already, which is continued. `signal` aborts when it is held no
+ * more; `isOver` says so, and `error` what took it away, if something did.
+ *
+ * Everything throws `cancelled` once the run was cancelled, and `fenced` once another worker has taken it
+ * over. The lease is renewed in the background for as long as the turn is held.
+ */
+export class Turn {
+  #regions;
+  #region;
+  #header;
+  #path;
+  #leaseMs;
+  // Ids of inputs, in the order in which they came to be known.
+  #inputs = new Set();
+  #words = [];
+  #speaking = Promise.resolve();
+  #changed = new Bell();
+  #renew = new Bell();
+  #isRenewing = false;
+  #stopping = new AbortController();
+  // What has ended here is finished by its writer, whoever hears of the end meanwhile.
+  #taken = new AbortController();
+
+  constructor(regions, session, { value, region }, producer, leaseMs) {
+    this.session = session;
+    this.run = value.run;
+    this.inputs = value.inputs;
+    this.attempt = value.run.attempt;
+    this.error = null;
+    this.isOver = false;
+    this.#regions = regions;
+    this.#region = region;
+    this.#header = value.header;
+    this.#path = `/v1/sessions/${session.id}`;
+    this.#leaseMs = leaseMs;
+    const place = { path: `${this.#path}/messages`, message: value.run.id, producer };
+    this.writer = new Writer(regions, { value, region }, place, { stopped: this.#taken.signal });
+    this.#keep();
+  }
+
+  /** The run's id, which is its message's. */
+  get id() {
+    return this.run.id;
+  }
+
+  /** What the message showed when it was claimed. */
+  get text() {
+    return this.writer.text;
+  }
+
+  /** The parts that the message showed when it was claimed. */
+  get parts() {
+    return this.writer.parts;
+  }
+
+  /** Aborts when the turn is held no more. */
+  get signal() {
+    return this.#stopping.signal;
+  }
+
+  // For the agent
+
+  /**
+   * Write every token and mark of an (async) iterable, end the run, and wait until all of it is in two
+   * regions. When the iterable throws, the run ends as failed, and the error is thrown on. The iterable is
+   * closed at the end, also when the run was cancelled or taken over.
+   */
+  async pipe(tokens) {
+    try {
+      await this.writer.pipe(whileHeld(tokens, this.signal));
+    } finally {
+      await this.close();
+    }
+  }
+
+  /** End the run, and wait until that is in two regions. */
+  async end(status = "complete") {
+    try {
+      await this.writer.end(status);
+      await this.writer.stable();
+    } finally {
+      await this.close();
+    }
+  }
+
+  /**
+   * Say that this waits for a person or a tool; `detail`, of 4 KiB at most, says for what. It is held on:
+   * others leave it alone.
+   */
+  suspend(detail) {
+    return this.#say("suspended", detail);
+  }
+
+  /** Say that this goes on after `suspend`. */
+  resume(detail) {
+    return this.#say("running", detail);
+  }
+
+  /**
+   * Each message that is addressed to the run from now on, as it comes, until the run is over. Those that
+   * were before are `inputs`.
+   */
+  newInputs() {
+    return closable(undefined, (closing) => this.#newInputs(closing));
+  }
+
+  /** Until the run was cancelled or taken over, or is held no more. */
+  async stopped() {
+    while (!this.isOver) await this.#changed.wait();
+  }
+
+  /** Let go of it, without an end: when its lease is over, another may claim it. Never throws. */
+  async close() {
+    await this.writer.close();
+    this.#finish(null);
+  }
+
+  // What is known of the run
+
+  /** A region tells of the run as it knows it, which may be less than is known here. */
+  heard(run) {
+    for (const id of run.inputs ?? []) this.#inputs.add(id);
+    if (run.status === "cancelled" && !this.writer.hasEnd) {
+      this.#finish(new PerdureError({ code: "cancelled", status: 403, detail: "the run was cancelled" }));
+    } else if (run.epoch !== this.writer.epoch || OVER.includes(run.status)) {
+      // Whether that is newer than this turn, only a region can tell.
+      this.#renewSoon();
+    } else {
+      this.run = run;
+      // This worker was only slow.
+      if (run.status === "interrupted") this.#renewSoon();
+    }
+    this.#changed.ring();
+  }
+
+  #renewSoon() {
+    this.#isRenewing = true;
+    this.#renew.ring();
+  }
+
+  /** It is over. What stopped it first stands. */
+  #finish(error) {
+    if (!this.isOver && error !== null) {
+      this.error = error;
+      this.#taken.abort(error);
+    }
+    this.isOver = true;
+    this.#stopping.abort(error ?? new Error("the turn is held no more"));
+    this.#renew.ring();
+    this.#changed.ring();
+  }
+
+  #check() {
+    if (this.error !== null) throw this.error;
+  }
+
+  async *#newInputs(signal) {
+    const seen = new Set(this.inputs.map(({ id }) => id));
+    signal.addEventListener("abort", () => this.#changed.ring(), { once: true });
+    while (true) {
+      for (const id of [...this.#inputs].filter((id) => !seen.has(id))) {
+        seen.add(id);
+        const message = await this.#input(id, signal);
+        if (message !== null) yield message;
+      }
+      this.#check();
+      if (this.isOver || signal.aborted) return;
+      if ([...this.#inputs].every((id) => seen.has(id))) await this.#changed.wait();
+    }
+  }
+
+  /** The message; null for one that was deleted, or when the run is over first. */
+  async #input(id, signal) {
+    const pause = this.#regions.pause();
+    while (!this.isOver) {
+      try {
+        return await this.session.message(id, { signal });
+      } catch (error) {
+        if (error.code === "deleted") return null;
+        if (error.code !== "not_found") throw error;
+        // The region that answers has not been told of it yet.
+        await this.#regions.sleep(pause.nextMs(), signal);
+      }
+    }
+    return null;
+  }
+
+  // What is said of it
+
+  /** Renew the lease, in time to try it at another region, until the run is over. */
+  async #keep() {
+    try {
+      while (!this.isOver) {
+        if (!this.#isRenewing) await rung(this.#regions, this.#renew, this.#leaseMs / 3);
+        if (!this.isOver) await this.#renewed();
+      }
+    } catch (error) {
+      // Where it has been ended here, the end is what there is to wait for.
+      this.#finish(this.writer.hasEnd ? null : error);
+    }
+  }
+
+  async #renewed() {
+    this.#isRenewing = false;
+    try {
+      this.heard(await this.#ask("lease", this.#claim()));
+      // That its lease was over is noted; a word takes that back.
+      if (this.run.status === "interrupted") await this.#say("running", this.run.detail);
+    } catch (error) {
+      // An agent that was only slow goes on.
+      if (error.code !== "unavailable") throw error;
+    }
+  }
+
+  #claim() {
+    return { producer: this.writer.producer, epoch: this.writer.epoch };
+  }
+
+  /** One word after the other. */
+  #say(state, detail) {
+    const saying = this.#speaking.then(() => this.#spoken(given({ state, detail: detail ?? undefined })));
+    this.#speaking = saying.catch(() => {});
+    return saying;
+  }
+
+  async #spoken(word) {
+    this.#check();
+    this.#words.push(word);
+    let number = this.#words.length;
+    try {
+      while (number <= this.#words.length) number = await this.#said(number);
+    } catch (error) {
+      if (TAKEN_AWAY.has(error.code)) this.#finish(error);
+      // It was refused, and nothing counts as said.
+      else if (error.code !== "unavailable") this.#words.pop();
+      throw error;
+    }
+  }
+
+  /** Say one word; the number of the next. A region that lacks earlier ones is told them. */
+  async #said(number) {
+    try {
+      this.heard(await this.#ask("state", { ...this.#claim(), n: number, ...this.#words[number - 1] }));
+      return number + 1;
+    } catch (error) {
+      const { expected } = error.problem ?? {};
+      if (error.code !== "gap" || !(expected > 0 && expected < number)) throw error;
+      return expected;
+    }
+  }
+
+  /** One request under this epoch, at the region that was asked last or elsewhere. */
+  async #ask(what, body) {
+    const { signal } = this;
+    const pause = this.#regions.pause();
+    const deadline = this.#regions.now() + this.#regions.giveUpMs;
+    do {
+      const answer = await this.#askAt(`${this.#path}/runs/${this.id}/${what}`, body);
+      if (answer !== undefined) return answer;
+      this.#region = this.#regions.pick(this.#region);
+      await this.#regions.sleep(pause.nextMs(), signal);
+    } while (this.#regions.now() < deadline);
+    throw new PerdureError({ code: "unavailable", status: 503, detail: "no region answers" });
+  }
+
+  /** At one region, which is told of the epoch where it does not know it; undefined: elsewhere. */
+  async #askAt(path, body) {
+    const tell = (to, said) =>
+      this.#regions.once(this.#region, "POST", to, { body: said, signal: this.signal });
+    try {
+      return await tell(path, body);
+    } catch (error) {
+      if (error.code !== "unknown_epoch" && error.code !== "not_found") throw error;
+    }
+    if ((await tell(`${this.#path}/messages`, { header: this.#header })) === undefined) return undefined;
+    return tell(path, body);
+  }
+}
+
+/** The tokens, until the signal aborts, also while the next is waited for; then they are closed. */
+async function* whileHeld(tokens, signal) {
+  const iterator = tokens[Symbol.asyncIterator]?.() ?? tokens[Symbol.iterator]();
+  let stop;
+  const stopped = new Promise((_, reject) => (stop = () => reject(signal.reason)));
+  stopped.catch(() => {});
+  signal.addEventListener("abort", stop, { once: true });
+  let isOver = false;
+  try {
+    while (true) {
+      signal.throwIfAborted();
+      const { done, value } = await Promise.race([iterator.next(), stopped]);
+      isOver = done;
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    signal.removeEventListener("abort", stop);
+    // Not waited for: a generator that waits itself would answer when its wait is over.
+    if (!isOver) Promise.resolve(iterator.return?.()).catch(() => {});
+  }
 }
 
 // Names

@@ -6,13 +6,13 @@
  * first of them mounts, and closed when the last one unmounts.
  */
 
-import { useCallback, useMemo, useSyncExternalStore } from "react";
+import { useCallback, useEffect, useMemo, useState, useSyncExternalStore } from "react";
 
 import { newView } from "./perdure.js";
 
 /** Sessions that nobody shows any more, whose views are kept for when somebody does again. */
 const IDLE_MAX = 20;
-/** Of each client, its sessions by id; those that nobody shows in the order in which they were left. */
+/** Of each client, by its regions, its sessions by id; those that nobody shows in the order in which they were left. */
 const sharedOf = new WeakMap();
 
 /**
@@ -24,31 +24,65 @@ const sharedOf = new WeakMap();
  * What every region would refuse is thrown from the render, to the next error boundary.
  */
 export function useSession(client, id, options) {
-  return useShared(client, id, options, (view) => view);
+  return useShared(client, id, options, (view) => view, () => client.session(id));
 }
 
 /** Who is in a session. Renders when that changes, and not with every word. Options as `useSession`. */
 export function usePresence(client, id, options) {
-  return useShared(client, id, options, (view) => view.presence);
+  return useShared(client, id, options, (view) => view.presence, () => client.session(id));
 }
 
-function useShared(client, id, { presence, presenceData, view } = {}, select) {
+/**
+ * A shared document of a session, `{id, text, json, version}`, a new one when it has changed; null: it is
+ * not there, not yet or no more. Shares the reader of `useSession` and `usePresence`.
+ */
+export function useDocument(session, id) {
+  const { regions } = session;
+  const [version, region] = useDocumentVersion(session, id);
+  const [read, setRead] = useState({ value: null, error: null });
+  useEffect(() => {
+    if (version === undefined) return setRead({ value: null, error: null });
+    const reading = new AbortController();
+    const { signal } = reading;
+    // At the region that told of it: another may not have been told yet.
+    session.document(id).read({ first: region, signal }).then(
+      (value) => signal.aborted || setRead({ value, error: null }),
+      (error) => signal.aborted || setRead({ value: null, error: isGone(error) ? null : error }),
+    );
+    return () => reading.abort(new Error("it has changed"));
+  }, [regions, session.id, id, version]);
+  if (read.error !== null) throw read.error;
+  return read.value;
+}
+
+function isGone({ code }) {
+  return code === "not_found" || code === "deleted";
+}
+
+/** Which version of a document a session's reader was told of last, and by which region. */
+function useDocumentVersion(session, id) {
+  const version = useShared(session, session.id, {}, (view) => view.documents?.[id], () => session);
+  const region = sharedOf.get(session.regions)?.get(session.id)?.newest?.region ?? undefined;
+  return [version, region];
+}
+
+function useShared({ regions }, id, { presence, presenceData, view } = {}, select, session) {
   // A component gives new objects each time that say the same.
   const data = presenceData === undefined ? undefined : JSON.stringify(presenceData);
   // What is shown until the reader says something is that of the first render.
-  const first = useMemo(() => view ?? newView(id), [client, id]);
+  const first = useMemo(() => view ?? newView(id), [regions, id]);
   const subscribe = useCallback(
-    (changed) => shared(client, id).subscribe({ changed, presence, data, first }),
-    [client, id, presence, data, first],
+    (changed) => shared(regions, id, session).subscribe({ changed, presence, data, first }),
+    [regions, id, presence, data, first],
   );
-  const now = () => sharedOf.get(client)?.get(id)?.view ?? first;
+  const now = () => sharedOf.get(regions)?.get(id)?.view ?? first;
   return useSyncExternalStore(subscribe, () => select(now()), () => select(first));
 }
 
-function shared(client, id) {
-  if (!sharedOf.has(client)) sharedOf.set(client, new Map());
-  const sessions = sharedOf.get(client);
-  if (!sessions.has(id)) sessions.set(id, new Shared(client.session(id), sessions));
+function shared(regions, id, session) {
+  if (!sharedOf.has(regions)) sharedOf.set(regions, new Map());
+  const sessions = sharedOf.get(regions);
+  if (!sessions.has(id)) sessions.set(id, new Shared(session(), sessions));
   return sessions.get(id);
 }
 
@@ -73,6 +107,11 @@ class Shared {
   get view() {
     if (this.#error !== null) throw this.#error;
     return this.#view;
+  }
+
+  /** The view that has come last, shown or not. */
+  get newest() {
+    return this.#newest;
   }
 
   /** Show it to one more, `changed` being called with each new view; a function that ends this. */

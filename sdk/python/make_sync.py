@@ -18,12 +18,13 @@ PACKAGE = Path(__file__).parent / "perdure_client"
 # The class of each module, and what of it is for the client's own use.
 CLASSES = {
     "writer": "Writer",
+    "documents": "Document",
     "session": "Session",
     "turns": "Turn",
     "agents": "Agent",
     "client": "Client",
 }
-INSIDE = {"Client.regions", "Turn.heard", "Writer.stop"}
+INSIDE = {"Client.regions", "Document.live", "Turn.heard", "Writer.stop"}
 HOME = {name: module for module, name in CLASSES.items()}
 HEAD = '''"""{promise} Made by ``make sync-client``: change
 ``perdure_client/{module}.py`` instead."""
@@ -31,6 +32,7 @@ HEAD = '''"""{promise} Made by ``make sync-client``: change
 '''
 PROMISES = {
     "writer": "The writer of one streaming message, for threads.",
+    "documents": "A shared document, for threads.",
     "session": "A session, for threads.",
     "turns": "One turn of an agent, for threads.",
     "agents": "An agent's worker, for threads.",

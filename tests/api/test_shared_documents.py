@@ -192,6 +192,21 @@ async def test_readers_are_told_of_documents(region):
     assert last["id"] == gone["id"]
 
 
+async def test_nothing_is_told_of_documents_after_the_end(region):
+    """The session is deleted while a change is still to be told."""
+    await region.json("PUT", "/v1/sessions/s")
+    reader = region.node.subscribe("s", None)
+    for text in ("a", "b"):
+        await region.json("PATCH", PATH, {"text": text})
+    await region.request("DELETE", "/v1/sessions/s")
+    region.node.tick()
+    told = []
+    while (gathered := await reader.next()) is not None:
+        told += [event.name for event in gathered]
+    assert told[-1] == "deleted"
+    reader.close()
+
+
 async def next_of(follower: Any, name: str) -> Any:
     """The next event of a name."""
     while (event := await follower.event())["event"] != name:

@@ -74,6 +74,21 @@ def test_another_text_under_a_key_is_refused() -> None:
     assert text_of(eu) == "a"
 
 
+def test_two_texts_under_one_key_both_stay() -> None:
+    """In regions that had not heard of each other both were acknowledged."""
+    eu, us = Replica("eu"), Replica("us")
+    append(eu, "[one]", KEYS[0])
+    append(us, "[other]", KEYS[0])
+    for one, other in ((eu, us), (us, eu)):
+        for body in list(other.log):
+            one.take(body)
+    assert text_of(eu) == text_of(us)
+    assert sorted(text_of(eu).replace("][", "] [").split()) == ["[one]", "[other]"]
+    assert eu.session.whole() == us.session.whole()
+    append(eu, "[other]", KEYS[0])
+    assert text_of(eu).count("[other]") == 1
+
+
 def test_keys_are_remembered_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest give way, and what they inserted stays."""
     monkeypatch.setattr(document_keys, "DOCUMENT_KEYS_MAX", 2)

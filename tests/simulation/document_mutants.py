@@ -22,7 +22,7 @@ def taking_out_is_no_news(self: Any, update: Any) -> bool:
 @mutant(AppendKeys, "note")
 def appends_made_twice_stay(self: Any, append: Any) -> None:
     """What two regions have each added under one key is there twice."""
-    self._held.setdefault(append.key, append)
+    self._held.setdefault((append.key, append.tag), append)
 
 
 _push = Seat.push

@@ -5,19 +5,20 @@ import { test } from "node:test";
 import * as ai from "../ai.js";
 import * as fetching from "../fetch.js";
 import * as client from "../perdure.js";
+import * as yjs from "../yjs.js";
 
 const read = (name) => readFileSync(new URL(`../${name}`, import.meta.url), "utf8");
 const { files, exports, types } = JSON.parse(read("package.json"));
 
 test("the types declare what the modules export, and nothing else", () => {
-  for (const [types, module] of [["perdure.d.ts", client], ["fetch.d.ts", fetching], ["ai.d.ts", ai]]) {
+  for (const [types, module] of [["perdure.d.ts", client], ["fetch.d.ts", fetching], ["ai.d.ts", ai], ["yjs.d.ts", yjs]]) {
     const declared = [...read(types).matchAll(/^export (?:class|function) (\w+)/gm)];
     assert.deepEqual(declared.map(([, name]) => name).sort(), Object.keys(module).sort());
   }
 });
 
-test("the types declare every method of a session and of a writer", () => {
-  for (const { name, prototype } of [client.Session, client.Writer, client.Client]) {
+test("the types declare every method of a session, a writer, a document, an agent and a turn", () => {
+  for (const { name, prototype } of [client.Session, client.Writer, client.Client, client.Document, client.Agent, client.Turn]) {
     const [, body] = read("perdure.d.ts").match(new RegExp(`export class ${name} \\{\n(.*?)\n\\}`, "s"));
     for (const method of Object.getOwnPropertyNames(prototype)) {
       assert.match(body, new RegExp(`\\b${method}\\b`), `${name}.${method}`);

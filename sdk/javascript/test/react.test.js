@@ -18,7 +18,7 @@ const real = await (async () => {
 })();
 const skip = real === null && "React is not installed here: make setup-js";
 const test = (name, run) => always(name, { skip }, run);
-const { react, act, create, renderToString, useSession, usePresence } = real ?? {};
+const { react, act, create, renderToString, useSession, usePresence, useDocument } = real ?? {};
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 
 const MESSAGE = { id: "m", serial: "0.m", role: "assistant", status: "streaming", text: "", length: 0, parts: [] };
@@ -216,5 +216,52 @@ test("what every region refuses reaches the error boundary, and may be tried aga
   console.error = error;
   assert.equal(root.toJSON(), null);
   assert.equal(noted.at(-1).ready, true);
+  await act(() => root.unmount());
+});
+
+test("a document is shown as it changes, by the reader that the session's view has", async () => {
+  const told = sse("document", "c2", { document: "d", version: "v2" });
+  const deleted = sse("document", "c3", { document: "d", deleted: true });
+  const events = live(sse("snapshot", "c0", { ...SNAPSHOT, documents: [{ id: "d", version: "v1" }] }) + sse("ready", "c1", {}));
+  const value = (version) => ({ id: "d", text: version, json: {}, version });
+  const { client, asked } = scripted([events, answer(200, value("v1")), answer(200, value("v2"))]);
+  const views = noting(useSession);
+  const texts = noting((client, id) => useDocument(client.session(id), "d")?.text ?? null);
+  const both = [views, texts].map(({ Noting }, key) => react.createElement(Noting, { client, key }));
+  const root = await mounted(both);
+  await settled();
+  assert.equal(texts.noted.at(-1), "v1");
+  events.say(told);
+  await settled();
+  await settled();
+  assert.equal(texts.noted.at(-1), "v2");
+  events.say(deleted);
+  await settled();
+  await settled();
+  assert.equal(texts.noted.at(-1), null);
+  await act(() => root.unmount());
+  const paths = asked.map(({ path }) => path.replace("/v1/sessions/s", ""));
+  assert.deepEqual(paths, ["/events", "/documents/d", "/documents/d"]);
+});
+
+test("what every region would refuse of a document reaches the error boundary", async () => {
+  const first = sse("snapshot", "c0", { ...SNAPSHOT, documents: [{ id: "d", version: "v1" }] });
+  const { client } = scripted([live(first + sse("ready", "c1", {})), answer(401, { code: "unauthorized" })]);
+  class Boundary extends react.Component {
+    state = {};
+    static getDerivedStateFromError(error) {
+      return { error };
+    }
+    render() {
+      return this.state.error?.code ?? this.props.children;
+    }
+  }
+  const { Noting } = noting((client, id) => useDocument(client.session(id), "d"));
+  const { error } = console;
+  console.error = () => {};
+  const root = await mounted(react.createElement(Boundary, null, react.createElement(Noting, { client })));
+  await settled();
+  console.error = error;
+  assert.equal(root.toJSON(), "unauthorized");
   await act(() => root.unmount());
 });

@@ -73,7 +73,7 @@ export function scripted(script, { urls = ["http://a", "http://b", "http://c"], 
     });
     const step = script.shift();
     if (step === undefined) throw new Error("an unexpected request");
-    return step(request);
+    return step(request, pathname);
   };
   const { now, sleep } = time;
   const transport = "sse";

@@ -2,6 +2,7 @@
 
 from perdure_client.agents import Agent
 from perdure_client.client import Client
+from perdure_client.documents import Document, DocumentValue
 from perdure_client.errors import (
     BufferLost,
     Cancelled,
@@ -30,6 +31,8 @@ __all__ = [
     "Client",
     "Conflict",
     "Deleted",
+    "Document",
+    "DocumentValue",
     "Ended",
     "Event",
     "Fenced",

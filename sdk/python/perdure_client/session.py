@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Literal
 
+from perdure_client.documents import Document
 from perdure_client.errors import Deleted, NotFound, OutOfStep
 from perdure_client.following import followed
 from perdure_client.ids import checked_id, given, new_id, query
@@ -28,6 +29,7 @@ class Session:
         self.id: str = checked_id(id_)
         self._regions = regions
         self._transports = transports
+        self._headers = headers
         self._path = f"/v1/sessions/{self.id}"
         self._connecting = Connecting(regions, transports, self._path, headers)
         # How often an event did not fit what :meth:`read` held, so that it started over.
@@ -225,6 +227,21 @@ class Session:
             return []
         members: list[dict[str, Any]] = answer["presence"]
         return members
+
+    async def documents(self) -> list[dict[str, Any]]:
+        """The shared documents, by id: of each ``{"id", "version"}``; none in a session of which
+        nothing is known."""
+        try:
+            answer = await self._ask("GET", "/documents")
+        except NotFound:
+            return []
+        documents: list[dict[str, Any]] = answer["documents"]
+        return documents
+
+    def document(self, id_: str) -> Document:
+        """A shared document of this id; nothing is sent yet. Raises ``Invalid`` for what is no
+        id."""
+        return Document(self._regions, self._path, id_, self.events, self._headers)
 
     async def delete(self, message: str | None = None) -> None:
         """Delete the session, or one of its messages, for ever; again: nothing."""

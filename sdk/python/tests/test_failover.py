@@ -134,3 +134,23 @@ async def test_the_programs_of_the_readme(regions: tuple[Served, Served], tmp_pa
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
+
+
+@pytest.mark.parametrize(
+    ("containing", "shown"), [("draft.append", "# Plan\n1. Ask.\n"), (".live()", "2. Write.\n")]
+)
+async def test_the_documents_of_the_readme(
+    regions: tuple[Served, Served], containing: str, shown: str
+) -> None:
+    """As they stand there, edited over REST and live."""
+    eu, us = regions
+    seen: list[Any] = []
+    names: dict[str, Any] = {"Client": Client, "REGIONS": [eu.url, us.url]}
+    names["print"] = lambda *values: seen.append(values)
+    source = "async def edit():\n" + textwrap.indent(program(containing), "    ")
+    exec(compile(source, "README.md", "exec"), names)
+    async with asyncio.timeout(PROGRAM_S_MAX):
+        await names["edit"]()
+    value = eu.node.document("demo", "draft")
+    assert value["text"] == shown
+    assert seen in ([], [(shown, {"title": "Plan"}, value["version"])])

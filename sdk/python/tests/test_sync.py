@@ -17,7 +17,7 @@ from perdure_client import Cancelled, Invalid, SessionView, sync
 from perdure_client.sync.portal import Iteration, Portal
 
 WAIT_S = 20
-TWINS = ("Agent", "Client", "Session", "Turn", "Writer")
+TWINS = ("Agent", "Client", "Document", "Session", "Turn", "Writer")
 
 
 @pytest.fixture

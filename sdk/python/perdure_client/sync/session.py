@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from perdure_client import session as asynchronous
 from perdure_client.reducer import SessionView
+from perdure_client.sync.documents import Document
 from perdure_client.sync.portal import Iteration, Portal
 from perdure_client.sync.writer import Writer
 from perdure_client.transports import Event
@@ -202,6 +203,16 @@ class Session:
     def presence(self) -> list[dict[str, Any]]:
         """Who is here now; nobody in a session of which nothing is known."""
         return self._portal.call(self._it.presence())
+
+    def documents(self) -> list[dict[str, Any]]:
+        """The shared documents, by id: of each ``{"id", "version"}``; none in a session of which
+        nothing is known."""
+        return self._portal.call(self._it.documents())
+
+    def document(self, id_: str) -> Document:
+        """A shared document of this id; nothing is sent yet. Raises ``Invalid`` for what is no
+        id."""
+        return Document(self._portal, self._it.document(id_))
 
     def delete(self, message: str | None = None) -> None:
         """Delete the session, or one of its messages, for ever; again: nothing."""
