@@ -8,12 +8,19 @@ have said nothing of it for so long that a client of Yjs would drop it, too.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from perdure.regions.ports import Clock
 from perdure.replication.errors import Refusal
 from perdure.replication.lib0 import YjsError
 from perdure.replication.limits import DOCUMENT_SOCKETS_MAX, FEED_BYTES_MAX
+from perdure.replication.projection import (
+    MESSAGES_DOCUMENT,
+    Projected,
+    encode,
+    projected,
+    vector_of,
+)
 from perdure.replication.session import Session
 from perdure.replication.yjs_sync import (
     Awareness,
@@ -42,6 +49,8 @@ class Seat:
         # It has sent what builds on something that is missing here: it was asked for all that is
         # missing, and is asked again when something has come.
         self.was_asked = self.waits = False
+        # Of a client that reads the messages: what it has. None: it has not said so yet.
+        self.has: dict[int, int] | None = None
         self._room = room
         self._out: deque[bytes] = deque()
         self._bytes = 0
@@ -56,6 +65,14 @@ class Seat:
             return
         self._out.append(message)
         self._woken()
+
+    def lacks(self, found: Sequence[Projected]) -> bytes:
+        """The update that tells a client that reads the messages what it lacks of these."""
+        assert self.has is not None
+        update = encode(found, self.has)
+        for client, clock in vector_of(found).items():
+            self.has[client] = max(clock, self.has.get(client, 0))
+        return update
 
     def end(self, why: str) -> None:
         """It is over."""
@@ -182,8 +199,9 @@ class DocumentDesk:
         room.seats[seat] = None
         return seat
 
-    def publish(self, session: Session) -> None:
-        """Updates were applied: tell who is at these documents."""
+    def publish(self, session: Session, changed: Sequence[str]) -> None:
+        """Updates were applied, and these messages have changed: tell who is at the documents."""
+        self._publish_messages(session, changed)
         for id_, update in session.documents.take_news():
             self._changed(session.id, id_)
             room = self._rooms.get((session.id, id_))
@@ -202,6 +220,17 @@ class DocumentDesk:
         if session.deleted:
             for name in [name for name in self._rooms if name[0] == session.id]:
                 self._end("deleted", name)
+
+    def _publish_messages(self, session: Session, changed: Sequence[str]) -> None:
+        room = self._rooms.get((session.id, MESSAGES_DOCUMENT))
+        if room is None or session.deleted:
+            return
+        # An empty id stands for the session itself.
+        if not (found := projected(session, [id_ for id_ in changed if id_])):
+            return
+        for seat in room.seats:
+            if seat.has is not None:
+                seat.push(encode_sync_update(seat.lacks(found)))
 
     def hear(self, name: Name, entries: Iterable[Presence]) -> None:
         """A peer tells who is at a document there."""

@@ -54,9 +54,12 @@ class Feed:
         """The index after the last event."""
         return self._first + len(self._events)
 
-    def publish(self) -> None:
-        """Tell the readers what has changed since the last time, change by change."""
+    def publish(self) -> list[str]:
+        """Tell the readers what has changed since the last time, change by change; which messages
+        have."""
+        changed: list[str] = []
         for change in self.session.refresh():
+            changed.append(change.message)
             drafts = list(change_drafts(self.session, change))
             for draft in drafts:
                 self._add(finish(self.session, draft))
@@ -70,6 +73,7 @@ class Feed:
         if self.session.deleted:
             self.closing = True
         self.wake()
+        return changed
 
     def announce(self, draft: Draft) -> None:
         """Tell all readers something that changes nothing of what they hold."""

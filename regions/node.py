@@ -258,11 +258,10 @@ class Node(Sharing):
             feed = self.fanout.get(session.id)
             # One that was rebuilt has sent its readers away.
             if feed is not None and feed.session is session:
-                feed.publish()
+                changed = feed.publish()
             else:
-                for _ in session.refresh():
-                    pass
-            self.shared.publish(session)
+                changed = [change.message for change in session.refresh()]
+            self.shared.publish(session, changed)
             if session.deleted:
                 self.desk.attendance.leave_all(session.id)
                 self.turns.session_deleted(session)

@@ -6,6 +6,7 @@ from typing import Any
 from perdure.regions.documents import DocumentDesk, Name, Seat
 from perdure.regions.ports import Entropy
 from perdure.regions.running import Running
+from perdure.replication import projection
 from perdure.replication.admission import Pending
 from perdure.replication.document import JSON, TEXT, SharedDocument
 from perdure.replication.document_admission import (
@@ -20,6 +21,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_claim_id, check_id
 from perdure.replication.lib0 import YjsError
 from perdure.replication.operations import Operation
+from perdure.replication.projection import MESSAGES_DOCUMENT, projected
 from perdure.replication.session import Session
 from perdure.replication.yjs_parser import Update
 from perdure.replication.yjs_sync import encode_step_1, encode_step_2, encode_vector
@@ -44,6 +46,8 @@ class Sharing(Running):
         """One document. Raises ``Refusal``: ``not_found``, ``deleted``."""
         check_id(id_, "document")
         state = self._existing(session)
+        if id_ == MESSAGES_DOCUMENT:
+            return projection.value(state)
         check_there(state, id_)
         found = state.documents.get(id_)
         if found is None:
@@ -95,6 +99,7 @@ class Sharing(Running):
         self._check_open()
         check_id(session, "session")
         check_id(id_, "document")
+        _check_writable(id_)
 
         def admitted(state: Session, _: Pending) -> list[Operation]:
             return admit(state)
@@ -122,7 +127,8 @@ class Sharing(Running):
         if state is not None:
             check_there(state, id_)
         seat = self.shared.join((session, id_))
-        seat.push(encode_step_1(self._shared(seat).vector))
+        if id_ != MESSAGES_DOCUMENT:
+            seat.push(encode_step_1(self._shared(seat).vector))
         seat.show_present()
         return seat
 
@@ -134,9 +140,18 @@ class Sharing(Running):
 
     def tell_document(self, seat: Seat, vector: Mapping[int, int]) -> None:
         """What this client lacks."""
+        if seat.name[1] == MESSAGES_DOCUMENT:
+            self._tell_messages(seat, vector)
+            return
         document = self._shared(seat)
         known = {client: vector[client] for client in document.vector if client in vector}
         seat.push(encode_step_2(document.since(encode_vector(known))))
+
+    def _tell_messages(self, seat: Seat, vector: Mapping[int, int]) -> None:
+        seat.has = dict(vector)
+        state = self.state.find(seat.name[0])
+        found = [] if state is None else projected(state, projection.newest(state))
+        seat.push(encode_step_2(seat.lacks(found)))
 
     async def take_update(self, seat: Seat, data: bytes, update: Update) -> None:
         """An update of a Yjs client: on disk when this returns, or nothing that is new.
@@ -147,6 +162,7 @@ class Sharing(Running):
         """
         self._check_open()
         session, id_ = seat.name
+        _check_writable(id_)
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             return admit_update(state, id_, data, update, self._site())
@@ -162,3 +178,9 @@ class Sharing(Running):
             else:
                 seat.was_asked = True
                 seat.push(encode_step_1(self._shared(seat).vector))
+
+
+def _check_writable(id_: str) -> None:
+    if id_ == MESSAGES_DOCUMENT:
+        detail = "the messages are only read here; they are written by their own operations"
+        raise Refusal("method_not_allowed", detail, allow="GET")

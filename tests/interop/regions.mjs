@@ -99,4 +99,38 @@ const verify = await (await fetch(`${eu}/v1/verify?session=s`)).json();
 if (!verify.equal) throw new Error(JSON.stringify(verify));
 console.log("ok: all regions hold the same");
 for (const c of [two, three, moved]) c.provider.destroy();
+
+// The messages, which are only read: an agent streams at one region, a reader moves between the others.
+const session = "/v1/sessions/s";
+async function post(url, path, body, headers = {}) {
+  const options = { method: "POST", headers: { "content-type": "application/json", ...headers }, body: JSON.stringify(body) };
+  const answer = await fetch(`${url}${session}${path}`, options);
+  if (!answer.ok) throw new Error(`${path}: ${answer.status} ${await answer.text()}`);
+  return answer.json();
+}
+const shown = (doc, id) =>
+  doc.getArray("messages").toArray().filter((m) => m.get("id") === id).flatMap((m) => m.get("shown").toArray())[0];
+const saying = { id: "m", role: "assistant", producer: "p", claim_id: "claim-0001" };
+const { epoch } = await post(eu, "/messages", saying);
+const words = Array.from({ length: 120 }, (_, i) => `wörd${i} 😀 `);
+async function write(from, to, end) {
+  for (let seq = from; seq < to; seq += 4) {
+    const headers = { "producer-id": "p", "producer-epoch": epoch, "producer-seq": String(seq) };
+    await post(eu, "/messages/m/tokens", { tokens: words.slice(seq, seq + 4) }, headers);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  if (end) await post(eu, "/messages/m/tokens", { end }, { "producer-id": "p", "producer-epoch": epoch, "producer-seq": String(to) });
+}
+const reader = client(us, "~messages");
+const writing = write(0, 60);
+await until("an answer is read as a document while it streams", () => shown(reader.doc, "m")?.get("text").length > 100);
+reader.provider.destroy();
+await writing;
+const elsewhere = client(ap, "~messages", reader.doc);
+await write(60, 120, "complete");
+await until("who moves with it to another region has it once, and whole", () => {
+  const message = shown(elsewhere.doc, "m");
+  return message.get("text").toString() === words.join("") && message.get("status").toArray()[0] === "complete";
+});
+elsewhere.provider.destroy();
 process.exit(0);
