@@ -58,6 +58,12 @@ class Claims:
         """The claimed lanes that hang from a header's lane."""
         return [claim.lane for claim in self._claims.values() if claim.root == root]
 
+    def written(self, root: LaneKey) -> list[LaneKey]:
+        """The claimed lanes that hang from a header's lane and have been written to, whose chains
+        are known. Which of them has the greatest epoch never changes back."""
+        lanes = [lane for lane in self.lanes_of(root) if self._written(lane)]
+        return [lane for lane in lanes if self.chain_of(lane) is not None]
+
     def that_count(self, root: LaneKey) -> list[Claim]:
         """One claim for each tag, the greatest first."""
         best: dict[int, Claim] = {}

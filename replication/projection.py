@@ -11,11 +11,11 @@ and ``text``. Where somebody else goes on with a message, or another header wins
 deleted, and there is another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from perdure.replication.ids import LaneKey, canonical, digest, hash64
-from perdure.replication.items import DIGEST_BYTES, Item
+from perdure.replication.items import DIGEST_BYTES, End, Item
 from perdure.replication.lib0 import encode_text, encode_uint, encode_uints
 from perdure.replication.limits import SNAPSHOT_MESSAGES_MAX
 from perdure.replication.message import Message
@@ -60,18 +60,50 @@ def buried(session: str, id_: str) -> Projected:
     return Projected([], [(_client(session, id_), 0)])
 
 
+class Reading(NamedTuple):
+    """What is read of a message: that of the newest agent that has written something. One that has
+    only claimed may be a lost answer, and give way to an earlier one."""
+
+    tip: LaneKey
+    lanes: tuple[LaneKey, ...]
+    items: list[Item]
+    status: str
+
+
+def reading(message: Message) -> Reading:
+    """The message, which must be shown, as it is read."""
+    assert message.header is not None
+    assert message.shown is not None
+    root = message.header.lane
+    tip = max(message.claims.written(root), key=lambda lane: lane.epoch, default=root)
+    if tip == message.tip:
+        lanes = tuple(run.lane for run in message.shown.runs)
+        return Reading(tip, lanes, message.items(0), message.shown.status)
+    chain = message.claims.chain_of(tip)
+    assert chain is not None
+    items: list[Item] = []
+    for lane, take in chain:
+        found = [e for e in message.lane(lane).entries[:take] if not isinstance(e, End)]
+        items += found
+        if take is not None and len(found) < take and not message.lane(lane).forked:
+            break
+    end = message.lane(tip).end
+    status = "cancelled" if message.is_cancelled(tip) else "streaming"
+    status = status if end is None else end.status
+    return Reading(tip, tuple(lane for lane, _ in chain), items, status)
+
+
 def project(message: Message) -> Projected:
     """A message that is shown."""
     assert message.header is not None
-    assert message.shown is not None
-    assert message.tip is not None
+    read = reading(message)
     outer = _client(message.session, message.id)
     pieces = [
         Piece(outer, 0, 1, None, kind=_TYPE, content=_MAP),
         _entry(outer, 1, "id", _any(message.id)),
         _entry(outer, _SHOWN, "shown", _ARRAY, _TYPE),
     ]
-    inner = _inner(message)
+    inner = _inner(message, read)
     pieces += [
         Piece(inner, 0, 1, (outer, _SHOWN), kind=_TYPE, content=_MAP),
         _entry(inner, 1, "role", _any(message.header.role)),
@@ -80,17 +112,15 @@ def project(message: Message) -> Projected:
         _entry(inner, _STATUS_AT, "status", _ARRAY, _TYPE),
         _entry(inner, _TEXT_AT, "text", _TEXT, _TYPE),
     ]
-    if text := text_of(message.items(0)):
+    if text := text_of(read.items):
         pieces.append(Piece(inner, _TEXT_AT + 1, _units(text), (inner, _TEXT_AT), text=text))
-    gone = [(lost, 0) for lost in _lost(message) if lost != inner]
-    status, cancelled = message.shown.status, _client(str(inner), "cancelled")
-    if status != "streaming":
-        over = Piece(
-            _client(str(inner), status), 0, 1, (inner, _STATUS_AT), kind=_ANY, content=_any(status)
-        )
-        pieces.append(over)
-        # What was cancelled may yet be told to have ended.
-        gone += [(cancelled, 0)] if status != "cancelled" else []
+    gone = [(lost, 0) for lost in _lost(message, read.tip) if lost != inner]
+    if read.status != "streaming":
+        by, at = _client(str(inner), read.status), (inner, _STATUS_AT)
+        pieces.append(Piece(by, 0, 1, at, kind=_ANY, content=_any(read.status)))
+        if read.status != "cancelled":
+            # What was cancelled may yet be told to have ended.
+            gone.append((_client(str(inner), "cancelled"), 0))
     return Projected(pieces, gone)
 
 
@@ -106,58 +136,37 @@ def text_of(items: list[Item]) -> str:
     return "".join(texts)
 
 
-def _inner(message: Message) -> int:
-    """What is shown: a tip under a header. Where a producer contradicted itself, its content too,
-    for without that two regions would name two texts alike."""
+def _inner(message: Message, read: Reading) -> int:
+    """Names what is read: a tip under a header. Where a producer contradicted itself, its content
+    too, for without that two regions would name two texts alike."""
     assert message.header is not None
-    assert message.tip is not None
-    assert message.shown is not None
     forks: list[str | bytes] = []
-    for run in message.shown.runs:
-        lane = message.lane(run.lane)
+    for key in read.lanes:
+        lane = message.lane(key)
         if lane.forked_at is not None and lane.forked_at < len(lane.entries):
-            forks += [str(run.lane), lane.digest_at(lane.forked_at + 1)]
+            forks += [str(key), lane.digest_at(lane.forked_at + 1)]
     header = (message.header.identity, str(message.header.created))
-    return _shown_as(message, *header, message.tip, *forks)
+    return _named(message, *header, read.tip, *forks)
 
 
-def _shown_as(
-    message: Message, header: bytes, created: str, tip: LaneKey, *forks: str | bytes
-) -> int:
+def _named(message: Message, header: bytes, created: str, tip: LaneKey, *forks: str | bytes) -> int:
     where = (tip.producer, str(tip.epoch))
     return _client(message.session, message.id, header, created, *where, *forks)
 
 
-def _lost(message: Message) -> list[int]:
-    """What may have been shown of the message somewhere, and never will be again."""
+def _lost(message: Message, tip: LaneKey) -> Iterator[int]:
+    """What may have been read of the message somewhere, and never will be again."""
     assert message.header is not None
-    assert message.tip is not None
     winner = (message.header.identity, message.header.created)
-    found: list[int] = []
     for header, stamps in message.headers():
-        tips = [header.lane, *message.claims.lanes_of(header.lane)]
+        root = header.lane
         for created in stamps:
-            if (header.identity, created) != winner:
-                lost = tips
-            else:
-                lost = [tip for tip in tips if _is_below(message, tip)]
-            found += [_shown_as(message, header.identity, str(created), tip) for tip in lost]
-    # Where it was not known yet that its producer contradicted itself.
-    named = _shown_as(message, winner[0], str(winner[1]), message.tip)
-    return [*found, named]
-
-
-def _is_below(message: Message, lane: LaneKey) -> bool:
-    """Whether a lane will not be the tip (again)."""
-    tip, mine = message.tip, message.claims.get(lane)
-    assert tip is not None
-    if lane == tip:
-        return False
-    held = message.claims.get(tip)
-    if mine is None or held is None:
-        # The first lane is below every claim.
-        return mine is None
-    return mine.tag == held.tag or lane.epoch < tip.epoch
+            for lane in (root, *message.claims.lanes_of(root)):
+                # Under the header that wins, the first lane is below all claims; and the tip is
+                # named here as it was before it was known that its producer contradicted itself.
+                is_lost = lane in (root, tip) or lane.epoch < tip.epoch
+                if (header.identity, created) != winner or is_lost:
+                    yield _named(message, header.identity, str(created), lane)
 
 
 def _client(*parts: str | bytes) -> int:
@@ -268,23 +277,25 @@ def newest(session: Session) -> list[str]:
 def value(session: Session) -> dict[str, Any]:
     """The newest messages as a document is shown: as text, and as JSON."""
     ids, more = session.messages.page(None, SNAPSHOT_MESSAGES_MAX)
-    found = [message for id_ in ids if (message := session.messages.look(id_)) is not None]
-    messages = [
-        {
-            "id": message.id,
-            "role": message.header.role,
-            "author": message.header.author,
-            "serial": message.serial,
-            "status": message.shown.status,
-            "text": text_of(message.items(0)),
-        }
-        for message in found
-        if message.header is not None and message.shown is not None
-    ]
+    looked = (session.messages.look(id_) for id_ in ids)
+    messages = [_value(message) for message in looked if message is not None and message.shown]
     shown = {"messages": messages, "more": more}
     return {
         "id": MESSAGES_DOCUMENT,
         "text": "\n\n".join(f"{one['role']}: {one['text']}" for one in messages),
         "json": shown,
         "version": digest(DIGEST_BYTES, session.id, canonical(shown)).hex(),
+    }
+
+
+def _value(message: Message) -> dict[str, Any]:
+    assert message.header is not None
+    read = reading(message)
+    return {
+        "id": message.id,
+        "role": message.header.role,
+        "author": message.header.author,
+        "serial": message.serial,
+        "status": read.status,
+        "text": text_of(read.items),
     }

@@ -42,8 +42,8 @@ class Asker(Client):
             run = f"{self.session}-m{FIRST_RUN + number}"
             opener = Writer(f"{run}-w0", run, [], opens=True, alive=False)
             self.around.history.writers[opener.name] = opener
-            await self._insist_once("request_run", RunDraft(AGENT, run))
-            self.around.history.requested.append(run)
+            disk = await self._insist_once("request_run", RunDraft(AGENT, run))
+            self.around.history.requested[run] = disk or ""
             if self._whim.random() < 0.5:
                 await asyncio.sleep(self._whim.uniform(0.2, 6.0))
                 await self._say_more(run)

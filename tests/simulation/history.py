@@ -242,8 +242,9 @@ class History:
     # How many connections and leases each region knows of in the end, as it says.
     final_present: dict[str, int] = field(default_factory=dict)
     announced: list[Announced] = field(default_factory=list)
-    # Runs that were asked for, and acknowledged; what was said to them: (run, message, disk).
-    requested: list[str] = field(default_factory=list)
+    # Runs that were asked for, and the disk that acknowledged it; what was said to them: (run,
+    # message, disk).
+    requested: dict[str, str] = field(default_factory=dict)
     inputs: list[tuple[str, str, str]] = field(default_factory=list)
     signs: list[Sign] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)

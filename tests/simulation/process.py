@@ -238,7 +238,10 @@ class Process:
 
         def finished(task: asyncio.Task[Any]) -> None:
             if done.done():
-                task.cancelled() or task.exception()
+                # Nobody waits for it; a connection that it has opened is closed again.
+                failed = task.cancelled() or task.exception()
+                if not failed and isinstance(opened := task.result(), SimSocket):
+                    opened.abort()
             elif task.cancelled():
                 done.set_exception(ConnectionResetError("the request was dropped"))
             elif (error := task.exception()) is not None:

@@ -17,10 +17,13 @@ DEAD_S = LEASE_S + 10.0
 
 
 def ended(history: History) -> Iterator[str]:
-    """Every run that was asked for comes to its end, the same in every region."""
+    """Every run that was asked for, of a disk that was kept, comes to its end, the same in every
+    region."""
     for region, runs in history.final_runs.items():
-        for run in history.requested:
+        for run, disk in history.requested.items():
             if run not in runs:
+                if disk in history.lost_disks:
+                    continue
                 yield f"{region} does not know {run} in the end"
             elif runs[run]["status"] not in ("complete", "cancelled"):
                 yield f"{run} is {runs[run]['status']} in {region} in the end"

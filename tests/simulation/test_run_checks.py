@@ -11,7 +11,7 @@ RUN, W, V = "s0-m50", "s0-m50-w1", "s0-m50-w2"
 def good() -> History:
     """One agent claims, writes and falls silent; another goes on and ends it."""
     history = History(["eu", "us"], ["s0"])
-    history.requested = [RUN]
+    history.requested = {RUN: "eu/1"}
     history.claimed = [
         Claimed(20.1, W, RUN, "", "continue", "eu/1", 20.0),
         Claimed(60.1, V, RUN, "", "continue", "us/1", 60.0),
