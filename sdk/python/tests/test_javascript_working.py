@@ -55,6 +55,13 @@ await client.agent("bot", { lease_s: 3 }).work(async (turn) => {
 console.log(JSON.stringify({ done }));
 """
 
+FOLLOW = """
+import { Client } from "./perdure.js";
+const draft = new Client(URLS).session("s").document("d");
+for await (const { text } of draft.follow()) console.log(JSON.stringify({ text }));
+console.log(JSON.stringify({ over: true }));
+"""
+
 STOPS = """
 import { Client } from "./perdure.js";
 const client = new Client(URLS, { transport: "sse" });
@@ -233,6 +240,38 @@ async def test_a_worker_outlives_its_region(cluster: Cluster, node: str, transpo
         assert answer.text == TEXT
         assert await program.line() == {"done": [["Go on?", 1, 1]]}
         assert (await session.run(run["id"]))["status"] == "complete"
+
+
+async def test_a_document_is_followed_through_a_death(cluster: Cluster, node: str) -> None:
+    """Each new state is heard of, in both languages, also after the region that told of them has
+    been killed; and that the document was deleted ends it."""
+    urls = [each.url for each in cluster.regions.values()]
+    heard: list[str] = []
+    async with (
+        Client(urls) as near,
+        Client(urls[1:]) as far,
+        running(node, FOLLOW, URLS=urls) as js,
+    ):
+
+        async def follow() -> None:
+            async for value in near.session("s").document("d").follow():
+                heard.append(value.text)
+
+        draft = far.session("s").document("d")
+        await draft.append("a")
+        following = asyncio.create_task(follow())
+        assert await js.line() == {"text": "a"}
+        await draft.append("b")
+        assert await js.line() == {"text": "ab"}
+        await cluster.kill("eu")
+        await draft.append("c")
+        assert await js.line() == {"text": "abc"}
+        await draft.delete()
+        assert await js.line() == {"over": True}
+        async with asyncio.timeout(PROGRAM_S_MAX):
+            await following
+    assert heard[-1] == "abc"
+    assert heard == sorted(set(heard))
 
 
 async def test_a_worker_waits_fails_and_is_stopped(cluster: Cluster, node: str) -> None:
