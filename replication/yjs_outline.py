@@ -33,6 +33,7 @@ class Holds(IntFlag):
     KEYS = 8  # entries of a Map, or attributes
 
 
+_NOTHING = Holds(0)
 _HOLDS = {
     Kind.STRING: Holds.TEXT,
     Kind.FORMAT: Holds.TEXT,
@@ -43,7 +44,7 @@ _HOLDS = {
 }
 _IN_SEQUENCE = {
     Type.ARRAY: Holds.VALUES | Holds.TYPES,
-    Type.MAP: Holds(0),
+    Type.MAP: _NOTHING,
     Type.TEXT: Holds.TEXT | Holds.TYPES,
     Type.XML_ELEMENT: Holds.TYPES,
     Type.XML_FRAGMENT: Holds.TYPES,
@@ -154,6 +155,8 @@ class _Attempt:
         self._runs: dict[int, _Runs] = {}
         self._types: dict[Id, tuple[Type, int]] = {}
         self._roots: dict[str, Holds] = {}
+        # What was put into roots.
+        self._put: set[tuple[str, Holds]] = set()
         # Who waits for whom, by the clock that has to be reached.
         self._waiting: dict[int, list[tuple[int, int]]] = {}
 
@@ -223,7 +226,7 @@ class _Attempt:
             parent, keyed = known[:2]
         if parent is None:
             return _NOWHERE
-        holds = _HOLDS.get(struct.kind, Holds(0))
+        holds = _HOLDS.get(struct.kind, _NOTHING)
         if keyed and holds is Holds.TEXT:
             raise YjsError("content", "a part of a text as the value of a key")
         if isinstance(parent, str):
@@ -245,17 +248,22 @@ class _Attempt:
 
     def _between_neighbours(self, struct: Struct) -> tuple[str | Id | None, bool]:
         """The place of its neighbours, of which earlier deletions may have left none."""
-        found = {
-            place[:2]
-            for id_ in (struct.left, struct.right)
-            if id_ is not None and (place := self._at(id_)).parent is not None
-        }
-        if len(found) > 1:
-            raise YjsError("neighbours", "between two that lie in different places")
-        return found.pop() if found else (None, False)
+        found: tuple[str | Id | None, bool] = (None, False)
+        for id_ in (struct.left, struct.right):
+            place = _NOWHERE if id_ is None else self._at(id_)
+            if place.parent is None:
+                continue
+            if found[0] is not None and found != place[:2]:
+                raise YjsError("neighbours", "between two that lie in different places")
+            found = place[:2]
+        return found
 
     def _into_root(self, name: str, holds: Holds) -> None:
-        before = self._roots.get(name, self._old_roots.get(name, Holds(0)))
+        # Nearly all structs go where others like them are, and flags are slow.
+        if (name, holds) in self._put:
+            return
+        self._put.add((name, holds))
+        before = self._roots.get(name, self._old_roots.get(name, _NOTHING))
         both = before | holds
         if both & Holds.TEXT and both & Holds.VALUES and not self._admitted:
             raise YjsError("content", "text and values in one root")
