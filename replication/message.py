@@ -179,9 +179,10 @@ class Message:
             return False
         return any(header.lane == root for header in self._headers.values())
 
-    def _runs(self) -> tuple[Run, ...]:
+    def runs_of(self, chain: Chain) -> tuple[Run, ...]:
+        """What is here of the items of a chain."""
         runs: list[Run] = []
-        for link in self._chain:
+        for link in chain:
             lane = self.lane(link.lane)
             count = lane.count if link.take is None else min(lane.count, link.take)
             runs.append(Run(link.lane, lane.generation, count))
@@ -191,10 +192,11 @@ class Message:
                 break
         return tuple(runs)
 
-    def _status(self, runs: tuple[Run, ...]) -> str:
+    def status_of(self, chain: Chain, runs: tuple[Run, ...]) -> str:
+        """The status under the winning header, for a chain of which so much is here."""
         assert self.header is not None
-        end = self.lane(self._chain[-1].lane).end
-        if end is not None and len(runs) == len(self._chain):
+        end = self.lane(chain[-1].lane).end
+        if end is not None and len(runs) == len(chain):
             return end.status
         return "cancelled" if self.header.lane in self.cancels else "streaming"
 
@@ -213,27 +215,27 @@ class Message:
         if self.header is None:
             return before, None
         self._chain = self.claims.chain(self.header.lane)
-        runs = self._runs()
+        runs = self.runs_of(self._chain)
         if before is None or not is_prefix(before.runs, runs):
             self._assembly = Assembly()
-        for item in self._items_from(runs, self._assembly.length):
+        for item in self.items_of(runs, self._assembly.length):
             self._assembly.push(item)
         self.shown = Shown(
             runs=runs,
             length=self._assembly.length,
-            status=self._status(runs),
+            status=self.status_of(self._chain, runs),
             header=self.header.identity,
             created=self.header.created,
             forks=sum(self.lane(run.lane).quarantined for run in runs),
             forked_at=self._forked_at(runs),
         )
-        tip = self._chain[-1].lane
-        self._tag = reader_tag(tip, self.shown.header, self.shown.created)
+        self._tag = reader_tag(self._chain[-1].lane, self.shown.header, self.shown.created)
         if self.shown.status != "streaming":
             self._document = None
         return before, self.shown
 
-    def _items_from(self, runs: tuple[Run, ...], start: int) -> list[Item]:
+    def items_of(self, runs: tuple[Run, ...], start: int) -> list[Item]:
+        """Those items, from the ``start``-th on."""
         items: list[Item] = []
         offset = 0
         for run in runs:
@@ -244,7 +246,7 @@ class Message:
 
     def items(self, start: int) -> list[Item]:
         """The shown items from ``start`` on."""
-        return self._items_from(self.shown.runs, start) if self.shown else []
+        return self.items_of(self.shown.runs, start) if self.shown else []
 
     @property
     def is_over(self) -> bool:
@@ -362,8 +364,7 @@ class Message:
         for link in chain[:-1]:
             lane = self.lane(link.lane)
             start, stop = lane.stable_entries(stable), min(link.take or 0, lane.count)
-            entries = tuple(lane.entries[start:stop])
-            if entries:
+            if entries := tuple(lane.entries[start:stop]):
                 before = lane.digest_at(start)
                 yield Items(self.session, self.id, link.lane, start, before, entries)
 
@@ -393,8 +394,7 @@ class Message:
             self._document = None
 
     def _insert(self, document: LiveDocument, lane: Lane, start: int) -> None:
-        entries = tuple(lane.entries[start:])
         claim = self.claims.get(lane.key)
         base = (claim.previous, claim.base) if claim and claim.previous else None
-        if entries:
+        if entries := tuple(lane.entries[start:]):
             document.insert(lane.key, start, entries, base)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from perdure.replication.ids import LaneKey, canonical, digest, hash64
-from perdure.replication.items import DIGEST_BYTES, End, Item
+from perdure.replication.items import DIGEST_BYTES, Item
 from perdure.replication.lib0 import encode_text, encode_uint, encode_uints
 from perdure.replication.limits import SNAPSHOT_MESSAGES_MAX
 from perdure.replication.message import Message
@@ -73,24 +73,13 @@ class Reading(NamedTuple):
 def reading(message: Message) -> Reading:
     """The message, which must be shown, as it is read."""
     assert message.header is not None
-    assert message.shown is not None
     root = message.header.lane
     tip = max(message.claims.written(root), key=lambda lane: lane.epoch, default=root)
-    if tip == message.tip:
-        lanes = tuple(run.lane for run in message.shown.runs)
-        return Reading(tip, lanes, message.items(0), message.shown.status)
     chain = message.claims.chain_of(tip)
     assert chain is not None
-    items: list[Item] = []
-    for lane, take in chain:
-        found = [e for e in message.lane(lane).entries[:take] if not isinstance(e, End)]
-        items += found
-        if take is not None and len(found) < take and not message.lane(lane).forked:
-            break
-    end = message.lane(tip).end
-    status = "cancelled" if message.is_cancelled(tip) else "streaming"
-    status = status if end is None else end.status
-    return Reading(tip, tuple(lane for lane, _ in chain), items, status)
+    runs = message.runs_of(chain)
+    lanes = tuple(run.lane for run in runs)
+    return Reading(tip, lanes, message.items_of(runs, 0), message.status_of(chain, runs))
 
 
 def project(message: Message) -> Projected:
