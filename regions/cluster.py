@@ -33,6 +33,8 @@ class RegionProcess:
     peer_port: int
     data: Path
     process: asyncio.subprocess.Process | None = None
+    # How long the log was when the process was started.
+    logged_bytes: int = 0
 
     @property
     def url(self) -> str:
@@ -43,6 +45,18 @@ class RegionProcess:
     def log(self) -> Path:
         """What the process prints."""
         return self.data.parent / f"{self.name}.log"
+
+    def said(self) -> str:
+        """What this process has printed."""
+        with self.log.open("rb") as log:
+            log.seek(self.logged_bytes)
+            return log.read().decode(errors="replace")
+
+    def has_its_port(self) -> bool:
+        """Whether this process has said that it listens: what answers there is not another one."""
+        return any(
+            line.startswith(f"perdure {self.name}: http") for line in self.said().split("\n")
+        )
 
 
 def free_ports(count: int) -> list[int]:
@@ -98,6 +112,7 @@ class Cluster:
             if other is not region:
                 command += ["--peer", f"{other.name}=http://127.0.0.1:{other.peer_port}"]
         with region.log.open("ab") as log:
+            region.logged_bytes = log.tell()
             # A session of its own: Ctrl-C reaches us alone, and we stop the regions in order.
             region.process = await asyncio.create_subprocess_exec(
                 *command,
@@ -116,11 +131,12 @@ class Cluster:
             while asyncio.get_running_loop().time() < deadline:
                 if region.process is None or region.process.returncode is not None:
                     break
-                with contextlib.suppress(httpx2.TransportError):
-                    if (await http.get(f"{region.url}/readyz")).status_code == 200:
-                        return
+                if region.has_its_port():
+                    with contextlib.suppress(httpx2.TransportError):
+                        if (await http.get(f"{region.url}/readyz")).status_code == 200:
+                            return
                 await asyncio.sleep(_POLL_S)
-        said = region.log.read_text(errors="replace").strip().splitlines()[-5:]
+        said = region.said().strip().splitlines()[-5:]
         raise ClusterError(f"region {name} did not start: {' / '.join(said) or 'it said nothing'}")
 
     async def kill(self, name: str) -> None:

@@ -280,6 +280,20 @@ async def test_dev_says_which_region_could_not_start(tmp_path: Path) -> None:
         socket.create_server(("127.0.0.1", ports[0] + number)).close()
 
 
+async def test_dev_is_not_taken_in_by_who_holds_its_ports(tmp_path: Path) -> None:
+    """Regions of another one are there, and say that they are ready: it did not start."""
+    ports = three_free_ports(), three_free_ports()
+    async with started(sys.executable, "-c", DEV, *ports, tmp_path / "first") as first:
+        await first.line_with("try:")
+        again = (ports[0], three_free_ports(), tmp_path / "second")
+        async with started(sys.executable, "-c", DEV, *again) as second:
+            ended = await second.end()
+        assert (ended.code, ended.out) == (1, "")
+        assert "did not start: perdure: cannot listen on port" in ended.err
+        first.signal(signal.SIGINT)
+        assert (await first.end()).code == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_dev_runs_three_regions_until_it_is_told(
     tmp_path: Path, number: signal.Signals

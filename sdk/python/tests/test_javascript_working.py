@@ -247,6 +247,7 @@ async def test_a_document_is_followed_through_a_death(cluster: Cluster, node: st
     been killed; and that the document was deleted ends it."""
     urls = [each.url for each in cluster.regions.values()]
     heard: list[str] = []
+    has_ab = asyncio.Event()
     async with (
         Client(urls) as near,
         Client(urls[1:]) as far,
@@ -256,6 +257,8 @@ async def test_a_document_is_followed_through_a_death(cluster: Cluster, node: st
         async def follow() -> None:
             async for value in near.session("s").document("d").follow():
                 heard.append(value.text)
+                if value.text == "ab":
+                    has_ab.set()
 
         draft = far.session("s").document("d")
         await draft.append("a")
@@ -263,6 +266,8 @@ async def test_a_document_is_followed_through_a_death(cluster: Cluster, node: st
         assert await js.line() == {"text": "a"}
         await draft.append("b")
         assert await js.line() == {"text": "ab"}
+        async with asyncio.timeout(PROGRAM_S_MAX):
+            await has_ab.wait()
         await cluster.kill("eu")
         await draft.append("c")
         assert await js.line() == {"text": "abc"}
