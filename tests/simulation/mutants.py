@@ -365,13 +365,13 @@ def first_header_wins(self: Any, op: Any, place: Any) -> None:
     self.header = first or self.header
 
 
-_runs = message.Message._runs
+_runs_of = message.Message.runs_of
 
 
-@mutant(message.Message, "_runs")
-def cancel_takes_text_back(self: Any) -> Any:
+@mutant(message.Message, "runs_of")
+def cancel_takes_text_back(self: Any, chain: Any) -> Any:
     """A message that is cancelled shows one token less."""
-    runs = _runs(self)
+    runs = _runs_of(self, chain)
     if self.header.lane in self.cancels and runs and runs[-1].take:
         return (*runs[:-1], runs[-1]._replace(take=runs[-1].take - 1))
     return runs
