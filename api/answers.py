@@ -3,9 +3,12 @@
 from typing import Any
 
 from fastapi import Request, Response
+from perdure.api.authority import Authority
 from perdure.api.bodies import check_media_type, header, parse_object, read_body
 from perdure.api.fields import query
 from perdure.api.hot import JSON, encode_json
+from perdure.api.needs import NAMES
+from perdure.api.standing import standing_of
 from perdure.replication.errors import Refusal
 
 
@@ -14,10 +17,21 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(encode_json(value), status, media_type=JSON)
 
 
-async def read_object(request: Request, *, empty: bool = False) -> dict[str, Any]:
-    """The object that a request brings; with ``empty``, nothing is an empty one."""
+async def read_object(
+    request: Request, *, empty: bool = False, is_free: bool = False
+) -> dict[str, Any]:
+    """The object that a request brings; with ``empty``, nothing is an empty one. Names in it that
+    the caller's grant does not allow are refused, unless its keys are the caller's own."""
     check_media_type(request.scope, JSON)
-    return parse_object(await read_body(request.scope, request.receive), empty=empty)
+    value = parse_object(await read_body(request.scope, request.receive), empty=empty)
+    if not is_free:
+        authority_of(request).check_names(value, *NAMES)
+    return value
+
+
+def authority_of(request: Request) -> Authority:
+    """Who calls."""
+    return standing_of(request.scope).authority
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -4,24 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from perdure.api.answers import answer, idempotency_key, no_query, read_object
+from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
-from perdure.api.grants import Grants
+from perdure.api.granting import add_granting
+from perdure.api.guarding import Rules, build_door
 from perdure.api.openapi import describe
+from perdure.api.owners import check_own
 from perdure.api.page import add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import problem
 from perdure.api.runs import add_runs
-from perdure.api.sockets import refuse_socket
+from perdure.api.socket_frames import refuse_socket
 from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
+from perdure.replication.ids import check_id
+from perdure.replication.tenants import session_key
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -84,13 +88,13 @@ def is_own(origin: str, host: str | None) -> bool:
 def create_app(
     node: Node,
     *,
-    grants: Grants | None,
+    rules: Rules | None,
     version: str,
     cors_origins: Sequence[str] = (),
     cors_origin_regex: str | None = None,
     demo_page: Mapping[str, str] | None = None,
 ) -> ASGIApp:
-    """The ASGI application of one region. ``grants`` None: anybody may call. ``demo_page``: the
+    """The ASGI application of one region. ``rules`` None: anybody may call. ``demo_page``: the
     regions that the page of the demo offers, and their URLs; without any there is no page."""
     routes = FastAPI(
         title="perdure",
@@ -100,19 +104,21 @@ def create_app(
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
+    door, keys = build_door(node, rules)
     _add_health(routes, node, version)
     _add_sessions(routes, node)
     _add_messages(routes, node)
     add_presence(routes, node)
     add_runs(routes, node)
     add_documents(routes, node)
+    add_granting(routes, node, door, keys)
     if demo_page:
         add_page(routes, node.region, demo_page)
     routes.add_exception_handler(HTTPException, _http_problem)
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)
     describe(routes)
-    edge: Any = Edge(node, grants, routes)
+    edge: Any = Edge(node, door, routes)
     return Cors(
         edge,
         node.region,
@@ -178,14 +184,19 @@ def _add_health(routes: FastAPI, node: Node, version: str) -> None:
     async def regions(request: Request) -> Response:
         """What this region knows of the others."""
         no_query(request)
+        authority_of(request).check_operator()
         return answer(node.regions())
 
     @routes.get("/v1/verify")
     async def verify(request: Request) -> Response:
         """Compare digests with every region that can be reached."""
-        return answer(
-            await node.verify(query(request.scope["query_string"], "session").get("session"))
-        )
+        session = query(request.scope["query_string"], "session").get("session")
+        authority = authority_of(request)
+        if session is None:
+            authority.check_operator()
+        else:
+            session = authority.check(check_id(session, "session"), "admin")
+        return answer(await node.verify(session))
 
 
 def _add_sessions(routes: FastAPI, node: Node) -> None:
@@ -193,7 +204,10 @@ def _add_sessions(routes: FastAPI, node: Node) -> None:
     async def sessions(request: Request) -> Response:
         """Sessions by id, a page at a time."""
         values = query(request.scope["query_string"], "after", "limit")
-        return answer(node.sessions(values.get("after"), limit(values)))
+        after, authority = values.get("after"), authority_of(request)
+        if after is not None:
+            after = session_key(authority.tenant, check_id(after, "after"))
+        return answer(node.sessions(after, limit(values), authority.readable()))
 
     @routes.put("/v1/sessions/{s}", status_code=201)
     async def create(s: str, request: Request) -> Response:
@@ -226,7 +240,8 @@ def _add_sessions(routes: FastAPI, node: Node) -> None:
     async def patch_metadata(s: str, request: Request) -> Response:
         """Set top-level keys; null deletes; the last writer wins per key."""
         no_query(request)
-        return answer({"metadata": await node.patch_metadata(s, await read_object(request))})
+        patch = await read_object(request, is_free=True)
+        return answer({"metadata": await node.patch_metadata(s, patch)})
 
 
 def _add_messages(routes: FastAPI, node: Node) -> None:
@@ -259,6 +274,7 @@ def _add_messages(routes: FastAPI, node: Node) -> None:
     async def delete_message(s: str, m: str, request: Request) -> Response:
         """Delete the message, for ever, in every region."""
         no_query(request)
+        check_own(node, authority_of(request), s, m)
         await node.delete(s, m)
         return Response(status_code=204)
 

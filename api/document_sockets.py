@@ -13,7 +13,7 @@ from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.hot import WRITE_S_MAX
 from perdure.api.patience import within
 from perdure.api.problems import problem
-from perdure.api.sockets import (
+from perdure.api.socket_frames import (
     COMES_BACK,
     LEAVE_S_MAX,
     NOT_TEXT,
@@ -47,7 +47,13 @@ log = logging.getLogger("perdure.api")
 # Closed for a reason of the protocol: this and the status that HTTP would give.
 REFUSED = 4000
 _TOO_LARGE = frozenset({"too_large", "too_long"})
-_OVER = {"draining": COMES_BACK, "behind": TRY_LATER, "deleted": REFUSED + 410}
+_OVER = {
+    "draining": COMES_BACK,
+    "behind": TRY_LATER,
+    "deleted": REFUSED + 410,
+    "expired": REFUSED + 401,
+    "revoked": REFUSED + 401,
+}
 
 
 class Closing(NamedTuple):

@@ -10,30 +10,34 @@ import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
-from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread, header
+from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread
 from perdure.api.document_sockets import serve_document
+from perdure.api.door import ANYBODYS, Door
 from perdure.api.fields import query
-from perdure.api.grants import Grants
 from perdure.api.hot import append_tokens, events, respond
+from perdure.api.needs import of_request
 from perdure.api.poll import Polls
 from perdure.api.problems import problem
-from perdure.api.sockets import Sockets, bearer_of, refuse_socket
+from perdure.api.socket_frames import refuse_socket
+from perdure.api.sockets import Sockets
+from perdure.api.standing import Standing, give
 from perdure.api.stream import stream
 from perdure.api.work import work_feed
+from perdure.regions.documents import Seat
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_id
 from perdure.replication.limits import BODY_BYTES_MAX
+from perdure.replication.tenants import session_key
 
 log = logging.getLogger("perdure.api")
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Probes, which know no secret, and who this is.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
-# How long a grant that was good is not looked at again; with the leeway well below a minute.
-TRUST_GRANT_S = 5
-TRUSTED_GRANTS_MAX = 10_000
+# Where an API key stands for a grant.
+KEYED_PATHS = frozenset({"/v1/tokens"})
 # How long, and how much, is read of a body that was refused.
 LINGER_S = 2
 LINGER_BYTES_MAX = BODY_BYTES_MAX
@@ -48,14 +52,12 @@ _HOT = {(5, "events"): "GET", (5, "poll"): "GET", (7, "tokens"): "POST", (7, "st
 class Edge:
     """Checks a request and carries it out, or hands it on to the other routes."""
 
-    def __init__(self, node: Node, grants: Grants | None, routes: ASGIApp) -> None:
+    def __init__(self, node: Node, door: Door, routes: ASGIApp) -> None:
         self._node = node
-        self._grants = grants
+        self._door = door
         self._routes = routes
         self._polls = Polls(node)
-        self._sockets = Sockets(node)
-        self._trusted: set[str | None] = set()
-        self._trusted_until = 0.0
+        self._sockets = Sockets(node, door)
         self._headers = [
             (b"perdure-region", node.region.encode()),
             (b"x-content-type-options", b"nosniff"),
@@ -73,13 +75,14 @@ class Edge:
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             parts = _parts(scope)
-            self._admit(scope, bearer_of(scope))
+            standing = await self._admit(scope, parts)
             is_document = parts[4:5] == ["documents"] and parts[6:] in ([], ["ws"])
             if not ((is_document and len(parts) > 5) or parts[4:] == ["ws"]):
                 raise Refusal("not_found", "there is no WebSocket at this path")
+            key = standing.check(parts[3], "read" if is_document else None)
             query(scope["query_string"])
             self._sockets.check_room()
-            seat = self._node.join_document(parts[3], parts[5]) if is_document else None
+            seat = self._seat(standing, parts, key) if is_document else None
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("handshake of %r failed", scope.get("raw_path"))
@@ -88,8 +91,13 @@ class Edge:
         if seat is None:
             await self._sockets.serve(scope, receive, send, parts[3], self._headers)
             return
-        with self._sockets.counted():
+        with self._sockets.counted(), standing.held(key, seat.end):
             await serve_document(self._node, seat, scope, receive, send, self._headers)
+
+    def _seat(self, standing: Standing, parts: list[str], key: str) -> Seat:
+        verbs = standing.authority.verbs(parts[3])
+        may_write, is_seen = "write" in verbs, "presence" in verbs
+        return self._node.join_document(key, parts[5], may_write=may_write, is_seen=is_seen)
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -113,40 +121,45 @@ class Edge:
             await refuse(error, self._headers, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in OPEN_PATHS:
-            self._admit(scope, None)
-        parts = _parts(scope)
+        if scope["path"] in OPEN_PATHS:
+            await self._routes(scope, receive, self._marked(send))
+            return
+        try:
+            parts = _parts(scope)
+        except Refusal:
+            # Who has no grant is told that, whatever the path.
+            await self._admit(scope, [])
+            raise
+        standing = await self._admit(scope, parts)
         if (agent := _agent_of(scope)) is not None:
+            standing.authority.check_everywhere("run")
+            standing.authority.check_name(agent, "agent")
+            agent = session_key(standing.authority.tenant, agent)
             await work_feed(self._node, scope, receive, send, agent, self._headers)
-        elif _is_hot(parts):
+            return
+        if len(parts) > 3:
+            verb = of_request(scope["method"], parts)
+            parts = [*parts[:3], standing.check(parts[3], verb), *parts[4:]]
+            if parts[4:5] == ["presence"] and len(parts) > 5 and verb == "presence":
+                standing.authority.check_name(parts[5], "member")
+        if _is_hot(parts):
             await self._hot(parts, scope, receive, send)
         else:
-            await self._routes(scope, receive, self._marked(send))
+            await self._routes(_inside(scope, parts), receive, self._marked(send))
 
-    def _admit(self, scope: Scope, bearer: str | None) -> None:
-        """``bearer``: a grant that came another way than in its header."""
-        if self._grants is not None:
-            try:
-                authorization = header(scope, b"authorization") or bearer
-            except ValueError:
-                authorization = None
-            self._check_grant(self._grants, authorization)
+    async def _admit(self, scope: Scope, parts: list[str]) -> Standing:
+        if scope["path"] in KEYED_PATHS:
+            # Which says itself who may come: no grant does.
+            standing = ANYBODYS
+        else:
+            standing = await self._door.standing(scope, parts[3] if len(parts) > 3 else None)
+        give(scope, standing)
         reason = self._node.readiness()
         if reason in _CLOSED:
             raise Refusal(
                 reason, f"this region is {reason}; another one serves you", retry_after_s=1
             )
-
-    def _check_grant(self, grants: Grants, authorization: str | None) -> None:
-        """Check a grant, unless the same one was good a moment ago: it costs as much as the rest
-        of an append does here."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._trusted_until or len(self._trusted) >= TRUSTED_GRANTS_MAX:
-            self._trusted.clear()
-            self._trusted_until = now + TRUST_GRANT_S
-        if authorization not in self._trusted:
-            grants.check(authorization)
-            self._trusted.add(authorization)
+        return standing
 
     async def _hot(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
         method = _HOT[len(parts), parts[-1]]
@@ -209,6 +222,14 @@ def _parts(scope: Scope) -> list[str]:
     if len(parts) != path.count("/") + 1:
         raise Refusal("not_found", "there is nothing at this path")
     return parts
+
+
+def _inside(scope: Scope, parts: list[str]) -> Scope:
+    """The request as the routes see it: with the session's name inside."""
+    if len(parts) <= 3:
+        return scope
+    path = "/".join(parts)
+    return {**scope, "path": path, "raw_path": path.encode()}
 
 
 async def refuse(

@@ -20,6 +20,7 @@ from perdure.api.bodies import (
 )
 from perdure.api.fields import Fields, ack_wait_ms, member_of, query
 from perdure.api.patience import within
+from perdure.api.standing import standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Gathered, Reader
 from perdure.regions.node import Node
@@ -121,6 +122,7 @@ async def append_tokens(
     """``POST …/tokens``."""
     wait_ms = ack_wait_ms(query(scope["query_string"], "ack", "wait_ms"))
     producer = producer_of(scope)
+    standing_of(scope).authority.check_name(producer.id, "Producer-Id")
     check_media_type(scope, JSON)
     value = parse_object(await read_body(scope, receive))
     Fields(value, _APPEND_FIELDS)
@@ -181,7 +183,18 @@ async def events(
     """``GET …/events``: server-sent events until the client leaves."""
     values = query(scope["query_string"], "cursor", "presence", "presence_data")
     cursor = cursor_of(scope, values)
-    reader = node.subscribe(session, cursor, *member_of(values))
+    member, data = member_of(values)
+    standing = standing_of(scope)
+    if member is not None:
+        standing.check_member(session, member)
+    reader = node.subscribe(session, cursor, member, data)
+    with standing.held(session, reader.expire_grant):
+        await _tell(node, reader, receive, send, headers)
+
+
+async def _tell(
+    node: Node, reader: Reader, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]
+) -> None:
     writing = asyncio.ensure_future(_write_events(reader, send, headers))
     gone = asyncio.ensure_future(_until_gone(receive))
     try:

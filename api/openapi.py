@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from perdure.api.edge import OPEN_PATHS
+from perdure.api.edge import KEYED_PATHS, OPEN_PATHS
 from perdure.api.schemas import SCHEMAS, ref
 
 _PROBLEM = {
@@ -25,9 +25,13 @@ _BODIES = {
     ("/v1/sessions/{s}/signals", "post"): "Signal",
     ("/v1/sessions/{s}/documents/{d}", "patch"): "PatchDocument",
     ("/v1/sessions/{s}/documents/{d}/append", "post"): "AppendDocument",
+    ("/v1/grants/renew", "post"): "Renew",
+    ("/v1/tokens", "post"): "Mint",
+    ("/v1/keys", "post"): "MakeKey",
+    ("/v1/revocations", "post"): "Revoke",
 }
 # Bodies that may be left out.
-_OPTIONAL = frozenset({"Create", "Put"})
+_OPTIONAL = frozenset({"Create", "Put", "Mint"})
 _ANSWERS = {
     ("/v1/transports", "get"): "Transports",
     ("/v1/sessions", "get"): "Sessions",
@@ -54,6 +58,13 @@ _ANSWERS = {
     ("/v1/sessions/{s}/documents/{d}", "get"): "Document",
     ("/v1/sessions/{s}/documents/{d}", "patch"): "Document",
     ("/v1/sessions/{s}/documents/{d}/append", "post"): "Document",
+    ("/v1/sessions/{s}/tickets", "post"): "Ticket",
+    ("/v1/grants/renew", "post"): "Renewed",
+    ("/v1/tokens", "post"): "Minted",
+    ("/v1/keys", "post"): "MadeKey",
+    ("/v1/keys", "get"): "Keys",
+    ("/v1/revocations", "post"): "Revocation",
+    ("/v1/revocations", "get"): "Revocations",
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),
@@ -230,9 +241,12 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
             operation["responses"].setdefault("default", _PROBLEM)
     value.setdefault("components", {})["schemas"] = SCHEMAS
     value["components"]["securitySchemes"] = {
-        "grant": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+        "grant": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "key": {"type": "http", "scheme": "bearer", "bearerFormat": "API key"},
     }
     value["security"] = [{"grant": []}]
     for path in OPEN_PATHS:
         value["paths"][path]["get"]["security"] = []
+    for path in KEYED_PATHS:
+        value["paths"][path]["post"]["security"] = [{"key": []}]
     return value

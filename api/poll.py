@@ -15,6 +15,7 @@ from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import member_of, poll_wait_ms, query
 from perdure.api.hot import JSON, WRITE_S_MAX, respond
 from perdure.api.patience import within
+from perdure.api.standing import standing_of
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
@@ -71,10 +72,15 @@ class Polls:
     ) -> None:
         """``GET …/poll``."""
         asked = _asked(scope, session)
+        standing = standing_of(scope)
+        if asked.member is not None:
+            standing.check_member(session, asked.member)
         turn = Turn(self._node, asked, self._take(asked))
+        reader = turn.reader
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            await turn.wait(gone)
+            with standing.held(session, reader.expire_grant):
+                await turn.wait(gone)
         except BaseException:
             turn.reader.close()
             raise

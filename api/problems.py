@@ -20,6 +20,7 @@ STATUS = {
     "idempotency_key_required": 400,
     "clock_ahead": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "origin_refused": 403,
     "fenced": 403,
     "cancelled": 403,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from perdure.api.grant_schemas import GRANT_SCHEMAS
+
 _ITEM = {
     "oneOf": [
         {"type": "string", "description": "a token"},
@@ -298,4 +300,5 @@ SCHEMAS: dict[str, Any] = {
     },
     "Patch": {"type": "object", "description": "top-level keys; null deletes"},
     **_answers(),
+    **GRANT_SCHEMAS,
 }

@@ -11,77 +11,52 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from perdure.api.bodies import Receive, Scope, Send, parse_object
+from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.door import Door
 from perdure.api.hot import WRITE_S_MAX
 from perdure.api.patience import within
-from perdure.api.problems import problem
+from perdure.api.socket_frames import (
+    ALIVE,
+    COMES_BACK,
+    FINISH_S_MAX,
+    GRANT_OVER,
+    LEAVE_S_MAX,
+    NOT_TEXT,
+    SLOWEST_BYTES_S,
+    TRY_LATER,
+    Headers,
+    encode_frame,
+    number_of,
+    parse_frame,
+    refusal_of,
+)
+from perdure.api.standing import standing_of
 from perdure.api.transports import PROTOCOL
-from perdure.api.verbs import Answer, Lane, ack_value, carry_out
+from perdure.api.verbs import Answer, Lane, Whose, ack_value, carry_out
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
-from perdure.regions.runs import WorkReader
+from perdure.regions.work_readers import WorkReader
 from perdure.replication.errors import Refusal
-from perdure.replication.feed import Event
 from perdure.replication.limits import (
     KEEPALIVE_S,
-    SEQ_MAX,
     SOCKET_LANES_MAX,
     SOCKET_SESSIONS_MAX,
     SOCKET_VERBS_MAX,
     SOCKETS_MAX,
 )
+from perdure.replication.tenants import name_of
 
 log = logging.getLogger("perdure.api")
-
-Headers = list[tuple[bytes, bytes]]
-# How a socket is closed (RFC 6455, 7.4).
-NOT_TEXT, COMES_BACK, TRY_LATER = 1003, 1012, 1013
-# A frame goes out as a whole: a long one has as much longer, as on a link of this speed.
-SLOWEST_BYTES_S = 65_536
-# How long what is under way may take while the region drains, and after the client has left.
-LEAVE_S_MAX = 1
-FINISH_S_MAX = 15
-_BEARER = "bearer."
-_ALIVE = '{"alive":true}'
-
-
-def bearer_of(scope: Scope) -> str | None:
-    """The grant that a browser sends among the subprotocols, as the header would say it."""
-    for name in scope.get("subprotocols", ()):
-        if name.startswith(_BEARER):
-            return f"Bearer {name[len(_BEARER) :]}"
-    return None
-
-
-async def refuse_socket(error: Exception, headers: Headers, send: Send) -> None:
-    """Answer a handshake with a problem, as HTTP."""
-    found = problem(error)
-    body = found.encode()
-    headers = [(name.encode(), value.encode()) for name, value in found.headers] + headers
-    headers.append((b"content-length", str(len(body)).encode()))
-    with contextlib.suppress(OSError):
-        start = {"type": "websocket.http.response.start", "status": found.status}
-        await send({**start, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
-
-
-def encode_frame(session: str, event: Event) -> str:
-    """An event as a frame: made once, whoever follows the session."""
-    if event.frame is None:
-        event.frame = (
-            f'{{"session":"{session}","event":"{event.name}",'
-            f'"id":"{event.cursor}","data":{event.data}}}'
-        )
-    return event.frame
 
 
 class Sockets:
     """The sockets of a region."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, door: Door) -> None:
         self._node = node
+        self._door = door
         self._count = 0
 
     def check_room(self) -> None:
@@ -92,7 +67,7 @@ class Sockets:
     async def serve(
         self, scope: Scope, receive: Receive, send: Send, session: str, headers: Headers
     ) -> None:
-        """One socket, from the end of its handshake on."""
+        """One socket, from the end of its handshake on; ``session`` is what its client calls it."""
         with self.counted():
             await self._serve(scope, receive, send, session, headers)
 
@@ -113,7 +88,8 @@ class Sockets:
             chosen = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
             accept = {"type": "websocket.accept", "subprotocol": chosen, "headers": headers}
             await send(accept)
-            await Socket(self._node, session, receive, send).run()
+            whose = Whose(standing_of(scope), self._door)
+            await Socket(self._node, whose, session, receive, send).run()
         except OSError:
             # The client has left; uvicorn says it so.
             return
@@ -122,8 +98,11 @@ class Sockets:
 class Socket:
     """One socket. ``run`` until it is closed; nothing of it is left then."""
 
-    def __init__(self, node: Node, session: str, receive: Receive, send: Send) -> None:
+    def __init__(
+        self, node: Node, whose: Whose, session: str, receive: Receive, send: Send
+    ) -> None:
         self._node = node
+        self._whose = whose
         self._session = session
         self._receive = receive
         self._send_message = send
@@ -147,6 +126,7 @@ class Socket:
         still carried out."""
         self._start(self._read())
         self._start(self._leave())
+        let_go = self._whose.standing.hold(None, self._grant_over)
         try:
             code = await self._end
             self._end_all(self._tasks - self._verbs)
@@ -157,6 +137,7 @@ class Socket:
             if self._verbs:
                 await asyncio.wait(self._verbs, timeout=FINISH_S_MAX)
         finally:
+            let_go()
             self._end_all(self._tasks)
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -229,14 +210,14 @@ class Socket:
         number: int | None = None
         answer = Answer(0)
         try:
-            frame = _parse(text)
-            number = _number(frame)
-            answer = await carry_out(self._node, self, self._session, frame)
+            frame = parse_frame(text)
+            number = number_of(frame)
+            answer = await carry_out(self._node, self, self._whose, self._session, frame)
             status, body = answer.status, answer.body
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("a frame failed")
-            status, body = _refused(error)
+            status, body = refusal_of(error)
         reply = {"reply": number, "status": status, "body": body}
         await self._send(json.dumps(reply, ensure_ascii=False, separators=(",", ":")))
         if answer.then is not None:
@@ -249,10 +230,13 @@ class Socket:
     ) -> Callable[[], Awaitable[None]]:
         """Subscribe to a session; see :class:`~perdure.api.verbs.Following`."""
         if session in self._readers:
-            raise Refusal("conflict", f"this socket follows session {session} already")
+            detail = f"this socket follows session {name_of(session)} already"
+            raise Refusal("conflict", detail)
         if len(self._readers) >= SOCKET_SESSIONS_MAX:
             raise Refusal("too_many", "this socket follows too many sessions", retry_after_s=1)
         self._readers[session] = reader = self._node.subscribe(session, cursor, member, data)
+        let_go = self._whose.standing.hold(session, reader.expire_grant)
+        reader.on_close(let_go)
 
         async def start() -> None:
             if self._readers.get(session) is reader and not self._end.done():
@@ -275,14 +259,28 @@ class Socket:
             for event in gathered:
                 await self._send(encode_frame(session, event))
             if not gathered and self._is_quiet():
-                await self._send(_ALIVE)
+                await self._send(ALIVE)
         self._following.pop(session, None)
         reader.close()
         self._readers.pop(session, None)
-        await self._send(f'{{"session":"{session}","over":true}}')
+        await self._send(f'{{"session":"{name_of(session)}","over":true}}')
 
     def _is_quiet(self) -> bool:
         return asyncio.get_running_loop().time() - self._sent_at > KEEPALIVE_S / 2
+
+    def _grant_over(self, why: str) -> None:
+        self._start(self._expire(why))
+
+    async def _expire(self, why: str) -> None:
+        """Its grant is over: what it follows is told, and it is closed."""
+        for reader in self._readers.values():
+            reader.expire_grant(why)
+        for feed in self._feeds.values():
+            feed.expire_grant(why)
+        await self._send(f'{{"expired":{{"reason":"{why}"}}}}')
+        if under_way := {*self._following.values(), *self._working.values(), *self._verbs}:
+            await asyncio.wait(under_way, timeout=LEAVE_S_MAX)
+        self._close(GRANT_OVER)
 
     async def _leave(self) -> None:
         """When the region drains, let its readers be told, and close."""
@@ -296,7 +294,7 @@ class Socket:
     def work(self, agent: str, worker: str | None) -> Callable[[], Awaitable[None]]:
         """Follow an agent's feed; see :class:`~perdure.api.verbs.Following`."""
         if agent in self._feeds:
-            raise Refusal("conflict", f"this socket follows agent {agent} already")
+            raise Refusal("conflict", f"this socket follows agent {name_of(agent)} already")
         if len(self._feeds) >= SOCKET_SESSIONS_MAX:
             raise Refusal("too_many", "this socket follows too many agents", retry_after_s=1)
         self._feeds[agent] = reader = self._node.follow_agent(agent, worker)
@@ -320,13 +318,13 @@ class Socket:
     async def _tell_work(self, agent: str, reader: WorkReader) -> None:
         while (told := await reader.next()) is not None:
             for name, data in told:
-                await self._send(f'{{"agent":"{agent}","event":"{name}","data":{data}}}')
+                await self._send(f'{{"agent":"{name_of(agent)}","event":"{name}","data":{data}}}')
             if not told and self._is_quiet():
-                await self._send(_ALIVE)
+                await self._send(ALIVE)
         self._working.pop(agent, None)
         reader.close()
         self._feeds.pop(agent, None)
-        await self._send(f'{{"agent":"{agent}","over":true}}')
+        await self._send(f'{{"agent":"{name_of(agent)}","over":true}}')
 
     # Acknowledgements
 
@@ -370,31 +368,6 @@ class Socket:
             self._lanes[lane] = ack
         if (ack.stable, ack.ended) != (last.stable, last.ended):
             session, message, producer, epoch = lane
-            names = {"session": session, "message": message, "producer": producer, "epoch": epoch}
-            await self._send(json.dumps({**names, "ack": ack_value(ack)}, separators=(",", ":")))
-
-
-def _parse(text: str) -> dict[str, Any]:
-    try:
-        return parse_object(text.encode())
-    except Refusal as refusal:
-        raise Refusal(refusal.code, refusal.detail.replace("the body", "the frame")) from refusal
-
-
-def _number(frame: dict[str, Any]) -> int:
-    number = frame.get("number")
-    if type(number) is not int or not 0 <= number <= SEQ_MAX:
-        raise Refusal(
-            "invalid_body", "number must be a whole number from 0 to 2^53-1", field="number"
-        )
-    return number
-
-
-def _refused(error: Exception) -> tuple[int, dict[str, Any]]:
-    """The status and the body of a refusal; what HTTP says in a header is in the body."""
-    found = problem(error)
-    after = dict(found.headers).get("retry-after")
-    return found.status, found.body if after is None else {
-        **found.body,
-        "retry_after_s": int(after),
-    }
+            names = {"session": name_of(session), "message": message}
+            lane_value = {**names, "producer": producer, "epoch": epoch, "ack": ack_value(ack)}
+            await self._send(json.dumps(lane_value, separators=(",", ":")))

@@ -23,6 +23,7 @@ from perdure.api.hot import (
 )
 from perdure.api.patience import within
 from perdure.api.problems import problem
+from perdure.api.standing import standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -196,6 +197,8 @@ class LongAppend:
         self._news = news
         self._last: Ack | None = None
         self._unstable = asyncio.Event()
+        # Why its grant is over; None while it is not.
+        self._over: str | None = None
 
     async def watch(self) -> None:
         """Set ``news`` when what was acknowledged may have become stable."""
@@ -209,11 +212,18 @@ class LongAppend:
         await self._node.leaving.wait()
         self._news.set()
 
+    def end(self, why: str) -> None:
+        """Its grant is over."""
+        self._over = why
+        self._news.set()
+
     async def run(self, lines: Lines) -> None:
         """Append what arrives and acknowledge it, until the body ends and all is stable."""
         while True:
             # Cleared before looking: what comes from here on is seen in the next round.
             self._news.clear()
+            if self._over is not None:
+                raise Refusal("unauthorized", f"the grant is over: it is {self._over}")
             if self._unstable.is_set():
                 await self._tell_progress(self._node.acknowledged(*self._lane))
             line = lines.take()
@@ -266,6 +276,8 @@ async def stream(
     """``POST …/stream``."""
     query(scope["query_string"])
     producer = producer_of(scope, seq_needed=False)
+    standing = standing_of(scope)
+    standing.authority.check_name(producer.id, "Producer-Id")
     check_media_type(scope, MEDIA_TYPE, "application/json")
     news = asyncio.Event()
     lines = Lines(receive, news)
@@ -278,7 +290,8 @@ async def stream(
     try:
         start = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), *headers]
         await send({"type": "http.response.start", "status": 200, "headers": start})
-        await appending.run(lines)
+        with standing.held(session, appending.end):
+            await appending.run(lines)
     except TimeoutError:
         return
     except Exception as error:

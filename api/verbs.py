@@ -7,9 +7,12 @@ To add a verb: a coroutine that takes a :class:`Call` and gives an :class:`Answe
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
+from perdure.api.door import Door
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.fields import Fields, ack_wait_ms, check_ttl_s
 from perdure.api.hot import check_count, check_end
+from perdure.api.needs import NAMES, WITHOUT_SESSION, of_frame
+from perdure.api.owners import check_own
 from perdure.api.runs import (
     CLAIM_FIELDS,
     LEASE_FIELDS,
@@ -21,11 +24,13 @@ from perdure.api.runs import (
     say_state,
     send_signal,
 )
+from perdure.api.standing import Standing
 from perdure.regions.answers import Ack, Opened
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_id, is_id, parse_epoch
 from perdure.replication.limits import ACK_WAIT_MS_MAX, SEQ_MAX
+from perdure.replication.tenants import session_key
 
 # Session, message, producer, epoch: whose acknowledgements a socket is told.
 Lane = tuple[str, str, str, str]
@@ -63,11 +68,19 @@ class Following(Protocol):
         """Tell the client, from this acknowledgement on, when more is stable."""
 
 
+class Whose(NamedTuple):
+    """Whose socket it is, and who knows other grants."""
+
+    standing: Standing
+    door: Door
+
+
 class Call(NamedTuple):
-    """One frame, and what it is to be carried out with."""
+    """One frame, and what it is to be carried out with; ``session`` as the regions call it."""
 
     node: Node
     socket: Following
+    whose: Whose
     session: str
     frame: dict[str, Any]
     fields: Fields
@@ -210,6 +223,8 @@ async def _delete(call: Call) -> Answer:
         await call.node.discard_document(call.session, document)
         return Answer(204)
     message = call.message() if call.fields.has("message") else None
+    if message is not None:
+        check_own(call.node, call.whose.standing.authority, call.session, message)
     await call.node.delete(call.session, message)
     return Answer(204)
 
@@ -253,13 +268,22 @@ async def _signal(call: Call) -> Answer:
 
 
 async def _work(call: Call) -> Answer:
-    agent, worker = call.fields.needed("agent"), call.fields.text("worker")
-    return Answer(200, {}, call.socket.work(agent, worker))
+    agent, worker = check_id(call.fields.needed("agent"), "agent"), call.fields.text("worker")
+    authority = call.whose.standing.authority
+    authority.check_everywhere("run")
+    authority.check_name(agent, "agent")
+    return Answer(200, {}, call.socket.work(session_key(authority.tenant, agent), worker))
 
 
 async def _rest(call: Call) -> Answer:
-    await call.socket.rest(call.fields.needed("agent"))
+    agent = call.fields.needed("agent")
+    await call.socket.rest(session_key(call.whose.standing.authority.tenant, agent))
     return Answer(200, {})
+
+
+async def _renew(call: Call) -> Answer:
+    standing, guard = call.whose
+    return Answer(200, await guard.renew(standing.authority, call.fields.needed("grant")))
 
 
 _KEYED = DRAFT_FIELDS | {"idempotency_key"}
@@ -284,12 +308,15 @@ VERBS: dict[str, Verb] = {
     "join": Verb(frozenset({"member", "data", "ttl_s"}), _join),
     "leave": Verb(frozenset({"member"}), _leave),
     "delete": Verb(frozenset({"message", "document"}), _delete),
+    "renew": Verb(frozenset({"grant"}), _renew),
 }
 _OF_EVERY_FRAME = frozenset({"do", "number", "session"})
 
 
-async def carry_out(node: Node, socket: Following, session: str, frame: dict[str, Any]) -> Answer:
-    """Do what a frame says; ``session`` is meant where it names none.
+async def carry_out(
+    node: Node, socket: Following, whose: Whose, session: str, frame: dict[str, Any]
+) -> Answer:
+    """Do what a frame says; ``session``, as its client calls it, is meant where it names none.
 
     Raises ``Refusal`` and ``StorageError`` as the node does.
     """
@@ -300,4 +327,12 @@ async def carry_out(node: Node, socket: Following, session: str, frame: dict[str
     fields = Fields(frame, verb.fields | _OF_EVERY_FRAME)
     if fields.has("session"):
         session = check_id(frame["session"], "session")
-    return await verb.run(Call(node, socket, session, frame, fields))
+    key = session
+    if name not in WITHOUT_SESSION:
+        key = whose.standing.check(session, of_frame(frame))
+        whose.standing.authority.check_names(frame, *NAMES)
+        if fields.has("presence"):
+            whose.standing.check_member(key, fields.needed("presence"))
+    elif fields.has("worker"):
+        whose.standing.authority.check_names(frame, "worker")
+    return await verb.run(Call(node, socket, whose, key, frame, fields))

@@ -6,8 +6,9 @@ from typing import NamedTuple
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import poll_wait_ms, query
 from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
+from perdure.api.standing import standing_of
 from perdure.regions.node import Node
-from perdure.regions.runs import Told, WorkReader
+from perdure.regions.work_readers import Told, WorkReader
 
 Headers = list[tuple[bytes, bytes]]
 _EVENT_STREAM = b"text/event-stream"
@@ -26,10 +27,15 @@ async def work_feed(
 ) -> None:
     """``GET /v1/agents/{a}/runs``."""
     values = query(scope["query_string"], "wait_ms", "cursor", "worker")
+    standing = standing_of(scope)
+    if (worker := values.get("worker")) is not None:
+        standing.authority.check_name(worker, "worker")
     gone = asyncio.ensure_future(_until_gone(receive))
     try:
         if _wants_stream(scope):
-            await _stream(node, node.follow_agent(agent, values.get("worker")), send, gone, headers)
+            reader = node.follow_agent(agent, worker)
+            with standing.held(None, reader.expire_grant):
+                await _stream(node, reader, send, gone, headers)
             return
         wait_s = poll_wait_ms(values) / 1000 if "wait_ms" in values else 0.0
         asked = Asked(values.get("cursor"), wait_s, values.get("worker"))

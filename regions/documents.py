@@ -49,6 +49,8 @@ class Seat:
         # It has sent what builds on something that is missing here: it was asked for all that is
         # missing, and is asked again when something has come.
         self.was_asked = self.waits = False
+        # Whether its client may edit, and is shown to the others.
+        self.may_write = self.is_seen = True
         # Of a client that reads the messages: what it has. None: it has not said so yet.
         self.has: dict[int, int] | None = None
         self._room = room
@@ -101,7 +103,7 @@ class Seat:
     def tell_present(self, entries: Iterable[Presence]) -> bool:
         """What it says of who is here; whether that is news. Raises ``YjsError`` when there is no
         room."""
-        return self._room.tell_present(self, entries)
+        return self.is_seen and self._room.tell_present(self, entries)
 
     def show_present(self) -> None:
         """Tell it who is here."""

@@ -200,7 +200,7 @@ class Reader:
         self._own: deque[Event] = deque(first)
         # The first answer may be a long snapshot: it is written by pull and not counted.
         self._own_bytes = 0
-        self._cut = False
+        self._cut = self._is_last = False
         self._gone = [gone]
 
     def offer(self, events: list[Event]) -> None:
@@ -232,6 +232,8 @@ class Reader:
                 self._own.clear()
                 self._own_bytes = 0
                 return events
+            if self._is_last:
+                return None
             if self.returning is None and self.index < self.feed.end:
                 since = self.feed.since(self.index)
                 if since is None:
@@ -251,6 +253,25 @@ class Reader:
         """Whether it was given everything that the others were told."""
         is_behind = self._own or self.index != self.feed.end or self.feed.owes
         return self.returning is None and not is_behind
+
+    def expire_grant(self, why: str) -> None:
+        """End this subscription, whose grant is over, with that as a last word after all that was
+        told before."""
+        draft = Draft("expired", f'{{"reason":"{why}"}}')
+        if self.returning is not None:
+            last = self.returning.tell(draft)
+        else:
+            # Its cursor says that all this was told: so it is.
+            since = self.feed.since(self.index)
+            if since is None:
+                self.cut()
+                return
+            self._own.extend(since)
+            self.index = self.feed.end
+            last = finish(self.feed.session, draft)
+        self._own.append(last)
+        self._is_last = True
+        self.feed.wake()
 
     def cut(self) -> None:
         """End this subscription; the client resumes by its cursor."""

@@ -11,8 +11,9 @@ from typing import Any
 from perdure.regions.log_tables import meta, put_meta, sealed, unsealed
 from perdure.regions.ports import Stored
 from perdure.replication.errors import Damaged
-from perdure.replication.ids import bucket, is_id, slot
+from perdure.replication.ids import bucket, slot
 from perdure.replication.rows import FIRST_SHOWN, Image, Row, decode_row, encode_row
+from perdure.replication.tenants import Range, is_session
 from perdure.replication.totals import recount
 from sqlalchemy import Connection
 
@@ -132,13 +133,15 @@ def load(look: Look, id_: str, quarantine: Quarantine) -> Stored | None:
     return Stored(archive, head, term_of(digest), bool(present))
 
 
-def page(connection: Connection, after: str | None, limit: int) -> list[tuple[str, bytes]]:
-    """Ids and summaries of stored sessions that exist, by id."""
+def page(connection: Connection, among: Range, limit: int) -> list[tuple[str, bytes]]:
+    """Names and summaries of stored sessions that exist, by name; those with a tenant, or those
+    without, as the range itself."""
     rows = connection.exec_driver_sql(
-        "SELECT id, summary FROM session WHERE present AND id > ? ORDER BY id LIMIT ?",
-        (after or "", limit),
+        "SELECT id, summary FROM session WHERE present AND id >= ? AND id < ?"
+        " AND (instr(id, ':') > 0) = ? ORDER BY id LIMIT ?",
+        (*among, ":" in among.first, limit),
     )
-    return [(id_, summary) for id_, summary in rows if is_id(id_)]
+    return [(id_, summary) for id_, summary in rows if is_session(id_)]
 
 
 def active(connection: Connection) -> list[str]:
@@ -147,7 +150,7 @@ def active(connection: Connection) -> list[str]:
         "SELECT id FROM session WHERE number IN (SELECT session FROM message WHERE open)"
         " ORDER BY id"
     )
-    return [id_ for (id_,) in rows if is_id(id_)]
+    return [id_ for (id_,) in rows if is_session(id_)]
 
 
 def in_buckets(connection: Connection, numbers: Sequence[int]) -> dict[str, bytes]:
@@ -157,7 +160,7 @@ def in_buckets(connection: Connection, numbers: Sequence[int]) -> dict[str, byte
         rows = connection.exec_driver_sql(
             "SELECT id, digest FROM session WHERE bucket = ?", (number,)
         )
-        found.update((id_, digest) for id_, digest in rows if is_id(id_))
+        found.update((id_, digest) for id_, digest in rows if is_session(id_))
     return found
 
 
@@ -192,7 +195,7 @@ class Sums:
         sums = cls()
         rows = connection.exec_driver_sql("SELECT id, CAST(digest AS BLOB), present FROM session")
         for id_, digest, present in rows:
-            if is_id(id_):
+            if is_session(id_):
                 sums.replace(id_, (0, False), (term_of(digest), bool(present)))
         return sums
 
@@ -315,7 +318,7 @@ def scrub(
     ).all()
     damaged: list[tuple[str, int, str]] = []
     for number, id_ in rows:
-        if is_id(id_):
+        if is_session(id_):
             damaged += _scrub_session(connection, number, id_)
         else:
             damaged.append(("lost", number, id_))

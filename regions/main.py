@@ -206,12 +206,13 @@ def _serve(options: argparse.Namespace) -> int:
     import uvloop
     from perdure.api.app import create_app
     from perdure.api.grants import Grants
+    from perdure.api.guarding import Rules
     from perdure.regions.serving import CannotListen, serve
 
     def make_app(node: Any) -> Any:
         return create_app(
             node,
-            grants=Grants(config.jwt_secret) if config.jwt_secret else None,
+            rules=Rules(Grants(config.jwt_secret)) if config.jwt_secret else None,
             version=version("perdure"),
             cors_origins=config.cors_origins,
             cors_origin_regex=LOOPBACK_ORIGINS if config.no_auth else None,

@@ -17,6 +17,7 @@ from perdure.replication.limits import (
 )
 from perdure.replication.presence_view import PUT, Key
 from perdure.replication.roster import Roster
+from perdure.replication.tenants import check_session
 
 
 class Meeting(Writing):
@@ -29,7 +30,7 @@ class Meeting(Writing):
 
     def members(self, session: str) -> list[dict[str, Any]]:
         """Everybody who is here. Raises ``Refusal``: ``not_found``, ``deleted``."""
-        check_id(session, "session")
+        check_session(session)
         self._check_readable()
         self._check_not_deleted(session)
         found = list(self.desk.values(session))
@@ -50,7 +51,7 @@ class Meeting(Writing):
         Raises ``Refusal``: ``invalid_body``, ``too_large``, ``too_many``, ``deleted``.
         """
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         check_id(member, "member")
         ttl_s = PRESENCE_TTL_S_DEFAULT if ttl_s is None else ttl_s
         if not 1 <= ttl_s <= PRESENCE_TTL_S_MAX:
@@ -65,7 +66,7 @@ class Meeting(Writing):
     def remove_member(self, session: str, member: str) -> None:
         """A member leaves, through everything that is known of it here."""
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         check_id(member, "member")
         self._check_not_deleted(session)
         self.desk.attendance.leave(session, member)
@@ -73,7 +74,7 @@ class Meeting(Writing):
     def signal(self, session: str, name: str, data: Any, sender: str | None) -> None:
         """Something for who reads the session now, in all regions. Raises ``Refusal``."""
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         if sender is not None:
             check_id(sender, "from")
         check_signal(name, data)
@@ -87,7 +88,7 @@ class Meeting(Writing):
         """As :meth:`Reading.subscribe`; with ``member``, that one is here while it lasts."""
         if member is None:
             return super().subscribe(session, cursor)
-        check_id(session, "session")
+        check_session(session)
         check_id(member, "presence")
         text = check_data(data)
         # Who is refused was never here: whatever may refuse comes before the arrival, and that

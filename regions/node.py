@@ -7,7 +7,7 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from perdure.regions.catch_up import CatchUp
@@ -28,10 +28,10 @@ from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.frames import VERSIONS
 from perdure.replication.gossip import Gossip
-from perdure.replication.ids import check_id
 from perdure.replication.limits import KEEPALIVE_S
 from perdure.replication.records import Origin, Record
 from perdure.replication.retelling import tell
+from perdure.replication.tenants import check_session
 
 log = logging.getLogger("perdure")
 
@@ -68,6 +68,10 @@ class Node(Sharing):
         self.desk.signals.hear_present = self.shared.hear
         self._entropy = entropy
         self.turns = RunDesk(state, self.desk, self.fanout, clock)
+        # Who is told of the messages of a session that have changed, by its name inside; and what
+        # is to be looked at once a second.
+        self.watchers: dict[str, Callable[[str], None]] = {}
+        self.each_second: list[Callable[[], None]] = []
         # Set when the disk can no longer be trusted: the process is to end.
         self.failed = asyncio.Event()
         self._storage = storage
@@ -244,6 +248,8 @@ class Node(Sharing):
         self.desk.tick()
         self.shared.tick()
         self.repair.tick()
+        for look in self.each_second:
+            look()
         if now_ms - self._last_keep_alive_ms >= KEEPALIVE_S * 1000 - TICK_MS // 2:
             self._last_keep_alive_ms = now_ms
             self.fanout.keep_alive()
@@ -267,6 +273,8 @@ class Node(Sharing):
                 self.turns.session_deleted(session)
         sessions = {session.id: session for session in touched}
         for name, id_ in self.state.news:
+            if name in self.watchers:
+                self.watchers[name](id_)
             if name in sessions:
                 self.turns.check(sessions[name], id_)
         self.peers_changed()
@@ -322,6 +330,21 @@ class Node(Sharing):
 
     # About itself
 
+    @property
+    def clock(self) -> Clock:
+        """The time here."""
+        return self._clock
+
+    @property
+    def entropy(self) -> Entropy:
+        """Randomness."""
+        return self._entropy
+
+    def is_cut_off(self) -> bool:
+        """Whether some other region cannot be heard: what it says now is not known here."""
+        now_ms = self._clock.monotonic_ms()
+        return any(peer.state(now_ms) != "up" for peer in self.gossip.peers.values())
+
     def version(self) -> dict[str, Any]:
         """Who this is."""
         return {
@@ -333,7 +356,7 @@ class Node(Sharing):
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether every region that can be reached holds the same (PROTOCOL A.4)."""
         if session is not None:
-            check_id(session, "session")
+            check_session(session)
         return await verify(self.holdings, self.gossip, self._links, session)
 
     def regions(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from perdure.replication.records import Origin, Record, Vector
 from perdure.replication.rows import Archive, Image
+from perdure.replication.tenants import Range
 
 
 class StorageError(Exception):
@@ -109,8 +110,8 @@ class Storage(Protocol):
     def session(self, id_: str) -> Stored | None:
         """A session that has been stored."""
 
-    def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
-        """Ids and summaries of stored sessions that exist, by id."""
+    def sessions(self, among: Range, limit: int) -> list[tuple[str, bytes]]:
+        """Names and summaries of stored sessions that exist, by name."""
 
     def active(self) -> list[str]:
         """The stored sessions of which some run is not over."""

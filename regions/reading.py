@@ -1,5 +1,6 @@
 """What a region answers from its own copy, without asking anybody: plain functions, no waiting."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from perdure.regions.answers import Ack
@@ -16,6 +17,10 @@ from perdure.replication.lane import Lane
 from perdure.replication.message import Message
 from perdure.replication.roster import Roster
 from perdure.replication.session import Session
+from perdure.replication.tenants import Range, check_session, name_of, range_of
+
+# Those that belong to no tenant.
+EVERYBODYS = (range_of("", "*"),)
 
 
 class Reading:
@@ -44,13 +49,13 @@ class Reading:
         """Raises ``Refusal`` where an answer would be a wrong one."""
 
     def _existing(self, session: str) -> Session:
-        check_id(session, "session")
+        check_session(session)
         self._check_readable()
         state = self.state.find(session)
         if state is not None:
             admission.check_live(state)
         if state is None or not state.exists:
-            raise Refusal("not_found", f"this region knows no session {session}")
+            raise Refusal("not_found", f"this region knows no session {name_of(session)}")
         return state
 
     def _message(self, session: str, id_: str) -> Message:
@@ -71,6 +76,12 @@ class Reading:
         """One message."""
         return self._message(session, id_).value()
 
+    def writers(self, session: str, message: str) -> tuple[str | None, str | None]:
+        """The author of a message, and the producer that opened it."""
+        header = self._message(session, message).header
+        assert header is not None
+        return header.author, header.lane.producer
+
     def metadata(self, session: str) -> dict[str, Any]:
         """The session's metadata."""
         return self._existing(session).metadata()
@@ -83,20 +94,28 @@ class Reading:
         messages, more = state.page(before, limit)
         return {"messages": messages, "more": more}
 
-    def sessions(self, after: str | None, limit: int) -> dict[str, Any]:
-        """A page of sessions by id."""
-        if after is not None:
-            check_id(after, "after")
+    def sessions(
+        self, after: str | None, limit: int, ranges: Sequence[Range] = EVERYBODYS
+    ) -> dict[str, Any]:
+        """A page of the sessions in some ranges, which are in order and apart; ``after`` is a name
+        inside."""
         self._check_readable()
-        page, more = self.state.page(after, limit)
-        return {"sessions": page, "next": page[-1]["id"] if more else None}
+        page: list[tuple[str, dict[str, Any]]] = []
+        for first, past in ranges:
+            if after is not None:
+                # Sorts before whatever goes on where ``after`` ends.
+                first = max(first, after + "\x01")
+            if first < past and len(page) <= limit:
+                page += self.state.page(Range(first, past), limit + 1 - len(page))
+        values = [value for _, value in page[:limit]]
+        return {"sessions": values, "next": values[-1]["id"] if len(page) > limit else None}
 
     def subscribe(self, session: str, cursor: str | None) -> Reader:
         """Follow a session from a cursor on, or from now.
 
         Raises ``Refusal``: ``invalid_cursor``, ``deleted``, ``too_many``, ``draining``.
         """
-        check_id(session, "session")
+        check_session(session)
         position = decode(cursor) if cursor else None
         self._check_readable()
         self.resumes += position is not None

@@ -6,7 +6,8 @@ import itertools
 from typing import Any
 
 from perdure.regions.meeting import Meeting
-from perdure.regions.runs import RunDesk, WorkReader
+from perdure.regions.runs import RunDesk
+from perdure.regions.work_readers import WorkReader
 from perdure.regions.writer import Admit
 from perdure.replication import runs
 from perdure.replication.admission import Admission, Draft, Pending
@@ -18,6 +19,7 @@ from perdure.replication.operations import Open, Operation
 from perdure.replication.presence_view import Key
 from perdure.replication.runs import RunDraft
 from perdure.replication.session import Session
+from perdure.replication.tenants import check_session, session_key, tenant_of
 
 # So many leases that are over are noted together.
 LAPSES_MAX = 200
@@ -42,13 +44,13 @@ class Running(Meeting):
     async def request_run(self, session: str, draft: RunDraft) -> tuple[bool, dict[str, Any]]:
         """Ask an agent for a turn; True when it is new."""
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         admitted: list[Admission] = []
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             admitted.append(runs.admit_run(state, draft, self._site()))
             if admitted[-1].operations:
-                self.turns.check_room(draft.agent)
+                self.turns.check_room(session_key(tenant_of(session), draft.agent))
             return admitted[-1].operations
 
         created = await self._writer.write(session, admit)
@@ -191,14 +193,15 @@ class Running(Meeting):
     # Feeds
 
     def agent_runs(self, agent: str) -> tuple[str, str]:
-        """An agent's open runs as a JSON list, and the cursor that names them."""
-        check_id(agent, "agent")
+        """An agent's open runs as a JSON list, and the cursor that names them; ``agent`` is named
+        with its tenant, as sessions are."""
+        check_session(agent, "agent")
         self._check_readable()
         return self.turns.listed(agent)
 
     def follow_agent(self, agent: str, worker: str | None) -> WorkReader:
         """Follow an agent's feed. Raises ``Refusal``."""
-        check_id(agent, "agent")
+        check_session(agent, "agent")
         if worker is not None:
             check_id(worker, "worker")
         self._check_readable()

@@ -4,9 +4,8 @@ Rule of this file: what is replicated of a run is in its message. Here is only w
 of it, and the index by agents that a feed needs; both are made anew at a start.
 """
 
-import asyncio
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,6 +13,7 @@ from perdure.regions.fanout import Fanout
 from perdure.regions.ports import Clock
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.state import State
+from perdure.regions.work_readers import WorkReader
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft
 from perdure.replication.ids import LaneKey, digest
@@ -22,17 +22,14 @@ from perdure.replication.message import Message
 from perdure.replication.presence_view import LEASE, Key
 from perdure.replication.runs import Sight, attempt_of, holder_of, run_value
 from perdure.replication.session import Session
+from perdure.replication.tenants import name_of, session_key, tenant_of
 
 UNSEEN_MS = LEASE_UNSEEN_S * 1000
 _TAG_BYTES = 8
-# Changes that wait for a worker; beyond that it is told of all runs anew.
-_CHANGES_WAITING_MAX = 1_000
 
 K = TypeVar("K")
 N = TypeVar("N")
 Run = tuple[str, str]
-# What a worker is told: the event, and its data.
-Told = tuple[str, str]
 
 
 class Signs(NamedTuple):
@@ -55,55 +52,6 @@ class Open(NamedTuple):
     # The presence of the agent that holds it; None before the first claim.
     key: Key | None
     signs: Signs
-
-
-class WorkReader:
-    """One reader of an agent's feed. ``next`` until it gives None; ``close`` always."""
-
-    def __init__(self, desk: "RunDesk", agent: str, worker: str | None) -> None:
-        self.agent = agent
-        self.worker = worker
-        self.is_over = False
-        self._desk = desk
-        self._waiting: deque[Told] = deque()
-        # Whether it is to be told of all runs, as they are when it looks.
-        self._is_new = True
-        self._woken = asyncio.Event()
-        self._woken.set()
-
-    def tell(self, told: Told) -> None:
-        """One more change."""
-        if not self._is_new:
-            self._waiting.append(told)
-        if len(self._waiting) > _CHANGES_WAITING_MAX:
-            self.begin_anew()
-        self._woken.set()
-
-    def begin_anew(self) -> None:
-        """Tell of all runs; what waits is part of that."""
-        self._is_new = True
-        self._waiting.clear()
-        self._woken.set()
-
-    def wake(self) -> None:
-        """Let it look, for a keep-alive or its end."""
-        self._woken.set()
-
-    async def next(self) -> list[Told] | None:
-        """What to write now; an empty list for a keep-alive; None when it is over."""
-        if not (self._is_new or self._waiting or self.is_over):
-            self._woken.clear()
-            await self._woken.wait()
-        told = list(self._waiting)
-        if self._is_new:
-            told = [("runs", self._desk.everything(self.agent))]
-        self._is_new = False
-        self._waiting.clear()
-        return None if self.is_over and not told else told
-
-    def close(self) -> None:
-        """Leave; idempotent."""
-        self._desk.left(self)
 
 
 class RunDesk:
@@ -203,17 +151,18 @@ class RunDesk:
         seen_ms = now_ms if is_fresh or known is None else known.seen_ms
         before = "" if known is None else known.text
         agent, created = message.header.run.agent, message.header.created
+        desk = _desk(run, agent)
         key = self.key_of(message)
         self._open[run] = entry = Open(agent, created, before, is_seen, seen_ms, key, signs)
         if not is_seen and now_ms - seen_ms < UNSEEN_MS:
             self._later[run] = seen_ms + UNSEEN_MS
         text = self._text(message)
         self._by_session.setdefault(session.id, {})[id_] = None
-        self._by_agent.setdefault(agent, {})[run] = None
-        self._attach(run, agent, signs.holder, known)
+        self._by_agent.setdefault(desk, {})[run] = None
+        self._attach(run, desk, signs.holder, known)
         if text != before:
             self._open[run] = entry._replace(text=text)
-            self._tell(run, agent, text)
+            self._tell(run, desk, text)
         if known is not None and known.key is not None and known.key != key:
             # Who held it before is not here for it any more.
             self._presence.attendance.release(*known.key)
@@ -238,18 +187,18 @@ class RunDesk:
     def _end(self, run: Run, text: str | None) -> None:
         """A run is over; None: it was deleted, and readers are told so otherwise."""
         known = self._open.pop(run)
-        agent = known.agent
+        desk = _desk(run, known.agent)
         self._later.pop(run, None)
         _drop(self._by_session, run[0], run[1])
-        _drop(self._by_agent, agent, run)
-        self._attach(run, agent, None, known)
+        _drop(self._by_agent, desk, run)
+        self._attach(run, desk, None, known)
         self._leases_s.pop(run, None)
-        self._presence.attendance.release(run[0], agent, f"{LEASE}{run[1]}/")
+        self._presence.attendance.release(run[0], known.agent, f"{LEASE}{run[1]}/")
         if text is None:
-            for reader in self._readers.get(agent, ()):
+            for reader in self._readers.get(desk, ()):
                 reader.begin_anew()
         else:
-            self._tell(run, agent, text)
+            self._tell(run, desk, text)
 
     def _tell(self, run: Run, agent: str, text: str) -> None:
         feed = self._fanout.get(run[0])
@@ -317,7 +266,7 @@ class RunDesk:
     def check_room(self, agent: str) -> None:
         """Raises ``Refusal`` ``too_many`` for one run more than an agent may have."""
         if len(self._by_agent.get(agent, ())) >= RUNS_OPEN_MAX:
-            raise Refusal("too_many", f"too many runs wait for {agent}", retry_after_s=5)
+            raise Refusal("too_many", f"too many runs wait for {name_of(agent)}", retry_after_s=5)
 
     def everything(self, agent: str) -> str:
         """All open runs of an agent, as JSON."""
@@ -377,6 +326,11 @@ class RunDesk:
             reader.wake()
 
         self._each_reader(end)
+
+
+def _desk(run: Run, agent: str) -> str:
+    """What an agent of the session's tenant is called here."""
+    return session_key(tenant_of(run[0]), agent)
 
 
 def _signs(message: Message) -> Signs:

@@ -23,6 +23,7 @@ from perdure.replication.lib0 import YjsError
 from perdure.replication.operations import Operation
 from perdure.replication.projection import MESSAGES_DOCUMENT, projected
 from perdure.replication.session import Session
+from perdure.replication.tenants import check_session
 from perdure.replication.yjs_parser import Update
 from perdure.replication.yjs_sync import encode_step_1, encode_step_2, encode_vector
 
@@ -97,7 +98,7 @@ class Sharing(Running):
         self, session: str, id_: str, admit: Callable[[Session], list[Operation]]
     ) -> None:
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         check_id(id_, "document")
         _check_writable(id_)
 
@@ -115,19 +116,23 @@ class Sharing(Running):
         self.desk.signals.tell_present(name, awareness)
         self.desk.wake()
 
-    def join_document(self, session: str, id_: str) -> Seat:
-        """A seat at a document, which need not be there yet; it is asked for what is lacking here.
+    def join_document(
+        self, session: str, id_: str, *, may_write: bool = True, is_seen: bool = True
+    ) -> Seat:
+        """A seat at a document, which need not be there yet; it is asked for what is lacking here,
+        where it may write.
 
         Raises ``Refusal``: ``deleted``, ``draining``, ``too_many``.
         """
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         check_id(id_, "document")
         state = self.state.find(session)
         if state is not None:
             check_there(state, id_)
         seat = self.shared.join((session, id_))
-        if id_ != MESSAGES_DOCUMENT:
+        seat.may_write, seat.is_seen = may_write, is_seen
+        if id_ != MESSAGES_DOCUMENT and may_write:
             seat.push(encode_step_1(self._shared(seat).vector))
         seat.show_present()
         return seat
@@ -163,6 +168,8 @@ class Sharing(Running):
         self._check_open()
         session, id_ = seat.name
         _check_writable(id_)
+        if not seat.may_write:
+            raise Refusal("forbidden", "this may only read the document", needs="write")
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             return admit_update(state, id_, data, update, self._site())

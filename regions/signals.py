@@ -19,6 +19,7 @@ from perdure.replication.limits import (
     SIGNALS_PER_S_MAX,
     SIGNALS_WAITING_MAX,
 )
+from perdure.replication.tenants import is_session
 from perdure.replication.yjs_sync import Presence, decode_awareness
 
 # Who is at a document is told to peers in pieces of at most so many bytes.
@@ -102,7 +103,7 @@ class Signals:
         """A ``signal`` frame of a peer. Raises ``FrameError``."""
         value = decode_json(payload)
         sender = value.get("from")
-        if not (is_id(value.get("session")) and (sender is None or is_id(sender))):
+        if not (is_session(value.get("session")) and (sender is None or is_id(sender))):
             raise FrameError("payload", "a signal is of a session, and of somebody")
         if not is_signal(value.get("signal")) or "data" not in value:
             raise FrameError("payload", "no signal")

@@ -32,6 +32,7 @@ from perdure.replication.operations import (
 from perdure.replication.records import ABSORBED, Origin, Record
 from perdure.replication.rows import Image
 from perdure.replication.session import Session
+from perdure.replication.tenants import Range
 from perdure.replication.totals import id_of
 
 log = logging.getLogger("perdure")
@@ -379,17 +380,17 @@ class State:
             found.append((self.sessions[id_], 0 if stored is None else stored.term))
         return found
 
-    def page(self, after: str | None, limit: int) -> tuple[list[dict[str, Any]], bool]:
-        """Summaries of existing sessions by id, after one; and whether there are more."""
+    def page(self, among: Range, limit: int) -> list[tuple[str, dict[str, Any]]]:
+        """Names and summaries of existing sessions, by name."""
         unstored = {session.id: session for session, _ in self.unstored()}
-        rows = dict(self._storage.sessions(after, limit + 1 + len(unstored)))
+        rows = dict(self._storage.sessions(among, limit + len(unstored)))
         found = {id_: json.loads(text) for id_, text in rows.items() if id_ not in unstored}
-        last = max(found, default="") if len(rows) > limit + len(unstored) else None
+        past = max(rows) + "\x01" if len(rows) == limit + len(unstored) else among.past
+        has_tenant = ":" in among.first
         for id_, session in unstored.items():
-            if session.exists and id_ > (after or "") and (last is None or id_ <= last):
+            if session.exists and among.first <= id_ < past and (":" in id_) == has_tenant:
                 found[id_] = session.summary(encode(session.position()))
-        ids = sorted(found)
-        return [found[id_] for id_ in ids[:limit]], len(ids) > limit
+        return [(id_, found[id_]) for id_ in sorted(found)][:limit]
 
     def __len__(self) -> int:
         count = self._storage.count()

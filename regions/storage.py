@@ -29,6 +29,7 @@ from perdure.regions.storage_engine import (
 )
 from perdure.replication.records import ABSORBED, Origin, Record, Vector
 from perdure.replication.rows import Image
+from perdure.replication.tenants import Range
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -249,9 +250,9 @@ class SqliteStorage:
         """A session that has been stored."""
         return image_tables.load(self._look, id_, self._damage.note)
 
-    def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
-        """Ids and summaries of stored sessions that exist, by id."""
-        return self._look(lambda loader: image_tables.page(loader, after, limit))
+    def sessions(self, among: Range, limit: int) -> list[tuple[str, bytes]]:
+        """Names and summaries of stored sessions that exist, by name."""
+        return self._look(lambda loader: image_tables.page(loader, among, limit))
 
     def active(self) -> list[str]:
         """The stored sessions of which some run is not over."""

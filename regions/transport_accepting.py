@@ -43,9 +43,9 @@ from perdure.replication.handshake import (
     establish,
     expect,
 )
-from perdure.replication.ids import is_id
 from perdure.replication.peers import SUSPECT_MS
 from perdure.replication.records import Record
+from perdure.replication.tenants import is_session
 
 # Each may cost a message of the greatest size before it is known who sent it.
 HANDSHAKES_MAX = 16
@@ -251,7 +251,7 @@ class Acceptor:
         ask, sessions = question.get("ask"), question.get("sessions")
         if type(ask) is not int or not 0 <= ask < 2**64:
             raise FrameError("payload", "ask is no number")
-        if not isinstance(sessions, list) or not all(map(is_id, sessions)):
+        if not isinstance(sessions, list) or not all(map(is_session, sessions)):
             raise FrameError("payload", "sessions are no ids")
         if link.telling is not None:
             await asyncio.wait({link.telling})

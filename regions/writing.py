@@ -19,6 +19,7 @@ from perdure.replication.items import End, Entry, make_items
 from perdure.replication.message import Message
 from perdure.replication.operations import Claim, Open, Operation
 from perdure.replication.session import Session
+from perdure.replication.tenants import check_session
 
 
 class Writing(Reading):
@@ -56,7 +57,7 @@ class Writing(Reading):
     async def create(self, session: str, metadata: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
         """Create a session; True when it is new."""
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             return admission.admit_create(state, metadata, self._site())
@@ -79,7 +80,7 @@ class Writing(Reading):
 
     async def _admit_message(self, session: str, draft: Draft) -> tuple[bool, str, LaneKey]:
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         admitted: list[admission.Admission] = []
 
         def admit(state: Session, _: Pending) -> list[Operation]:
@@ -226,7 +227,7 @@ class Writing(Reading):
     async def delete(self, session: str, message: str | None = None) -> None:
         """Delete a message or the session, for ever, in every region."""
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
         if message is not None:
             check_id(message, "message")
         await self._writer.write(session, lambda s, _: admission.admit_delete(s, message))
@@ -234,7 +235,7 @@ class Writing(Reading):
     async def patch_metadata(self, session: str, patch: dict[str, Any]) -> dict[str, Any]:
         """Set top-level keys of the metadata; the metadata as it is then."""
         self._check_open()
-        check_id(session, "session")
+        check_session(session)
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             return admission.admit_metadata(state, patch, self._site())

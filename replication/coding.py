@@ -36,6 +36,7 @@ from perdure.replication.operations import (
     Step,
 )
 from perdure.replication.records import LSN_MAX, parse_origin
+from perdure.replication.tenants import is_session
 from perdure.replication.yjs_parser import YJS_CLOCK_MAX
 
 _HLC_MAX = 2**64 - 1
@@ -160,7 +161,7 @@ def _decode_fields(fields: Any) -> Operation:
     decoder = _DECODERS.get(fields[0]) if isinstance(fields[0], str) else None
     if decoder is None:
         raise Malformed(f"unknown operation {str(fields[0])[:32]!r}")
-    if not is_id(fields[1]):
+    if not is_session(fields[1]):
         raise Malformed("an operation needs a session")
     return decoder(fields[1:])
 

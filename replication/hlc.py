@@ -62,6 +62,11 @@ def check_serial(text: str, field: str) -> str:
     return text
 
 
+def wall_time(wall_ms: int) -> str:
+    """RFC 3339 UTC of a wall clock's time."""
+    return to_time(wall_ms << _COUNTER_BITS)
+
+
 def to_time(reading: int) -> str:
     """RFC 3339 UTC with milliseconds."""
     seconds, ms = divmod(reading >> _COUNTER_BITS, 1000)

@@ -20,6 +20,7 @@ from perdure.replication.presence import Delta, Known, Summary
 from perdure.replication.presence_gossip import Ask, Digest
 from perdure.replication.presence_view import Entry, Key
 from perdure.replication.records import Origin, parse_origin
+from perdure.replication.tenants import is_session
 
 # Dots that one payload may hold, however few bytes their ranges are.
 PAYLOAD_DOTS_MAX = 1_048_576
@@ -97,7 +98,7 @@ def _origins(wire: list[str]) -> tuple[Origin, ...]:
 
 def _entry(origins: list[Origin], fields: list[Any]) -> Entry:
     number, n, session, member, connection, stamp, since, ttl_s, data = fields
-    if not (is_id(session) and is_id(member) and isinstance(connection, str)):
+    if not (is_session(session) and is_id(member) and isinstance(connection, str)):
         raise Malformed("an entry needs a session, a member and a connection")
     if len(connection) > PRESENCE_CONNECTION_CHARS_MAX:
         raise Malformed("a connection is too long")

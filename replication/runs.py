@@ -42,6 +42,7 @@ from perdure.replication.operations import (
     stamped,
 )
 from perdure.replication.session import Session
+from perdure.replication.tenants import name_of
 
 # Whose the first lane of every run is; it stays empty.
 RUN_PRODUCER = "~run"
@@ -102,7 +103,7 @@ def run_value(message: Message, sight: Sight) -> dict[str, Any]:
     said = None if holder is None else message.turn.said(holder)
     return {
         "id": message.id,
-        "session": message.session,
+        "session": name_of(message.session),
         "status": status_of(message, sight),
         "agent": header.run.agent,
         "by": header.run.by,

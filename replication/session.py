@@ -18,11 +18,8 @@ from perdure.replication.ids import canonical, digest, grave_hash, session_tag
 from perdure.replication.images import pack
 from perdure.replication.items import DIGEST_BYTES
 from perdure.replication.lane import Place
-from perdure.replication.limits import (
-    CURSOR_ENTRIES_HELD_MAX,
-    CURSOR_ENTRIES_MAX,
-    SNAPSHOT_MESSAGES_MAX,
-)
+from perdure.replication.limits import CURSOR_ENTRIES_HELD_MAX as HELD_MAX
+from perdure.replication.limits import CURSOR_ENTRIES_MAX, SNAPSHOT_MESSAGES_MAX
 from perdure.replication.message import Message
 from perdure.replication.operations import (
     Absorb,
@@ -44,6 +41,7 @@ from perdure.replication.records import Vector
 from perdure.replication.registers import Registers
 from perdure.replication.rows import BEFORE_SHOWN, Archive, Image, Row
 from perdure.replication.shelf import Shelf
+from perdure.replication.tenants import name_of
 from perdure.replication.totals import Totals, id_of, recount, totals_of
 
 _KNOWS_ALL = Belief()
@@ -237,7 +235,7 @@ class Session:
         count, total = self._graves_told(belief)
         count += self.messages.count - len(unnamed)
         total += self.messages.sums.contents_without(unnamed)
-        named = tuple(entries.values())[:CURSOR_ENTRIES_HELD_MAX]
+        named = tuple(entries.values())[:HELD_MAX]
         return Position(self._tag, named, count, total & DIGEST_MASK)
 
     def _named(self, number: int, overrides: Collection[int]) -> list[str]:
@@ -368,7 +366,7 @@ class Session:
         """The session as PROTOCOL A.3 shows it."""
         messages, more = self.page(None, SNAPSHOT_MESSAGES_MAX)
         return {
-            "id": self.id,
+            "id": name_of(self.id),
             "cursor": cursor,
             "created": to_time(self.created) if self.created is not None else None,
             "metadata": self.metadata(),
@@ -379,7 +377,7 @@ class Session:
     def summary(self, cursor: str) -> dict[str, Any]:
         """The session in a list of sessions."""
         return {
-            "id": self.id,
+            "id": name_of(self.id),
             "created": to_time(self.created) if self.created is not None else None,
             "messages": self.messages.count,
             "cursor": cursor,

@@ -32,6 +32,7 @@ HOMES = {
         "api/answers.py",
         "api/app.py",
         "api/documents.py",
+        "api/granting.py",
         "api/openapi.py",
         "api/page.py",
         "api/presence.py",

@@ -11,9 +11,10 @@ import pytest
 import uvicorn
 from perdure.api.app import create_app
 from perdure.api.grants import Grants
+from perdure.api.guarding import Rules
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.node import Node
-from perdure.regions.ports import StorageError
+from perdure.regions.ports import Clock, StorageError
 from perdure.regions.storage import SqliteStorage
 from perdure.replication.limits import BODY_BYTES_MAX
 
@@ -258,7 +259,8 @@ Serve = Callable[..., "contextlib.AbstractAsyncContextManager[Region]"]
 
 @pytest.fixture
 def serve(tmp_path) -> Serve:
-    """Starts regions; options: ``grants``, ``peers``, ``name``, ``demo_page``."""
+    """Starts regions; options: ``grants``, ``peers``, ``name``, ``demo_page``,
+    ``clock``."""
 
     @contextlib.asynccontextmanager
     async def start(
@@ -267,12 +269,13 @@ def serve(tmp_path) -> Serve:
         peers: Sequence[str] = (),
         name: str = "eu",
         demo_page: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
     ) -> AsyncIterator[Region]:
         storage = Failing(tmp_path / name)
         node = Node(
             name,
             storage,
-            SystemClock(),
+            clock or SystemClock(),
             SystemEntropy(),
             secret=b"p" * 32,
             peers=peers,
@@ -280,9 +283,9 @@ def serve(tmp_path) -> Serve:
         )
         node.recover()
         node.start(None)
-        app = create_app(
-            node, grants=grants, version="1.2.3", cors_origins=[ORIGIN], demo_page=demo_page
-        )
+        rules = None if grants is None else Rules(grants)
+        options: Any = {"cors_origins": [ORIGIN], "demo_page": demo_page}
+        app = create_app(node, rules=rules, version="1.2.3", **options)
         listener = socket.create_server(("127.0.0.1", 0))
         # Accepted sockets inherit it: a reader that stalls is felt soon, on every machine.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)

@@ -22,6 +22,7 @@ from perdure.replication.yjs_sync import (
 from tests.fuzz.making import item, string, update
 
 from .conftest import ORIGIN
+from .test_grants import GOOD
 from .yjs_client import YjsClient
 
 DOCUMENTS = "/v1/sessions/s/documents"
@@ -417,7 +418,7 @@ async def test_too_many_at_one_document(region, join, monkeypatch):
 
 async def test_grants_and_origins(serve):
     """As for the other WebSocket: a grant among the subprotocols, an origin that may."""
-    grant = jwt.encode({"sub": "u", "exp": 2**33}, SECRET, algorithm="HS256")
+    grant = jwt.encode({**GOOD, "exp": 2**33}, SECRET, algorithm="HS256")
     async with serve(grants=Grants(SECRET)) as region:
         url = f"ws://127.0.0.1:{region.port}{PATH}"
         good = ["perdure.v1", f"bearer.{grant}"]

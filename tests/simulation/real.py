@@ -77,14 +77,14 @@ class AppProcess(Process):
 
     async def carry_out(self, verb: str, args: Any, more: Any) -> Any:
         """As the base does, by a request; raises what the answer says."""
-        app = create_app(self.node, grants=None, version="simulated")
+        app = create_app(self.node, rules=None, version="simulated")
         return await Verbs(partial(request, app)).carry_out(verb, args, more)
 
     async def follow(
         self, who: str, session: str, cursor: str | None, member: str | None = None
     ) -> SimSocket:
         """A reader's connection, by server-sent events. Raises ``Refusal``."""
-        app = create_app(self.node, grants=None, version="simulated")
+        app = create_app(self.node, rules=None, version="simulated")
         near, far = connect(self._addresses.network, who, self.name, breaks=True)
         self._own(far)
         query = {} if member is None else {"presence": member}

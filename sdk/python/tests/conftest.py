@@ -51,7 +51,7 @@ class FakeRegion:
         self.storage = storage
         self.fate: Callable[[httpx2.Request], str | int] = lambda _: ""
         self.requests: list[httpx2.Request] = []
-        app: Any = create_app(node, grants=None, version="1")
+        app: Any = create_app(node, rules=None, version="1")
         self._transport = httpx2.ASGITransport(app)
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:

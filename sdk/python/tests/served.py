@@ -23,7 +23,7 @@ class Served:
         self.node = node
         self._links = links
         self._linked = True
-        app = create_app(node, grants=None, version="1")
+        app = create_app(node, rules=None, version="1")
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._server = uvicorn.Server(

@@ -1,0 +1,152 @@
+"""The routes about grants: tickets, renewal, API keys and what they mint, revocations."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from perdure.api.answers import answer, authority_of, no_query, read_object
+from perdure.api.api_keys import KEY_FIELDS, TOKEN_FIELDS, ApiKeys, check_tenant
+from perdure.api.authority import Authority
+from perdure.api.bodies import header
+from perdure.api.door import Door, Guard
+from perdure.api.fields import Fields
+from perdure.api.grants import tag_of
+from perdure.api.revocations import KINDS
+from perdure.regions.node import Node
+from perdure.replication.errors import Refusal
+from perdure.replication.hlc import wall_time
+from perdure.replication.ids import check_id
+from perdure.replication.limits import TICKET_S_MAX
+
+_REVOKE_FIELDS = frozenset({*KINDS, "tenant"})
+_NAME_CHARS_MAX = 256
+
+
+def add_granting(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> None:
+    """``…/tickets``, ``/v1/grants/renew``, ``/v1/tokens``, ``/v1/keys``, ``/v1/revocations``."""
+    _add_streams(routes, node, door)
+    _add_keys(routes, node, door, keys)
+    _add_revocations(routes, node, door)
+
+
+def _guard(door: Door) -> Guard:
+    if door.guard is None:
+        raise Refusal("not_found", "this region asks for no grants")
+    return door.guard
+
+
+def _administrator(request: Request) -> Authority:
+    """The caller, who may administer a tenant."""
+    authority = authority_of(request)
+    authority.check_everywhere("admin")
+    return authority
+
+
+def _add_streams(routes: FastAPI, node: Node, door: Door) -> None:
+    @routes.post("/v1/sessions/{s}/tickets", status_code=201)
+    async def give_ticket(s: str, request: Request) -> Response:
+        """A ticket with which a browser opens one stream of this session, soon."""
+        no_query(request)
+        Fields(await read_object(request, empty=True), frozenset())
+        ticket = _guard(door).tickets.give(authority_of(request), s)
+        until = wall_time(node.clock.wall_ms() + TICKET_S_MAX * 1000)
+        return answer({"ticket": ticket, "expires": until}, 201)
+
+    @routes.post("/v1/grants/renew")
+    async def renew_grant(request: Request) -> Response:
+        """Let what goes on in this region under a grant go on under the one that this brings."""
+        no_query(request)
+        before = Fields(await read_object(request), frozenset({"grant"})).needed("grant")
+        return answer(door.renewed(_guard(door), tag_of(before), authority_of(request)))
+
+
+def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> None:
+    def known() -> ApiKeys:
+        if keys is None:
+            raise Refusal("not_found", "this region asks for no grants")
+        return keys
+
+    @routes.post("/v1/tokens", status_code=201)
+    async def mint_grant(request: Request) -> Response:
+        """A grant that an API key may give."""
+        no_query(request)
+        try:
+            authorization = header(request.scope, b"authorization")
+        except ValueError:
+            authorization = None
+        id_, value = known().find(authorization)
+        fields = Fields(await read_object(request, empty=True), TOKEN_FIELDS)
+        now_s = node.clock.wall_ms() / 1000
+        claims = known().claims(id_, value, fields, now_s)
+        grant = _guard(door).grants.mint(claims)
+        expires = wall_time(claims["exp"] * 1000)
+        return answer({"grant": grant, "id": claims["jti"], "expires": expires}, 201)
+
+    @routes.post("/v1/keys", status_code=201)
+    async def make_key(request: Request) -> Response:
+        """A new API key; it is told this once."""
+        no_query(request)
+        caller = _administrator(request)
+        fields = Fields(await read_object(request), KEY_FIELDS)
+        tenant = check_tenant(fields.text("tenant"), caller)
+        at = wall_time(node.clock.wall_ms())
+        made = await known().make(tenant, fields, caller.subject, at)
+        return answer({**made.value, "key": made.key}, 201)
+
+    @routes.get("/v1/keys")
+    async def list_keys(request: Request) -> Response:
+        """The API keys of the caller's tenant."""
+        no_query(request)
+        return answer({"keys": known().listed(_administrator(request).tenant)})
+
+    @routes.delete("/v1/keys/{k}", status_code=204)
+    async def remove_key(k: str, request: Request) -> Response:
+        """Forget an API key, and revoke what it has minted."""
+        no_query(request)
+        caller = _administrator(request)
+        await known().remove(caller.tenant, k, node.clock.wall_ms() / 1000, caller.subject)
+        return Response(status_code=204)
+
+
+def _add_revocations(routes: FastAPI, node: Node, door: Door) -> None:
+    @routes.post("/v1/revocations", status_code=201)
+    async def revoke(request: Request) -> Response:
+        """Have a grant, a subject, a session or an API key be good no more, in all regions."""
+        no_query(request)
+        caller = _administrator(request)
+        fields = Fields(await read_object(request), _REVOKE_FIELDS)
+        tenant = check_tenant(fields.text("tenant"), caller)
+        kind, name = _meant(fields)
+        at_s = node.clock.wall_ms() / 1000
+        value = await _guard(door).revocations.add((kind, tenant, name), at_s, caller.subject)
+        _guard(door).standings.look()
+        return answer(_shown(value), 201)
+
+    @routes.get("/v1/revocations")
+    async def list_revocations(request: Request) -> Response:
+        """What is revoked of the caller's tenant, the newest first."""
+        no_query(request)
+        caller = _administrator(request)
+        found = _guard(door).revocations.listed(caller.tenant)
+        return answer({"revocations": [_shown(value) for value in found]})
+
+
+def _meant(fields: Fields) -> tuple[str, str]:
+    named = [(kind, name) for kind in KINDS if (name := fields.text(kind)) is not None]
+    if len(named) != 1:
+        raise Refusal("invalid_body", f"give one of {', '.join(KINDS)}", field=KINDS[0])
+    kind, name = named[0]
+    if kind == "session":
+        check_id(name, "session")
+    if not 0 < len(name) <= _NAME_CHARS_MAX:
+        detail = f"{kind} must have 1 to {_NAME_CHARS_MAX} characters"
+        raise Refusal("invalid_body", detail, field=kind)
+    return kind, name
+
+
+def _shown(value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": value["id"],
+        value["kind"]: value["name"],
+        "at": wall_time(int(value["at"] * 1000)),
+        "by": value["by"],
+    }

@@ -1,0 +1,41 @@
+"""Puts together what a region decides by who may come in."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from perdure.api.api_keys import ApiKeys
+from perdure.api.door import Door, Guard
+from perdure.api.grants import Grants
+from perdure.api.revocations import Cut, Revocations
+from perdure.api.standing import Standings
+from perdure.api.tickets import Tickets
+from perdure.regions.node import Node
+
+
+async def _no_key_set() -> bool:
+    return False
+
+
+class Rules(NamedTuple):
+    """How grants are checked here. ``cut_age_s``: while another region cannot be heard, grants
+    that are older are good no more (None: they are); ``hurry`` reads the key set again."""
+
+    grants: Grants
+    cut_age_s: int | None = None
+    hurry: Callable[[], Awaitable[bool]] = _no_key_set
+
+
+def build_door(node: Node, rules: Rules | None) -> tuple[Door, ApiKeys | None]:
+    """The door of a region, and its API keys; without rules anybody may come in."""
+    if rules is None:
+        return Door(None), None
+
+    def now_s() -> float:
+        return node.clock.wall_ms() / 1000
+
+    revocations = Revocations(node, Cut(rules.cut_age_s, node.is_cut_off, now_s))
+    standings = Standings(rules.grants, revocations, now_s)
+    node.each_second.append(standings.look)
+    tickets = Tickets(node.entropy, lambda: node.clock.monotonic_ms() / 1000)
+    guard = Guard(rules.grants, revocations, tickets, standings, rules.hurry)
+    return Door(guard), ApiKeys(node, node.entropy, revocations)

@@ -1,0 +1,81 @@
+"""Which verb a request needs, in one place: for HTTP by method and path, for frames by ``do``.
+
+What is not listed needs to be seen, and is then answered as what is not there.
+"""
+
+_OF_PATHS: dict[str, dict[str, str]] = {
+    "": {"GET": "read", "PUT": "write", "DELETE": "admin"},
+    "metadata": {"GET": "read", "PATCH": "write"},
+    "messages": {"GET": "read", "POST": "write"},
+    "messages/*": {"GET": "read", "DELETE": "write"},
+    "messages/*/claim": {"POST": "write"},
+    "messages/*/tokens": {"POST": "write"},
+    "messages/*/stream": {"POST": "write"},
+    "messages/*/cancel": {"POST": "cancel"},
+    "events": {"GET": "read"},
+    "poll": {"GET": "read"},
+    "tickets": {"POST": "read"},
+    "presence": {"GET": "read"},
+    "presence/*": {"PUT": "presence", "DELETE": "presence"},
+    "signals": {"POST": "presence"},
+    "runs": {"GET": "read", "POST": "write"},
+    "runs/*": {"GET": "read"},
+    "runs/*/claim": {"POST": "run"},
+    "runs/*/lease": {"POST": "run"},
+    "runs/*/state": {"POST": "run"},
+    "runs/*/cancel": {"POST": "cancel"},
+    "documents": {"GET": "read"},
+    "documents/*": {"GET": "read", "PATCH": "write", "DELETE": "write"},
+    "documents/*/append": {"POST": "write"},
+    "documents/*/ws": {"GET": "read"},
+}
+_NAMED = frozenset({"messages", "presence", "runs", "documents"})
+
+# The verbs of frames (A.7). None: what the frame is about needs no session.
+OF_FRAMES: dict[str, str | None] = {
+    "subscribe": "read",
+    "unsubscribe": "read",
+    "create": "write",
+    "send": "write",
+    "open": "write",
+    "claim": "write",
+    "append": "write",
+    "cancel": "cancel",
+    "metadata": "read",
+    "run": "write",
+    "claim_run": "run",
+    "lease": "run",
+    "state": "run",
+    "cancel_run": "cancel",
+    "signal": "presence",
+    "work": None,
+    "rest": None,
+    "join": "presence",
+    "leave": "presence",
+    "delete": "admin",
+    "renew": None,
+}
+
+
+# Frames that are about no session.
+WITHOUT_SESSION = frozenset(name for name, verb in OF_FRAMES.items() if verb is None)
+# Fields of bodies and frames that say who somebody is: they are bound to the grant.
+NAMES = ("producer", "author", "member", "by", "from")
+
+
+def of_request(method: str, parts: list[str]) -> str | None:
+    """The verb for a path of a session, as its segments: ``["", "v1", "sessions", id, …]``."""
+    rest = parts[4:]
+    if len(rest) > 1 and rest[0] in _NAMED:
+        rest = [rest[0], "*", *rest[2:]]
+    return _OF_PATHS.get("/".join(rest), {}).get("GET" if method == "HEAD" else method)
+
+
+def of_frame(frame: dict[str, object]) -> str | None:
+    """The verb for a frame of a socket."""
+    do = str(frame.get("do"))
+    if do == "metadata" and frame.get("patch") is not None:
+        return "write"
+    if do == "delete" and (frame.get("message"), frame.get("document")) != (None, None):
+        return "write"
+    return OF_FRAMES.get(do)

@@ -1,0 +1,195 @@
+"""What a connection may do, and until when: its authority, looked at again while it goes on.
+
+Requests are over soon. What goes on - event streams, sockets, feeds, long requests - is *held* here
+with a way to end it: within a second of the end of its grant, of a revocation, or of the key that
+signed it being taken out, it is told why and ended. A grant that is renewed carries on what stood
+on the old one.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from perdure.api.authority import ANYBODY, Authority
+from perdure.api.bodies import Scope
+from perdure.replication.errors import Refusal
+from perdure.replication.tenants import name_of
+
+EXPIRED, REVOKED = "expired", "revoked"
+# Ends what goes on, and tells its client why.
+End = Callable[[str], None]
+_IN_SCOPE = "perdure.standing"
+
+
+class Revoked(Protocol):
+    """What is known to be revoked."""
+
+    # Grows with each revocation that becomes known.
+    version: int
+
+    @property
+    def is_restless(self) -> bool:
+        """Whether time alone may end what goes on."""
+
+    def names(self, authority: Authority, session: str | None, /) -> bool:
+        """Whether the grant is revoked, or is for this session (its name inside)."""
+
+
+class Signers(Protocol):
+    """The keys that are good."""
+
+    version: int
+
+    @property
+    def leeway_s(self) -> int:
+        """How long after its end a grant is still good."""
+
+    def knows(self, signer: str | None, /) -> bool:
+        """Whether what this key signed is still good."""
+
+
+class Standing:
+    """The authority of one connection."""
+
+    def __init__(self, authority: Authority, among: "Standings") -> None:
+        self.authority = authority
+        self._among = among
+
+    def check(self, session: str, verb: str | None) -> str:
+        """The name inside of a session with which this may be done now.
+
+        Raises ``Refusal``: ``not_found``, ``forbidden``, ``unauthorized``.
+        """
+        key = self.authority.check(session, verb)
+        if self._among.ends(self.authority, key) is not None:
+            raise Refusal("unauthorized", "the grant has expired or was revoked")
+        return key
+
+    def check_member(self, session: str, member: str) -> None:
+        """Raises ``Refusal`` ``forbidden`` for a member that this may not bring to a session (its
+        name inside)."""
+        self.authority.check(name_of(session), "presence")
+        self.authority.check_name(member, "presence")
+
+    def hold(self, session: str | None, end: End) -> Callable[[], None]:
+        """Something goes on from now, for a session (its name inside) or for none, until what is
+        given back is called."""
+        if self.authority is ANYBODY:
+            return _nothing
+        held = Held(self, session, end)
+        self._among.hold(held)
+        return lambda: self._among.let_go(held)
+
+    @contextlib.contextmanager
+    def held(self, session: str | None, end: End) -> Iterator[None]:
+        """What goes on within."""
+        let_go = self.hold(session, end)
+        try:
+            yield
+        finally:
+            let_go()
+
+
+def _nothing() -> None:
+    return
+
+
+class Held:
+    """Something that goes on under a standing."""
+
+    def __init__(self, standing: Standing, session: str | None, end: End) -> None:
+        self.standing = standing
+        self.session = session
+        self.end = end
+
+
+class Standings:
+    """All that goes on in a region under grants. ``look`` once a second."""
+
+    def __init__(self, signers: Signers, revoked: Revoked, now_s: Callable[[], float]) -> None:
+        self._signers = signers
+        self._revoked = revoked
+        self._now_s = now_s
+        self._held: dict[Held, None] = {}
+        self._seen = (signers.version, revoked.version)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, held: Held) -> None:
+        """One more."""
+        self._held[held] = None
+
+    def let_go(self, held: Held) -> None:
+        """It is over; idempotent."""
+        self._held.pop(held, None)
+
+    def ends(self, authority: Authority, session: str | None) -> str | None:
+        """Why what is done under a grant ends now; None where it goes on."""
+        if self._revoked.names(authority, session) or not self._signers.knows(authority.signer):
+            return REVOKED
+        late_s = self._signers.leeway_s
+        if authority.expires is not None and self._now_s() >= authority.expires + late_s:
+            return EXPIRED
+        return None
+
+    def look(self) -> None:
+        """End what is over."""
+        now_s, seen = self._now_s(), (self._signers.version, self._revoked.version)
+        has_changed, self._seen = seen != self._seen or self._revoked.is_restless, seen
+        late_s = self._signers.leeway_s
+        for held in list(self._held):
+            authority = held.standing.authority
+            is_late = authority.expires is not None and now_s >= authority.expires + late_s
+            if is_late or has_changed:
+                why = self.ends(authority, held.session)
+                if why is not None and held in self._held:
+                    self.let_go(held)
+                    held.end(why)
+
+    def renew(self, token: str, authority: Authority) -> int:
+        """Let what stands on a grant (by its hash) stand on another of the same subject, as far as
+        that goes; how many things do now. What it does not reach is ended."""
+        renewed = 0
+        for held in list(self._held):
+            before = held.standing.authority
+            if before.token != token or not _same(before, authority):
+                continue
+            held.standing.authority = authority
+            renewed += 1
+            if held.session is not None and not _reaches(authority, held.session):
+                self.let_go(held)
+                held.end(REVOKED)
+        return renewed
+
+    def end_where(self, is_meant: Callable[[Held], bool], why: str) -> int:
+        """End some; how many."""
+        meant = [held for held in self._held if is_meant(held)]
+        for held in meant:
+            self.let_go(held)
+            held.end(why)
+        return len(meant)
+
+
+def _same(one: Authority, other: Authority) -> bool:
+    return (one.tenant, one.subject) == (other.tenant, other.subject)
+
+
+def _reaches(authority: Authority, session: str) -> bool:
+    return any(each.first <= session < each.past for each in authority.readable())
+
+
+def standing_of(scope: Scope) -> Standing:
+    """The standing that the edge gave to a request."""
+    standing: Standing = scope[_IN_SCOPE]
+    return standing
+
+
+def give(scope: Scope, standing: Standing) -> None:
+    """Note who a request comes from."""
+    scope[_IN_SCOPE] = standing
+
+
+def check_names(scope: Scope, value: Mapping[str, Any], *fields: str) -> None:
+    """Raises ``Refusal`` ``forbidden`` for a name that the caller's grant does not allow."""
+    standing_of(scope).authority.check_names(value, *fields)

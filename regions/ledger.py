@@ -1,0 +1,63 @@
+"""Records that all regions keep together: revocations, API keys.
+
+They are complete messages of a session of the regions' own, which no client can name. So they are
+on disk before anybody is told, are gossiped, repaired and verified as any message is, and a record
+that two regions make alike is one.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from perdure.regions.node import Node
+from perdure.replication.admission import Draft
+from perdure.replication.ids import canonical
+from perdure.replication.limits import PAGE_ITEMS_MAX
+from perdure.replication.tenants import own_key
+
+_ROLE = "record"
+
+
+class Ledger:
+    """The records of one kind."""
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self.session = own_key(name)
+
+    def all(self) -> Iterator[tuple[str, Any]]:
+        """All records, by id, the newest first."""
+        session = self._node.state.find(self.session)
+        before: str | None = None
+        more = session is not None
+        while session is not None and more:
+            messages, more = session.page(before, PAGE_ITEMS_MAX)
+            for message in reversed(messages):
+                if (value := _read(message)) is not None:
+                    yield message["id"], value
+            before = messages[0]["serial"] if messages else None
+
+    def get(self, id_: str) -> Any | None:
+        """One record; None where there is none."""
+        session = self._node.state.find(self.session)
+        message = None if session is None else session.visible(id_)
+        return None if message is None else _read(message.value())
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Be told of each record that is new, changed or gone, by its id."""
+        self._node.watchers[self.session] = changed
+
+    async def put(self, id_: str, value: Any) -> None:
+        """Keep a record, in all regions; the same again changes nothing."""
+        await self._node.send(self.session, Draft(_ROLE, id=id_, text=canonical(value)))
+
+    async def remove(self, id_: str) -> None:
+        """Forget a record, in all regions, for ever."""
+        await self._node.delete(self.session, id_)
+
+
+def _read(message: dict[str, Any]) -> Any | None:
+    try:
+        return json.loads(message["text"])
+    except ValueError:
+        return None
