@@ -12,7 +12,7 @@ ROUNDS ?=
 INPUTS ?= 100000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz interop failures sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz interop authmatrix failures sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ fuzz: setup ## damaged Yjs updates against the parser and pycrdt: INPUTS=1000000
 
 interop: setup ## unmodified y-websocket clients at three regions; needs node, and npm with a registry
 	$(BIN)/python -m tests.interop $(ARGS)
+
+authmatrix: setup ## who may do what: every case of the model of grants, asked of a region
+	PERDURE_AUTHMATRIX_ALL=1 $(BIN)/pytest -q -s -n 0 tests/api/test_authmatrix.py $(ARGS)
 
 failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 	$(BIN)/python -m tests.failures

@@ -12,14 +12,12 @@ from typing import Any, NamedTuple
 
 import jwt
 from perdure.api.authority import Authority, Unreadable, read_can, read_names
+from perdure.regions.config import JWT_LEEWAY_S
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import GRANT_CHARS_MAX
 from perdure.replication.tenants import is_tenant
 
 SECRET_BYTES_MIN = 32
-# Clocks of issuers and regions may differ by so much.
-LEEWAY_S = 30
-LEEWAY_S_MAX = 60
 KEYS_MAX = 64
 RSA_BITS_MIN = 2_048
 SUBJECT_CHARS_MAX = 256
@@ -38,7 +36,7 @@ class Expected(NamedTuple):
 
     audience: str | None = None
     issuer: str | None = None
-    leeway_s: int = LEEWAY_S
+    leeway_s: int = JWT_LEEWAY_S
 
 
 class Keys(NamedTuple):
@@ -207,6 +205,15 @@ def read_claims(claims: Mapping[str, Any], token: str, signer: str | None) -> Au
     issued = claims.get("iat")
     times = (None if issued is None else float(issued), float(claims["exp"]))
     return Authority(tenant, subject, key, tag_of(token), can, names, *times, signer)
+
+
+def read_unchecked(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header and the claims of a grant, whoever has signed it. Raises ``ValueError``."""
+    try:
+        found = jwt.decode_complete(token, options={"verify_signature": False})
+    except jwt.PyJWTError as error:
+        raise ValueError(str(error)) from error
+    return found["header"], found["payload"]
 
 
 def tag_of(token: str) -> str:

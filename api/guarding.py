@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from perdure.api.api_keys import ApiKeys
 from perdure.api.door import Door, Guard
-from perdure.api.grants import Grants
+from perdure.api.grants import Expected, Grants, Keys
 from perdure.api.revocations import Cut, Revocations
 from perdure.api.standing import Standings
 from perdure.api.tickets import Tickets
+from perdure.regions.config import Config
+from perdure.regions.key_sets import KeySet
 from perdure.regions.node import Node
 
 
@@ -23,6 +25,21 @@ class Rules(NamedTuple):
     grants: Grants
     cut_age_s: int | None = None
     hurry: Callable[[], Awaitable[bool]] = _no_key_set
+
+
+def rules_of(config: Config, node: Node) -> Rules | None:
+    """The rules that a region is configured with; its keys are read from now on, in a running
+    loop."""
+    if config.no_auth:
+        return None
+    expected = Expected(config.jwt_audience, config.jwt_issuer, config.jwt_leeway_s)
+    grants = Grants(config.jwt_secrets, expected)
+    if config.jwks is None:
+        return Rules(grants, config.cut_off_grant_age_s)
+    keys = KeySet(config.jwks, lambda text: grants.take(Keys.read(text)), node.storage, node.clock)
+    keys.recall()
+    node.beside(keys.run(), "perdure-keys")
+    return Rules(grants, config.cut_off_grant_age_s, keys.hurry)
 
 
 def build_door(node: Node, rules: Rules | None) -> tuple[Door, ApiKeys | None]:

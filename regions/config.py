@@ -15,6 +15,9 @@ from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MA
 PEER_SECRET = "PERDURE_PEER_SECRET"
 JWT_SECRET = "PERDURE_JWT_SECRET"
 PORT_MAX = 65_535
+# Clocks of issuers and regions may differ by so much.
+JWT_LEEWAY_S = 30
+JWT_LEEWAY_S_MAX = 60
 LOOPBACK_ORIGINS = r"(https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?)|null"
 
 
@@ -34,7 +37,15 @@ class Config:
     peer_host: str = "127.0.0.1"
     peers: Mapping[str, str] = field(default_factory=dict)
     peer_secret: bytes = b""
-    jwt_secret: bytes | None = None
+    # The secrets of grants: the first mints, all are good.
+    jwt_secrets: tuple[bytes, ...] = ()
+    # A key set that checks grants: a file or a URL.
+    jwks: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    jwt_leeway_s: int = JWT_LEEWAY_S
+    # While another region cannot be heard, older grants are refused. None: they are not.
+    cut_off_grant_age_s: int | None = None
     cors_origins: tuple[str, ...] = ()
     # The first region of its cluster: with an empty disk it does not wait for its peers.
     bootstrap: bool = False
@@ -49,7 +60,7 @@ class Config:
     @property
     def no_auth(self) -> bool:
         """Whether clients need no grant."""
-        return self.jwt_secret is None
+        return not self.jwt_secrets and self.jwks is None
 
 
 def is_loopback(host: str) -> bool:
@@ -62,12 +73,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def read_secrets(name: str, environment: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
+    """The secrets of a variable, one a line, or of the file that ``NAME_FILE`` names.
+
+    Raises ``ConfigError`` for one that is too short or cannot be read.
+    """
+    text = _read(name, os.environ if environment is None else environment)
+    secrets = () if text is None else tuple(filter(None, map(str.strip, text.splitlines())))
+    return tuple(_checked(name, secret) for secret in secrets)
+
+
 def read_secret(name: str, environment: Mapping[str, str] | None = None) -> bytes | None:
     """A secret from the environment, or from the file that ``NAME_FILE`` names.
 
     Raises ``ConfigError`` for one that is too short or cannot be read.
     """
-    environment = os.environ if environment is None else environment
+    value = _read(name, os.environ if environment is None else environment)
+    return None if value is None else _checked(name, value)
+
+
+def _read(name: str, environment: Mapping[str, str]) -> str | None:
     value = environment.get(name)
     if value is None and (path := environment.get(f"{name}_FILE")):
         try:
@@ -76,8 +101,10 @@ def read_secret(name: str, environment: Mapping[str, str] | None = None) -> byte
             raise ConfigError(f"{name}_FILE: cannot read {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"{name}_FILE: {path} is not UTF-8; write it in hex") from error
-    if value is None:
-        return None
+    return value
+
+
+def _checked(name: str, value: str) -> bytes:
     try:
         secret = value.encode()
     except UnicodeEncodeError as error:
@@ -140,6 +167,7 @@ def check(config: Config) -> None:
     for name, number in limits.items():
         if number < 1:
             raise ConfigError(f"{name} {number} must be 1 or more")
+    _check_grants(config)
     if config.port == config.peer_port:
         raise ConfigError(f"--port and --peer-port are both {config.port}; they must differ")
     if config.no_auth and not is_loopback(config.host):
@@ -158,3 +186,15 @@ def check(config: Config) -> None:
             f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same secret in every region,"
             f" {SECRET_BYTES_MIN} bytes or more"
         )
+
+
+def _check_grants(config: Config) -> None:
+    if not 0 <= config.jwt_leeway_s <= JWT_LEEWAY_S_MAX:
+        raise ConfigError(f"--jwt-leeway-s {config.jwt_leeway_s} must be 0 to {JWT_LEEWAY_S_MAX}")
+    if config.cut_off_grant_age_s is not None and config.cut_off_grant_age_s < 1:
+        raise ConfigError(f"--cut-off-grant-age-s {config.cut_off_grant_age_s} must be 1 or more")
+    if config.jwks is None or not config.jwks.startswith("http://"):
+        return
+    host = urlsplit(config.jwks).hostname
+    if host is None or not is_loopback(host):
+        raise ConfigError(f"--jwks {config.jwks}: keys come over https, but from loopback")

@@ -12,6 +12,8 @@ from typing import Any
 from perdure.regions.cluster import ClusterError
 from perdure.regions.commands import add_commands
 from perdure.regions.config import (
+    JWT_LEEWAY_S,
+    JWT_LEEWAY_S_MAX,
     JWT_SECRET,
     LOOPBACK_ORIGINS,
     PEER_SECRET,
@@ -22,6 +24,7 @@ from perdure.regions.config import (
     parse_demo_page,
     parse_peers,
     read_secret,
+    read_secrets,
 )
 from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
 from perdure.regions.demo_chat import chat
@@ -36,7 +39,8 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
-    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser(arguments[:1])
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help()
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="perdure", description="Durable sessions for AI applications, in several regions."
     )
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_dev(commands)
     _add_demo(commands)
     add_commands(commands)
+    _add_token(commands, is_meant=list(first) == ["token"])
     return parser
 
 
@@ -84,6 +89,7 @@ def _add_serve(commands: Any) -> None:
     serving.add_argument(
         "--cors-origin", action="append", default=[], metavar="ORIGIN", help="browsers' origin"
     )
+    _add_grants(serving)
     serving.add_argument(
         "--bootstrap",
         action="store_true",
@@ -108,6 +114,38 @@ def _add_serve(commands: Any) -> None:
     )
     serving.add_argument("--verbose", action="store_true", help="log more")
     serving.set_defaults(run=_serve)
+
+
+def _add_token(commands: Any, *, is_meant: bool) -> None:
+    # Here and not above: what it needs takes as long to load as all of the rest.
+    if is_meant:
+        from perdure.api.token_commands import add_token
+
+        add_token(commands)
+    else:
+        commands.add_parser("token", help="make grants, and look into them")
+
+
+def _add_grants(serving: argparse.ArgumentParser) -> None:
+    for name, unit, text in (
+        ("--jwks", "FILE|URL", "a JWK set whose keys check grants (EdDSA, ES256, RS256)"),
+        ("--jwt-audience", "NAME", "what aud of grants must be"),
+        ("--jwt-issuer", "NAME", "what iss of grants must be"),
+    ):
+        serving.add_argument(name, metavar=unit, help=text)
+    serving.add_argument(
+        "--jwt-leeway-s",
+        type=int,
+        default=JWT_LEEWAY_S,
+        metavar="SECONDS",
+        help=f"how far clocks of issuers may be off ({JWT_LEEWAY_S}; at most {JWT_LEEWAY_S_MAX})",
+    )
+    serving.add_argument(
+        "--cut-off-grant-age-s",
+        type=int,
+        metavar="SECONDS",
+        help="refuse older grants while another region, which may have revoked them, is not heard",
+    )
 
 
 def _add_dev(commands: Any) -> None:
@@ -173,13 +211,15 @@ _SERVE = (
 
 
 def _config(options: argparse.Namespace) -> Config:
-    jwt_secret = read_secret(JWT_SECRET)
+    jwt_secrets, jwks = read_secrets(JWT_SECRET), options.jwks
     peer_secret = read_secret(PEER_SECRET)
     if options.dev_no_auth:
-        jwt_secret = None
+        jwt_secrets, jwks = (), None
         peer_secret = peer_secret or DEV_SECRET
-    elif jwt_secret is None:
-        raise ConfigError(f"set {JWT_SECRET} (32 bytes or more), or use --dev-no-auth on loopback")
+    elif not jwt_secrets and jwks is None:
+        raise ConfigError(
+            f"set {JWT_SECRET} (32 bytes or more) or give --jwks, or use --dev-no-auth on loopback"
+        )
     return Config(
         region=options.region,
         data=options.data,
@@ -189,7 +229,12 @@ def _config(options: argparse.Namespace) -> Config:
         peer_host=options.peer_host,
         peers=parse_peers(options.peer),
         peer_secret=peer_secret or b"",
-        jwt_secret=jwt_secret,
+        jwt_secrets=jwt_secrets,
+        jwks=jwks,
+        jwt_audience=options.jwt_audience,
+        jwt_issuer=options.jwt_issuer,
+        jwt_leeway_s=options.jwt_leeway_s,
+        cut_off_grant_age_s=options.cut_off_grant_age_s,
         cors_origins=tuple(options.cors_origin),
         bootstrap=options.bootstrap,
         log_bytes_max=options.log_bytes_max,
@@ -205,14 +250,13 @@ def _serve(options: argparse.Namespace) -> int:
     # Here and not above: the commands that only talk to a region start three times as fast.
     import uvloop
     from perdure.api.app import create_app
-    from perdure.api.grants import Grants
-    from perdure.api.guarding import Rules
+    from perdure.api.guarding import rules_of
     from perdure.regions.serving import CannotListen, serve
 
     def make_app(node: Any) -> Any:
         return create_app(
             node,
-            rules=Rules(Grants(config.jwt_secret)) if config.jwt_secret else None,
+            rules=rules_of(config, node),
             version=version("perdure"),
             cors_origins=config.cors_origins,
             cors_origin_regex=LOOPBACK_ORIGINS if config.no_auth else None,

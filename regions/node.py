@@ -7,7 +7,7 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 from perdure.regions.catch_up import CatchUp
@@ -339,6 +339,17 @@ class Node(Sharing):
     def entropy(self) -> Entropy:
         """Randomness."""
         return self._entropy
+
+    @property
+    def storage(self) -> Storage:
+        """The disk."""
+        return self._storage
+
+    def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Something that goes on until the region stops."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
 
     def is_cut_off(self) -> bool:
         """Whether some other region cannot be heard: what it says now is not known here."""

@@ -38,7 +38,7 @@ HOMES = {
         "api/presence.py",
         "api/runs.py",
     },
-    "httpx2": {"regions/cluster.py"},
+    "httpx2": {"regions/cluster.py", "regions/key_sets.py"},
     "jwt": {"api/grants.py"},
     # The command line talks to regions as any client does.
     "perdure_client": {

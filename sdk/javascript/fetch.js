@@ -362,6 +362,11 @@ class Continued {
         this.#leaveMs = Number(raw.match(/"retry_ms":\s*(\d+)/)?.[1] ?? 0);
         break;
       }
+      if (this.#isSession && event === "expired") {
+        // Asked anew, with another grant: by who passes it on.
+        this.#reader = { read: async () => ({ done: true }) };
+        break;
+      }
       text += raw;
       if (id !== null) this.#lastId = id || null;
       this.#hasPassed ||= isEvent;

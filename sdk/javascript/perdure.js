@@ -1064,9 +1064,15 @@ class Following {
             waitMs = this.regions.shareOf(event.data.retry_ms);
             break;
           }
+          if (event.event === "expired") {
+            // The next request brings another grant, or is refused.
+            again = region;
+            break;
+          }
           yield event;
           if (event.event === "deleted") return;
         }
+        if (again !== null) continue;
         this.regions.failed(region);
       } catch (error) {
         if (error instanceof HeldBack && (await this.#isThere(region, error, signal)) && transports.heldBack(region, transport)) {

@@ -10,7 +10,8 @@ import jwt
 import pytest
 from perdure.api import door
 from perdure.api.authority import VERBS, Authority
-from perdure.api.grants import LEEWAY_S, Grants, secret_id
+from perdure.api.grants import Grants, secret_id
+from perdure.regions.config import JWT_LEEWAY_S as LEEWAY_S
 from perdure.replication.errors import Refusal
 
 SECRET = b"0123456789abcdef0123456789abcdef"

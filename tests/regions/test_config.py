@@ -63,7 +63,7 @@ def test_the_page_of_the_demo_is_for_anybody() -> None:
     page = {"demo_page": {"eu": "http://h"}}
     check(config(**page))
     with pytest.raises(ConfigError, match="--demo-page carries no grant"):
-        check(config(jwt_secret=SECRET, **page))
+        check(config(jwt_secrets=(SECRET,), **page))
 
 
 def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str)
 def test_good_settings() -> None:
     """Outside loopback with grants, on loopback without."""
     check(config())
-    check(config(host="0.0.0.0", jwt_secret=SECRET, peers={"us": "http://h"}))
+    check(config(host="0.0.0.0", jwt_secrets=(SECRET,), peers={"us": "http://h"}))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

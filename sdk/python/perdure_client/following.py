@@ -26,6 +26,7 @@ async def followed(
     region = regions.pick()
     while True:
         wait_s: float | None = None
+        is_over = False
         transport = transports.of(region)
         why, retry_after_s = "its stream of events has ended", 0.0
         began = regions.now()
@@ -39,6 +40,10 @@ async def followed(
                     cursor = event.id or cursor
                     if event.event == "reconnect":
                         wait_s = pause.share_of_s(event.data["retry_ms"] / 1000)
+                        break
+                    if event.event == "expired":
+                        # The next request brings another grant, or is refused.
+                        is_over = True
                         break
                     yield event
                     if event.event == "deleted":
@@ -58,6 +63,8 @@ async def followed(
         except (httpx2.RequestError, OSError, ValueError) as error:
             # Gone, silent, or what it says is no event: the cursor is still good elsewhere.
             why = repr(error)
+        if is_over:
+            continue
         transports.failed(region)
         regions.failed(region, why, retry_after_s)
         region = await regions.turn(region, pause.next_s() if wait_s is None else wait_s)
