@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
+from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
@@ -112,6 +113,7 @@ def create_app(
     add_runs(routes, node)
     add_documents(routes, node)
     add_granting(routes, node, door, keys)
+    add_auditing(routes, door)
     if demo_page:
         add_page(routes, node.region, demo_page)
     routes.add_exception_handler(HTTPException, _http_problem)

@@ -15,6 +15,7 @@ from perdure.api.grants import Grants, UnknownKey
 from perdure.api.revocations import Revocations
 from perdure.api.standing import Standing, Standings
 from perdure.api.tickets import Tickets
+from perdure.regions.audit import Audit
 from perdure.replication.errors import Refusal
 from perdure.replication.hlc import wall_time
 
@@ -33,6 +34,7 @@ class Guard(NamedTuple):
     revocations: Revocations
     tickets: Tickets
     standings: Standings
+    audit: Audit
     hurry: Callable[[], Awaitable[bool]]
 
 

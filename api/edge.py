@@ -10,12 +10,13 @@ import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote_to_bytes
 
+from perdure.api.auditing import begin_telling, note
 from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread
 from perdure.api.document_sockets import serve_document
 from perdure.api.door import ANYBODYS, Door
 from perdure.api.fields import query
 from perdure.api.hot import append_tokens, events, respond
-from perdure.api.needs import of_request
+from perdure.api.needs import audited, of_request
 from perdure.api.poll import Polls
 from perdure.api.problems import problem
 from perdure.api.socket_frames import refuse_socket
@@ -145,7 +146,23 @@ class Edge:
         if _is_hot(parts):
             await self._hot(parts, scope, receive, send)
         else:
-            await self._routes(_inside(scope, parts), receive, self._marked(send))
+            send = self._noted(scope, parts, standing, self._marked(send))
+            await self._routes(_inside(scope, parts), receive, send)
+
+    def _noted(self, scope: Scope, parts: list[str], standing: Standing, send: Send) -> Send:
+        """What is noted in the audit log is on disk there before its answer leaves."""
+        action = audited(scope["method"], scope["path"], parts)
+        guard = self._door.guard
+        if action is None or guard is None:
+            return send
+        told = begin_telling(scope)
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                await note(guard.audit, action, standing.authority, parts[3:6:2], told)
+            await send(message)
+
+        return noted
 
     async def _admit(self, scope: Scope, parts: list[str]) -> Standing:
         if scope["path"] in KEYED_PATHS:

@@ -51,5 +51,24 @@ GRANT_SCHEMAS: dict[str, Any] = {
     "Keys": _listed("keys", "Key"),
     "Revoke": {**_body({"tenant": _TEXT, **_WHAT}), "description": "one of the four"},
     "Revocation": _answer({"id": _TEXT, **_WHAT, "at": _TIME, "by": _TEXT}, *_WHAT),
+    "Entry": _answer(
+        {
+            "n": {"type": "integer"},
+            "at": _TIME,
+            "region": _TEXT,
+            "action": _TEXT,
+            "tenant": _TEXT,
+            "actor": _TEXT,
+            "prev": _TEXT,
+            "hash": _TEXT,
+            **{name: {"type": ["string", "null"]} for name in ("grant", "session", "target")},
+        }
+    ),
+    "Audited": _answer(
+        {
+            "entries": {"type": "array", "items": {"$ref": "#/components/schemas/Entry"}},
+            "next": {"type": ["string", "null"]},
+        }
+    ),
     "Revocations": _listed("revocations", "Revocation"),
 }

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, authority_of, no_query, read_object
 from perdure.api.api_keys import KEY_FIELDS, TOKEN_FIELDS, ApiKeys, check_tenant
+from perdure.api.auditing import tell
 from perdure.api.authority import Authority
 from perdure.api.bodies import header
 from perdure.api.door import Door, Guard
@@ -78,6 +79,7 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
         now_s = node.clock.wall_ms() / 1000
         claims = known().claims(id_, value, fields, now_s)
         grant = _guard(door).grants.mint(claims)
+        tell(request, actor=id_, tenant=claims["tenant"], target=claims["sub"], grant=claims["jti"])
         expires = wall_time(claims["exp"] * 1000)
         return answer({"grant": grant, "id": claims["jti"], "expires": expires}, 201)
 
@@ -90,6 +92,7 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
         tenant = check_tenant(fields.text("tenant"), caller)
         at = wall_time(node.clock.wall_ms())
         made = await known().make(tenant, fields, caller.subject, at)
+        tell(request, tenant=tenant, target=made.value["id"])
         return answer({**made.value, "key": made.key}, 201)
 
     @routes.get("/v1/keys")
@@ -104,6 +107,7 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
         no_query(request)
         caller = _administrator(request)
         await known().remove(caller.tenant, k, node.clock.wall_ms() / 1000, caller.subject)
+        tell(request, target=k)
         return Response(status_code=204)
 
 
@@ -119,6 +123,7 @@ def _add_revocations(routes: FastAPI, node: Node, door: Door) -> None:
         at_s = node.clock.wall_ms() / 1000
         value = await _guard(door).revocations.add((kind, tenant, name), at_s, caller.subject)
         _guard(door).standings.look()
+        tell(request, tenant=tenant, target=f"{kind} {name}")
         return answer(_shown(value), 201)
 
     @routes.get("/v1/revocations")

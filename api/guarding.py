@@ -9,6 +9,7 @@ from perdure.api.grants import Expected, Grants, Keys
 from perdure.api.revocations import Cut, Revocations
 from perdure.api.standing import Standings
 from perdure.api.tickets import Tickets
+from perdure.regions.audit import Audit
 from perdure.regions.config import Config
 from perdure.regions.key_sets import KeySet
 from perdure.regions.node import Node
@@ -54,5 +55,6 @@ def build_door(node: Node, rules: Rules | None) -> tuple[Door, ApiKeys | None]:
     standings = Standings(rules.grants, revocations, now_s)
     node.each_second.append(standings.look)
     tickets = Tickets(node.entropy, lambda: node.clock.monotonic_ms() / 1000)
-    guard = Guard(rules.grants, revocations, tickets, standings, rules.hurry)
+    audit = Audit(node)
+    guard = Guard(rules.grants, revocations, tickets, standings, audit, rules.hurry)
     return Door(guard), ApiKeys(node, node.entropy, revocations)

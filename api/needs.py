@@ -63,12 +63,65 @@ WITHOUT_SESSION = frozenset(name for name, verb in OF_FRAMES.items() if verb is 
 NAMES = ("producer", "author", "member", "by", "from")
 
 
-def of_request(method: str, parts: list[str]) -> str | None:
-    """The verb for a path of a session, as its segments: ``["", "v1", "sessions", id, …]``."""
+# What is noted in the audit log, by method and path, and by frame.
+_AUDITED_PATHS: dict[tuple[str, str], str] = {
+    ("DELETE", ""): "session.delete",
+    ("DELETE", "messages/*"): "message.delete",
+    ("DELETE", "documents/*"): "document.delete",
+    ("POST", "messages/*/claim"): "message.claim",
+    ("POST", "messages/*/cancel"): "message.cancel",
+    ("POST", "runs/*/claim"): "run.claim",
+    ("POST", "runs/*/cancel"): "run.cancel",
+    ("POST", "tickets"): "ticket.give",
+}
+_AUDITED_FRAMES = {
+    "claim": "message.claim",
+    "cancel": "message.cancel",
+    "claim_run": "run.claim",
+    "cancel_run": "run.cancel",
+}
+_AUDITED_OUTSIDE = {
+    ("POST", "/v1/grants/renew"): "grant.renew",
+    ("POST", "/v1/tokens"): "grant.mint",
+    ("POST", "/v1/keys"): "key.make",
+    ("GET", "/v1/keys"): "key.list",
+    ("POST", "/v1/revocations"): "revoke",
+    ("GET", "/v1/revocations"): "revocation.list",
+    ("GET", "/v1/regions"): "regions.show",
+    ("GET", "/v1/verify"): "verify",
+    ("GET", "/v1/audit"): "audit.read",
+}
+
+
+def _shape(parts: list[str]) -> str:
     rest = parts[4:]
     if len(rest) > 1 and rest[0] in _NAMED:
         rest = [rest[0], "*", *rest[2:]]
-    return _OF_PATHS.get("/".join(rest), {}).get("GET" if method == "HEAD" else method)
+    return "/".join(rest)
+
+
+def audited(method: str, path: str, parts: list[str]) -> str | None:
+    """What a request is called in the audit log; None for one that is not noted there."""
+    if len(parts) > 3:
+        return _AUDITED_PATHS.get((method, _shape(parts)))
+    if path.startswith("/v1/keys/") and method == "DELETE":
+        return "key.remove"
+    return _AUDITED_OUTSIDE.get((method, path))
+
+
+def audited_frame(frame: dict[str, object]) -> str | None:
+    """The same for a frame of a socket."""
+    do = str(frame.get("do"))
+    if do != "delete":
+        return _AUDITED_FRAMES.get(do)
+    if frame.get("message") is not None:
+        return "message.delete"
+    return "session.delete" if frame.get("document") is None else "document.delete"
+
+
+def of_request(method: str, parts: list[str]) -> str | None:
+    """The verb for a path of a session, as its segments: ``["", "v1", "sessions", id, …]``."""
+    return _OF_PATHS.get(_shape(parts), {}).get("GET" if method == "HEAD" else method)
 
 
 def of_frame(frame: dict[str, object]) -> str | None:

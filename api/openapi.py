@@ -65,6 +65,7 @@ _ANSWERS = {
     ("/v1/keys", "get"): "Keys",
     ("/v1/revocations", "post"): "Revocation",
     ("/v1/revocations", "get"): "Revocations",
+    ("/v1/audit", "get"): "Audited",
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),
@@ -77,6 +78,7 @@ _QUERIES = {
     ("/v1/sessions/{s}/runs", "get"): ("before", "limit"),
     ("/v1/sessions/{s}/messages", "post"): ("ack", "wait_ms"),
     ("/v1/verify", "get"): ("session",),
+    ("/v1/audit", "get"): ("after", "limit"),
 }
 
 

@@ -7,11 +7,12 @@ To add a verb: a coroutine that takes a :class:`Call` and gives an :class:`Answe
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
+from perdure.api.auditing import note
 from perdure.api.door import Door
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.fields import Fields, ack_wait_ms, check_ttl_s
 from perdure.api.hot import check_count, check_end
-from perdure.api.needs import NAMES, WITHOUT_SESSION, of_frame
+from perdure.api.needs import NAMES, WITHOUT_SESSION, audited_frame, of_frame
 from perdure.api.owners import check_own
 from perdure.api.runs import (
     CLAIM_FIELDS,
@@ -335,4 +336,10 @@ async def carry_out(
             whose.standing.check_member(key, fields.needed("presence"))
     elif fields.has("worker"):
         whose.standing.authority.check_names(frame, "worker")
-    return await verb.run(Call(node, socket, whose, key, frame, fields))
+    answer = await verb.run(Call(node, socket, whose, key, frame, fields))
+    action, guard = audited_frame(frame), whose.door.guard
+    if action is not None and guard is not None:
+        target = next((frame[n] for n in ("message", "run", "document") if fields.has(n)), None)
+        about = [key] if target is None else [key, target]
+        await note(guard.audit, action, whose.standing.authority, about)
+    return answer

@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 from unicodedata import category
 
+from perdure.regions.audit_command import CODES as AUDIT_CODES
+from perdure.regions.audit_command import add_options as add_audit_options
+from perdure.regions.audit_command import print_audit
 from perdure.regions.console import patiently, print_json, say
 from perdure.regions.publishing import publish
 from perdure.replication import cursor as cursors
@@ -64,6 +67,8 @@ def add_commands(commands: Any) -> None:
     sessions.add_argument("--limit", type=int, default=100, help="how many (100)")
     text = "what a region knows of the others"
     _add(commands, "regions", _regions, text, _EXIT_CODES_REGIONS)
+    audit = _add(commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES)
+    add_audit_options(audit)
     verify = _add(
         commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )

@@ -31,6 +31,7 @@ HOMES = {
     "fastapi": {
         "api/answers.py",
         "api/app.py",
+        "api/auditing.py",
         "api/documents.py",
         "api/granting.py",
         "api/openapi.py",
@@ -42,6 +43,7 @@ HOMES = {
     "jwt": {"api/grants.py"},
     # The command line talks to regions as any client does.
     "perdure_client": {
+        "regions/audit_command.py",
         "regions/commands.py",
         "regions/console.py",
         "regions/demo.py",

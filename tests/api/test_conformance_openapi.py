@@ -26,6 +26,7 @@ OF_GRANTS = {
     ("delete", "/v1/keys/{k}"),
     ("post", "/v1/revocations"),
     ("get", "/v1/revocations"),
+    ("get", "/v1/audit"),
 }
 
 

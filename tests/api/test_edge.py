@@ -269,6 +269,7 @@ OPERATIONS = {
     ("/v1/transports", "get"),
     ("/v1/grants/renew", "post"),
     ("/v1/tokens", "post"),
+    ("/v1/audit", "get"),
     ("/v1/keys", "get"),
     ("/v1/keys", "post"),
     ("/v1/keys/{k}", "delete"),

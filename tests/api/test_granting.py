@@ -539,6 +539,7 @@ async def test_answers_are_as_described(guarded, key):
         ("post", "/v1/revocations", {"subject": "x"}, ours),
         ("get", "/v1/revocations", None, ours),
         ("delete", "/v1/keys/{k}", None, acme),
+        ("get", "/v1/audit", None, ours),
     )
     assert {(method, path) for method, path, _, _ in exchanges} == OF_GRANTS
     for method, path, body, head in exchanges:

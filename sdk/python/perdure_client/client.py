@@ -113,6 +113,10 @@ class Client:
         """Whether all regions hold the same, of one session or of all."""
         return await self._get("/v1/verify" + query(session=session))
 
+    async def audit(self, after: str | None = None, limit: int = 1_000) -> dict[str, Any]:
+        """A page of the audit log: ``entries`` and, where there are more, the ``next`` place."""
+        return await self._get("/v1/audit" + query(after=after, limit=limit))
+
     async def _get(self, path: str) -> dict[str, Any]:
         answer, _ = await self.regions.request("GET", path)
         return answer

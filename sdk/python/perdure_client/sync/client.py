@@ -91,6 +91,10 @@ class Client:
         """Whether all regions hold the same, of one session or of all."""
         return self._portal.call(self._it.verify(session))
 
+    def audit(self, after: str | None = None, limit: int = 1000) -> dict[str, Any]:
+        """A page of the audit log: ``entries`` and, where there are more, the ``next`` place."""
+        return self._portal.call(self._it.audit(after, limit))
+
     def close(self) -> None:
         """Close every connection."""
         self._portal.close(self._it.aclose)
