@@ -12,10 +12,10 @@ from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
-from perdure.api.guarding import Rules, build_door
+from perdure.api.guarding import Rules, build_door, minting
 from perdure.api.openapi import describe
 from perdure.api.owners import check_own
-from perdure.api.page import add_page
+from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import problem
 from perdure.api.runs import add_runs
@@ -115,12 +115,12 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     if demo_page:
-        add_page(routes, node.region, demo_page)
+        add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)
     describe(routes)
-    edge: Any = Edge(node, door, routes)
+    edge: Any = Edge(node, door, routes, UNDER if demo_page else None)
     return Cors(
         edge,
         node.region,

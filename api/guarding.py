@@ -1,7 +1,7 @@
 """Puts together what a region decides by who may come in."""
 
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 from perdure.api.api_keys import ApiKeys
 from perdure.api.door import Door, Guard
@@ -41,6 +41,19 @@ def rules_of(config: Config, node: Node) -> Rules | None:
     keys.recall()
     node.beside(keys.run(), "perdure-keys")
     return Rules(grants, config.cut_off_grant_age_s, keys.hurry)
+
+
+def minting(node: Node, rules: Rules | None) -> Callable[[Mapping[str, Any], int], str] | None:
+    """Mints grants that are good for so many seconds from now; None where none are asked for."""
+    if rules is None:
+        return None
+    grants = rules.grants
+
+    def mint(claims: Mapping[str, Any], ttl_s: int) -> str:
+        now_s = node.clock.wall_ms() // 1000
+        return grants.mint({**claims, "iat": now_s, "exp": now_s + ttl_s})
+
+    return mint
 
 
 def build_door(node: Node, rules: Rules | None) -> tuple[Door, ApiKeys | None]:

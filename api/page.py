@@ -4,10 +4,10 @@ The policy that goes with each of them lets the page load nothing but these file
 take no style that stands in a page, and talk to the regions of the demo alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Response
 from perdure.api.answers import answer
@@ -20,6 +20,7 @@ _FILES = {
     "chat.mjs": ("perdure.page", "chat.mjs", _SCRIPT),
     "show.mjs": ("perdure.page", "show.mjs", _SCRIPT),
     "draft.mjs": ("perdure.page", "draft.mjs", _SCRIPT),
+    "grant.mjs": ("perdure.page", "grant.mjs", _SCRIPT),
     "shared_text.mjs": ("perdure.page", "shared_text.mjs", _SCRIPT),
     "pieces.mjs": ("perdure.page", "pieces.mjs", _SCRIPT),
     "lib0.mjs": ("perdure.page", "lib0.mjs", _SCRIPT),
@@ -33,8 +34,21 @@ class _File(NamedTuple):
     media_type: str
 
 
-def add_page(routes: FastAPI, region: str, regions: Mapping[str, str]) -> None:
-    """``/demo/…``. ``regions``: those that the page offers, and the URLs for their clients."""
+# A grant of the page is good for so long: it is renewed while somebody looks.
+GRANT_S = 120
+# Everything of the page is below, and is given without a grant.
+UNDER = "/demo/"
+_CAN = {"*": ["read", "write", "presence", "cancel"]}
+
+
+def add_page(
+    routes: FastAPI,
+    region: str,
+    regions: Mapping[str, str],
+    mint: Callable[[Mapping[str, Any], int], str] | None,
+) -> None:
+    """``/demo/…``. ``regions``: those that the page offers, and the URLs for their clients;
+    ``mint`` gives grants for so many seconds, where one is asked for."""
     found = {
         path: _File(_read(package, name), media_type)
         for path, (package, name, media_type) in _FILES.items()
@@ -57,6 +71,14 @@ def add_page(routes: FastAPI, region: str, regions: Mapping[str, str]) -> None:
     async def page_regions() -> Response:
         known = [{"name": name, "url": url} for name, url in regions.items()]
         return answer({"region": region, "regions": known})
+
+    @routes.get("/demo/grant", include_in_schema=False)
+    async def page_grant() -> Response:
+        """A grant for who looks at the page; its name is the visitor's own choice."""
+        if mint is None:
+            return answer({"grant": None})
+        grant = mint({"sub": "visitor", "as": ["*"], "can": _CAN}, GRANT_S)
+        return answer({"grant": grant, "ttl_s": GRANT_S})
 
 
 def _read(package: str, name: str) -> bytes:

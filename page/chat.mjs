@@ -4,6 +4,7 @@
  */
 
 import { Draft } from "./draft.mjs";
+import { Grant } from "./grant.mjs";
 import { Client, OutOfStep, apply, newView } from "./perdure.js";
 import { Messages, Regions, Typing, drawPeople } from "./show.mjs";
 
@@ -20,10 +21,18 @@ const name = (asked.get("name") ?? "").slice(0, NAME_CHARS_MAX).trim() || "Someb
 const me = memberOf(name);
 const { region: served, regions } = await (await fetch("regions")).json();
 
+const grant = new Grant(regions.map(({ url }) => url));
+await grant.start();
+
 const messages = new Messages(at("messages"), me);
 const typing = new Typing(at("typing"));
 const choice = new Regions(at("where"), at("regions"), regions, pick);
-const draft = new Draft(at("draft"), { session: sessionId, document: "draft", onState: drawDraftState });
+const draft = new Draft(at("draft"), {
+  session: sessionId,
+  document: "draft",
+  grant: () => grant.now,
+  onState: drawDraftState,
+});
 let view = newView(sessionId);
 let session = null;
 let reading = null;
@@ -64,7 +73,7 @@ function pick(url) {
   reading?.abort();
   reading = new AbortController();
   readAt = null;
-  session = new Client(urls, { WebSocket: WatchedSocket }).session(sessionId);
+  session = new Client(urls, { WebSocket: WatchedSocket, grant: () => grant.now }).session(sessionId);
   draft.follow(urls);
   follow(session, reading.signal).catch((error) => !isOver(error) && complain(error));
 }

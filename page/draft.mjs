@@ -17,6 +17,7 @@ const REFUSED = new Set([1003, 4400, 4410, 4413]);
 export class Draft {
   #area;
   #path;
+  #grant;
   #onState;
   #text = new SharedText(crypto.getRandomValues(new Uint32Array(1))[0]);
   #shown = "";
@@ -28,8 +29,9 @@ export class Draft {
   // What came while somebody was in the middle of composing a character.
   #held = null;
 
-  /** `onState(state, detail)`: `open`, `lost` or `refused`. */
-  constructor(area, { session, document, onState }) {
+  /** `onState(state, detail)`: `open`, `lost` or `refused`; `grant()` gives the one to use now, if any. */
+  constructor(area, { session, document, onState, grant = () => null }) {
+    this.#grant = grant;
     this.#area = area;
     this.#path = `/v1/sessions/${session}/documents/${document}`;
     this.#onState = onState;
@@ -52,7 +54,9 @@ export class Draft {
     const old = this.#socket;
     this.#socket = null;
     old?.close();
-    const socket = new WebSocket(this.#urls[0].replace(/^http/, "ws") + this.#path);
+    const grant = this.#grant();
+    const url = this.#urls[0].replace(/^http/, "ws") + this.#path;
+    const socket = grant ? new WebSocket(url, ["perdure.v1", `bearer.${grant}`]) : new WebSocket(url);
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#ask();

@@ -7,21 +7,43 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
-from perdure.regions.config import PEER_SECRET
+from perdure.regions.clock import SystemClock
+from perdure.regions.config import JWT_SECRET, PEER_SECRET
 
 NAMES = ("eu", "us", "ap")
+EVERYTHING = ("read", "write", "presence", "run", "cancel", "admin")
+GRANT_S = 7 * 86_400
 READY_S_MAX = 20.0
 STOP_S_MAX = 10.0
 _POLL_S = 0.05
 
 
+# Signs claims with a secret.
+Mint = Callable[[bytes, Mapping[str, Any]], str]
+
+
 class ClusterError(Exception):
     """A region did not start; the message holds what it said."""
+
+
+class Issuer:
+    """Gives the grants of regions on this machine; ``mint`` signs claims with a secret."""
+
+    def __init__(self, mint: Mint, secret: str | None = None) -> None:
+        self.secret = secret or secrets.token_hex(32)
+        self._mint = mint
+
+    def grant(self) -> str:
+        """A grant for who runs the regions: everything, for some days."""
+        now_s = SystemClock().wall_ms() // 1000
+        claims = {"sub": "dev", "as": ["*"], "can": {"*": list(EVERYTHING)}}
+        return self._mint(self.secret.encode(), {**claims, "iat": now_s, "exp": now_s + GRANT_S})
 
 
 @dataclass
@@ -75,10 +97,16 @@ class Cluster:
     """Regions that know each other; each can be killed and started again."""
 
     def __init__(
-        self, directory: Path, ports: list[tuple[int, int]], options: Sequence[str] = ()
+        self,
+        directory: Path,
+        ports: list[tuple[int, int]],
+        options: Sequence[str] = (),
+        issuer: "Issuer | None" = None,
     ) -> None:
-        """``options``: further flags of ``perdure serve``, for every region."""
-        self._options = options
+        """``options``: further flags of ``perdure serve``, for every region. ``issuer``: gives the
+        grants that they ask for; without one anybody on this machine may call."""
+        self._options = [*options, *(["--dev-no-auth"] if issuer is None else [])]
+        self.grant = None if issuer is None else issuer.grant()
         self.regions = {
             name: RegionProcess(name, port, peer_port, directory / name)
             for name, (port, peer_port) in zip(NAMES, ports, strict=True)
@@ -87,6 +115,8 @@ class Cluster:
             **os.environ,
             PEER_SECRET: os.environ.get(PEER_SECRET) or secrets.token_hex(32),
         }
+        if issuer is not None:
+            self._environment[JWT_SECRET] = issuer.secret
 
     async def __aenter__(self) -> "Cluster":
         try:
@@ -107,7 +137,7 @@ class Cluster:
         region.data.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
-        command += ["--data", str(region.data), "--dev-no-auth", *self._options]
+        command += ["--data", str(region.data), *self._options]
         for other in self.regions.values():
             if other is not region:
                 command += ["--peer", f"{other.name}=http://127.0.0.1:{other.peer_port}"]

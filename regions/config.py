@@ -18,6 +18,8 @@ PORT_MAX = 65_535
 # Clocks of issuers and regions may differ by so much.
 JWT_LEEWAY_S = 30
 JWT_LEEWAY_S_MAX = 60
+# Among the origins: any of this machine.
+LOOPBACK = "loopback"
 LOOPBACK_ORIGINS = r"(https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?)|null"
 
 
@@ -179,8 +181,8 @@ def check(config: Config) -> None:
             "--dev-no-auth may use a secret that everybody knows, so peers are taken on loopback"
             f" only, not on {config.peer_host}"
         )
-    if config.demo_page and not config.no_auth:
-        raise ConfigError("--demo-page carries no grant: it needs --dev-no-auth")
+    if config.demo_page and not is_loopback(config.host):
+        raise ConfigError("--demo-page gives grants to who asks: it is served on loopback only")
     if not config.peer_secret:
         raise ConfigError(
             f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same secret in every region,"

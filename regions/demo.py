@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from perdure.regions.cluster import NAMES, Cluster, ClusterError, free_ports
+from perdure.regions.cluster import NAMES, Cluster, ClusterError, Issuer, Mint, free_ports
 from perdure.regions.demo_screen import Screen
 
 from perdure_client import Client, Event, Writer
@@ -180,7 +180,7 @@ class Failover:
 
     def _client(self, first: str) -> Client:
         names = [first, *(name for name in NAMES if name != first)]
-        return Client([self._cluster.regions[name].url for name in names])
+        return Client([self._cluster.regions[name].url for name in names], self._cluster.grant)
 
     def _name(self, url: str) -> str:
         regions = self._cluster.regions.values()
@@ -296,17 +296,17 @@ class Failover:
         return False
 
     async def _verified_by(self, name: str) -> bool:
-        async with Client([self._cluster.regions[name].url]) as client:
+        async with Client([self._cluster.regions[name].url], self._cluster.grant) as client:
             return bool((await client.verify())["equal"])
 
     async def _held_by(self, name: str) -> str:
-        async with Client([self._cluster.regions[name].url]) as client:
+        async with Client([self._cluster.regions[name].url], self._cluster.grant) as client:
             snapshot = await client.session(SESSION).snapshot()
         messages = {message["id"]: message["text"] for message in snapshot["messages"]}
         return str(messages.get(self._message, ""))
 
 
-async def failover(*, as_json: bool, tokens_per_s: float = TOKENS_PER_S) -> int:
+async def failover(mint: Mint, *, as_json: bool, tokens_per_s: float = TOKENS_PER_S) -> int:
     """Run the demo; 0 only if nothing was lost, doubled or reordered and all are equal.
 
     A termination or a closed terminal ends it as Ctrl-C does: no process is left behind.
@@ -323,14 +323,14 @@ async def failover(*, as_json: bool, tokens_per_s: float = TOKENS_PER_S) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
     try:
-        return await _failover(as_json, tokens_per_s)
+        return await _failover(Issuer(mint), as_json, tokens_per_s)
     except asyncio.CancelledError:
         if not told:
             raise
         return 128 + told[0]
 
 
-async def _failover(as_json: bool, tokens_per_s: float) -> int:
+async def _failover(issuer: Issuer, as_json: bool, tokens_per_s: float) -> int:
     screen = Screen(sys.stderr if as_json else sys.stdout)
     ports = free_ports(2 * len(NAMES))
     # Killed regions may leave files while their directory is removed.
@@ -340,7 +340,7 @@ async def _failover(as_json: bool, tokens_per_s: float) -> int:
         pairs = list(zip(ports[::2], ports[1::2], strict=True))
         screen.say("starting three regions: " + ", ".join(NAMES))
         try:
-            async with Cluster(Path(directory), pairs) as cluster:
+            async with Cluster(Path(directory), pairs, issuer=issuer) as cluster:
                 result = await Failover(cluster, tokens_per_s, screen).run()
         except (PerdureError, ClusterError, TimeoutError) as error:
             screen.say(f"the demo did not come to its end: {type(error).__name__} {error}")

@@ -11,7 +11,15 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Seque
 from pathlib import Path
 from typing import Any
 
-from perdure.regions.cluster import NAMES, Cluster, ClusterError, RegionProcess, free_ports
+from perdure.regions.cluster import (
+    NAMES,
+    Cluster,
+    ClusterError,
+    Issuer,
+    Mint,
+    RegionProcess,
+    free_ports,
+)
 from perdure.regions.demo_agent import AGENT, ScriptedAgent
 from perdure.regions.dev import stop_signal, watch
 
@@ -29,27 +37,28 @@ def page_url(region: RegionProcess) -> str:
 
 
 @contextlib.asynccontextmanager
-async def chat_cluster(directory: Path, ports: Sequence[int]) -> AsyncGenerator[Cluster, None]:
+async def chat_cluster(
+    directory: Path, ports: Sequence[int], mint: Mint
+) -> AsyncGenerator[Cluster, None]:
     """Regions that serve the page, on these ports for clients."""
-    options = [
-        f"--demo-page={name}=http://127.0.0.1:{port}"
-        for name, port in zip(NAMES, ports, strict=True)
-    ]
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
+    options = [f"--demo-page={name}={url}" for name, url in urls.items()]
+    options += [f"--cors-origin={url}" for url in urls.values()]
     # Nobody listens on the ports of the clients yet, so some of these may be the same.
     peer_ports = [port for port in free_ports(2 * len(NAMES)) if port not in ports]
     pairs = list(zip(ports, peer_ports[: len(NAMES)], strict=True))
-    async with Cluster(directory, pairs, options) as cluster:
+    async with Cluster(directory, pairs, options, Issuer(mint)) as cluster:
         yield cluster
 
 
-async def chat(first_port: int, *, opens: bool) -> int:
+async def chat(mint: Mint, first_port: int, *, opens: bool) -> int:
     """Run the demo until Ctrl-C, or until ``quit`` is typed; what it kept is removed then."""
     stop = stop_signal()
     ports = [first_port + number for number in range(len(NAMES))]
     with tempfile.TemporaryDirectory(prefix="perdure-chat-", ignore_cleanup_errors=True) as kept:
         async with (
-            chat_cluster(Path(kept), ports) as cluster,
-            Client([region.url for region in cluster.regions.values()]) as client,
+            chat_cluster(Path(kept), ports, mint) as cluster,
+            Client([region.url for region in cluster.regions.values()], cluster.grant) as client,
         ):
             desk = _Desk(cluster, stop)
             desk.explain()

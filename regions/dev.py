@@ -1,31 +1,64 @@
 """``perdure dev``: three regions on this machine, until Ctrl-C or the terminal is closed."""
 
 import asyncio
+import os
+import secrets
+import shlex
 import signal
 from pathlib import Path
 
-from perdure.regions.cluster import Cluster
+from perdure.regions.cluster import Cluster, Issuer, Mint
 
 FIRST_PORT = 7_101
 FIRST_PEER_PORT = 7_201
 
 
-async def dev(directory: Path) -> int:
+async def dev(directory: Path, mint: Mint) -> int:
     """Run ``eu``, ``us`` and ``ap``; a region that is killed is reported, not restarted."""
+    issuer = Issuer(mint, _kept_secret(directory))
     ports = [(FIRST_PORT + number, FIRST_PEER_PORT + number) for number in range(3)]
     stop = stop_signal()
-    async with Cluster(directory, ports) as cluster:
+    async with Cluster(directory, ports, ["--cors-origin", "loopback"], issuer) as cluster:
         watching = [asyncio.create_task(watch(cluster, name)) for name in cluster.regions]
         for region in cluster.regions.values():
             assert region.process is not None
             print(f"{region.name}  {region.url}  pid {region.process.pid}  log {region.log}")
-        print("anybody on this machine may call; data is kept in", directory)
-        print("try:  curl -N http://127.0.0.1:7102/v1/sessions/demo/events", flush=True)
+        environment = _write_environment(directory, cluster.grant or "")
+        print("data is kept in", directory)
+        print(f"in another terminal:  . {environment}   (gives curl and perdure the grant)")
+        print("then:  curl -N http://127.0.0.1:7102/v1/sessions/demo/events", flush=True)
         await stop.wait()
         print("stopping", flush=True)
         for task in watching:
             task.cancel()
     return 0
+
+
+def _kept_secret(directory: Path) -> str:
+    """The secret of earlier runs, so that their grants are still good."""
+    path = directory / "secret"
+    if not path.exists():
+        _write_own(path, secrets.token_hex(32))
+    return path.read_text().strip()
+
+
+def _write_environment(directory: Path, grant: str) -> Path:
+    """What a shell reads to have the grant: for perdure and its Python client a variable, for curl
+    a folder with its configuration."""
+    _write_own(directory / "grant", grant)
+    _write_own(directory / ".curlrc", f'header = "Authorization: Bearer {grant}"\n')
+    folder = shlex.quote(str(directory.resolve()))
+    lines = (f"export PERDURE_GRANT={grant}", f"export CURL_HOME={folder}")
+    _write_own(directory / "env", "\n".join(lines) + "\n")
+    return directory / "env"
+
+
+def _write_own(path: Path, text: str) -> None:
+    """A file that nobody else may read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 def stop_signal() -> asyncio.Event:

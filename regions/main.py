@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from perdure.regions.config import (
     JWT_LEEWAY_S,
     JWT_LEEWAY_S_MAX,
     JWT_SECRET,
+    LOOPBACK,
     LOOPBACK_ORIGINS,
     PEER_SECRET,
     PORT_MAX,
@@ -87,7 +88,11 @@ def _add_serve(commands: Any) -> None:
         help="another region and the URL of its peer port; once for each",
     )
     serving.add_argument(
-        "--cors-origin", action="append", default=[], metavar="ORIGIN", help="browsers' origin"
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="a browser page's origin that may call; loopback: any page of this machine",
     )
     _add_grants(serving)
     serving.add_argument(
@@ -155,7 +160,7 @@ def _add_dev(commands: Any) -> None:
     dev_parser.add_argument(
         "--data", type=Path, default=Path(".data/dev"), metavar="DIR", help="(.data/dev)"
     )
-    dev_parser.set_defaults(run=lambda options: asyncio.run(dev(options.data)))
+    dev_parser.set_defaults(run=lambda options: asyncio.run(dev(options.data, _mint)))
 
 
 def _add_demo(commands: Any) -> None:
@@ -189,17 +194,23 @@ def _add_demo(commands: Any) -> None:
     chatting.set_defaults(run=_demo_chat)
 
 
+def _mint(secret: bytes, claims: Mapping[str, Any]) -> str:
+    from perdure.api.grants import Grants
+
+    return Grants(secret).mint(claims)
+
+
 def _demo_chat(options: argparse.Namespace) -> int:
     if not 0 < options.port <= PORT_MAX - 2:
         raise ConfigError(f"--port {options.port} must be 1 to {PORT_MAX - 2}")
-    return asyncio.run(chat(options.port, opens=options.open))
+    return asyncio.run(chat(_mint, options.port, opens=options.open))
 
 
 def _demo_failover(options: argparse.Namespace) -> int:
     # Faster, the answer is over before a process can be killed in the middle of it.
     if not 0 < options.tokens_per_s <= TOKENS_PER_S_MAX:
         raise ConfigError(f"--tokens-per-s must be positive, and at most {TOKENS_PER_S_MAX:.0f}")
-    return asyncio.run(failover(as_json=options.json, tokens_per_s=options.tokens_per_s))
+    return asyncio.run(failover(_mint, as_json=options.json, tokens_per_s=options.tokens_per_s))
 
 
 _SERVE = (
@@ -253,13 +264,15 @@ def _serve(options: argparse.Namespace) -> int:
     from perdure.api.guarding import rules_of
     from perdure.regions.serving import CannotListen, serve
 
+    lets_loopback = config.no_auth or LOOPBACK in config.cors_origins
+
     def make_app(node: Any) -> Any:
         return create_app(
             node,
             rules=rules_of(config, node),
             version=version("perdure"),
-            cors_origins=config.cors_origins,
-            cors_origin_regex=LOOPBACK_ORIGINS if config.no_auth else None,
+            cors_origins=[origin for origin in config.cors_origins if origin != LOOPBACK],
+            cors_origin_regex=LOOPBACK_ORIGINS if lets_loopback else None,
             demo_page=config.demo_page,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from perdure.api.grants import Grants
 from perdure.regions.cluster import NAMES, Cluster, free_ports
 from perdure.regions.demo_agent import ScriptedAgent
 from perdure.regions.demo_chat import PEOPLE, SESSION, chat_cluster, page_url
@@ -82,13 +83,18 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
+def mint(secret: bytes, claims: Any) -> str:
+    """Signs grants, as ``perdure demo chat`` has it."""
+    return Grants(secret).mint(claims)
+
+
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     """Three regions as processes, and the agent."""
     ports = free_ports(len(NAMES))
     async with (
-        chat_cluster(tmp_path / "regions", ports) as cluster,
-        Client([f"http://127.0.0.1:{port}" for port in ports]) as client,
+        chat_cluster(tmp_path / "regions", ports, mint) as cluster,
+        Client([f"http://127.0.0.1:{port}" for port in ports], cluster.grant) as client,
     ):
         agent = ScriptedAgent(client, lambda _: None, WORDS_PER_S)
         working = asyncio.create_task(agent.work(SESSION))

@@ -1,6 +1,7 @@
 """The client: a list of regions, and sessions in them."""
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Generator
 from typing import Any, Literal
@@ -14,13 +15,16 @@ from perdure_client.session import Session
 from perdure_client.transports import Transport, Transports
 
 _CONNECTIONS_MAX = 1_000
+# The variable of the environment that a client takes its grant from.
+GRANT = "PERDURE_GRANT"
 
 
 class Client:
     """Talks to the first region that answers, and goes on at the next by itself.
 
     ``urls``: the regions in the order of preference. ``grant``: a JWT, where the regions ask for
-    one, or a function that gives the one to use now. ``give_up_s``: for so long a request is tried,
+    one, or a function that gives the one to use now (None: that of the environment,
+    ``PERDURE_GRANT``, if there is one). ``give_up_s``: for so long a request is tried,
     at one region after the other, before it raises ``Unavailable``; a reader tries for ever.
     ``transport``: how events come, ``websocket``, ``sse`` or ``poll``; ``auto`` takes the first of
     them that gets through to a region. ``jitter``, ``sleep``, ``clock`` and ``http`` are for tests.
@@ -40,6 +44,7 @@ class Client:
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        grant = os.environ.get(GRANT) if grant is None else grant
         self._http = httpx2.AsyncClient(
             auth=_Bearer(grant) if grant else None,
             timeout=httpx2.Timeout(ANSWER_S_MAX, connect=CONNECT_S_MAX),
