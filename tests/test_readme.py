@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from perdure.regions.cluster import Cluster, free_ports
+from perdure.api.grants import Grants
+from perdure.regions.cluster import Cluster, Issuer, free_ports
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,10 +28,17 @@ def block(language: str, containing: str) -> str:
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
     ports = free_ports(6)
-    async with Cluster(tmp_path, list(zip(ports[::2], ports[1::2], strict=True))) as cluster:
+    pairs = list(zip(ports[::2], ports[1::2], strict=True))
+    # As ``perdure dev`` runs them, and its file for the shell gives the grant to what is run here.
+    async with Cluster(tmp_path, pairs, issuer=Issuer(mint)) as cluster:
+        monkeypatch.setenv("PERDURE_GRANT", cluster.grant or "")
         yield cluster
+
+
+def mint(secret: bytes, claims: Mapping[str, Any]) -> str:
+    return Grants(secret).mint(claims)
 
 
 def here(text: str, cluster: Cluster) -> str:
@@ -95,6 +104,7 @@ async def test_the_browser_reader(cluster: Cluster, tmp_path: Path) -> None:
         json.dumps((ROOT / "sdk/javascript/perdure.js").as_uri()),
     )
     document = f"""
+      globalThis.location = {{ hash: "#{cluster.grant}" }};
       globalThis.document = {{ querySelector: () => ({{
         set textContent(text) {{
           if (text === "assistant: {ANSWER}") {{ console.log(text); process.exit(0); }}
