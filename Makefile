@@ -64,7 +64,7 @@ chaos: setup ## real processes that are killed, stopped, wiped and cut off: ROUN
 hotspots: setup ## a storm of readers, diverged sessions, a link that flaps: ARGS="--flaps 600"
 	$(BIN)/python -m tests.hotspots $(ARGS)
 
-fuzz: setup ## damaged Yjs updates against the parser and pycrdt: INPUTS=1000000 ARGS="--seed 7"
+fuzz: setup ## damaged bytes against the parsers of Yjs, frames and cursors: INPUTS=1000000 each ARGS="--seed 7"
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ARGS)
 
 interop: setup ## unmodified y-websocket clients at three regions; needs node, and npm with a registry
