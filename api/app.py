@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.description_page import add_description_page
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
@@ -16,11 +17,12 @@ from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import add_page
 from perdure.api.presence import add_presence
-from perdure.api.problems import problem
+from perdure.api.problems import RETRY_AFTER_S, problem
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
+from perdure.regions.guard_headers import guard_headers, guarded
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
@@ -71,12 +73,12 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
             return
         refusal = Refusal("origin_refused", "this origin may not open a WebSocket here")
-        await refuse_socket(refusal, [(b"perdure-region", self._region.encode())], send)
+        await refuse_socket(refusal, guard_headers(self._region), send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""
         response = super().preflight_response(request_headers)
-        response.headers["Perdure-Region"] = self._region
+        response.raw_headers[:] = guarded(response.raw_headers, guard_headers(self._region))
         return response
 
 
@@ -99,8 +101,8 @@ def create_app(
     routes = FastAPI(
         title="perdure",
         version=version,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
@@ -118,6 +120,7 @@ def create_app(
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)
     describe(routes)
+    add_description_page(routes)
     edge: Any = Edge(node, door, routes)
     return Cors(
         edge,
@@ -167,7 +170,9 @@ def _add_health(routes: FastAPI, node: Node, version: str) -> None:
         reason = node.readiness()
         if reason is None:
             return answer({"ready": True})
-        return answer({"ready": False, "reason": reason}, 503)
+        unready = answer({"ready": False, "reason": reason}, 503)
+        unready.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return unready
 
     @routes.get("/version")
     async def show_version() -> Response:

@@ -41,7 +41,6 @@ def add_page(routes: FastAPI, region: str, regions: Mapping[str, str]) -> None:
     }
     headers = {
         "Content-Security-Policy": policy(regions.values()),
-        "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
 

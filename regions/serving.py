@@ -15,6 +15,7 @@ import uvicorn
 from perdure.regions.checkpoint import Limits
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
+from perdure.regions.guard_headers import GUARDS
 from perdure.regions.node import Node
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
@@ -99,6 +100,14 @@ class Connection(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no request is refused here, before there is an application."""
+        lines = [b"HTTP/1.1 400 Bad Request", b"content-type: text/plain; charset=utf-8"]
+        lines += [name + b": " + value for name, value in GUARDS]
+        lines += [b"content-length: %d" % len(msg), b"connection: close", b"", msg.encode("ascii")]
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
+
     def handle_websocket_upgrade(self) -> None:
         """From here on the connection is another protocol's: no head is awaited any more."""
         self._is_socket = True
@@ -140,7 +149,19 @@ def _give_up_untaken(transport: asyncio.Transport) -> None:
 
 class SocketConnection(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, let go of some time after its end: what a client that was cut does not
-    take would be kept for it for ever."""
+    take would be kept for it for ever. And its refusals of what is no handshake, guarded."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        reject = self.conn.reject
+
+        def guarded_reject(status: Any, text: str) -> Any:
+            response = reject(status, text)
+            for name, value in GUARDS:
+                response.headers[name.decode()] = value.decode()
+            return response
+
+        setattr(self.conn, "reject", guarded_reject)  # noqa: B010 - mypy: it is a method
 
     async def run_asgi(self) -> None:
         """Until the application is done with it."""

@@ -31,6 +31,7 @@ HOMES = {
     "fastapi": {
         "api/answers.py",
         "api/app.py",
+        "api/description_page.py",
         "api/documents.py",
         "api/granting.py",
         "api/openapi.py",

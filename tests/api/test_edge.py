@@ -160,6 +160,7 @@ async def test_draining(region, lane):
     assert (await region.request("GET", "/livez")).status == 200
     ready = await region.request("GET", "/readyz")
     assert (ready.status, ready.json) == (503, {"ready": False, "reason": "draining"})
+    assert int(ready.header("retry-after")) > 0
     assert region.state() == before
 
 
