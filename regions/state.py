@@ -120,7 +120,8 @@ class State:
                 raise
             except Exception:
                 self.unapplied += 1
-                log.exception("%s/%d cannot be applied", record.origin, record.lsn)
+                known = {"session": operation.session}
+                log.exception("%s/%d cannot be applied", record.origin, record.lsn, extra=known)
         self.position = position
         self.log_bytes += sum(len(record.body) for _, record in applied)
 
