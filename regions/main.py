@@ -40,6 +40,9 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
+    if not __debug__:
+        print("perdure: run it without -O: its assertions are needed", file=sys.stderr)
+        return EXIT_USAGE
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser(arguments[:1])
     options = parser.parse_args(arguments)
