@@ -17,7 +17,7 @@ from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import add_page
 from perdure.api.presence import add_presence
-from perdure.api.problems import RETRY_AFTER_S, problem
+from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.transports import TRANSPORTS
@@ -31,6 +31,7 @@ from perdure.replication.tenants import session_key
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 
 _CORS_HEADERS = (
     "Authorization",
@@ -147,15 +148,21 @@ async def _problem(_: Request, error: Exception) -> Response:
     return _Refused(error)
 
 
-async def _http_problem(_: Request, error: Exception) -> Response:
+async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusals = {
         404: Refusal("not_found", "there is nothing at this path"),
-        405: Refusal("method_not_allowed", "this path does not take this method"),
+        405: Refusal(
+            "method_not_allowed", "this path does not take this method", allow=_allowed(request)
+        ),
     }
-    found = problem(refusals.get(error.status_code, error))
-    headers = {**(error.headers or {}), **dict(found.headers)}
-    return Response(found.encode(), found.status, headers=headers)
+    return _Refused(refusals.get(error.status_code, error))
+
+
+def _allowed(request: Request) -> str:
+    """All methods that the path takes; the framework names those of the first route only."""
+    routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _add_health(routes: FastAPI, node: Node, version: str) -> None:
