@@ -19,10 +19,13 @@ _TEXT = """Start a region (perdure serve --dev-no-auth) and have schemathesis dr
 not tell: statuses, media types, schemas; no 5xx but 503 and 507 with Retry-After; every refusal a
 problem, every answer with its guarding headers. Exit codes: 0 so it was, 1 it was not (its report
 is printed, with the request), 2 wrong arguments."""
+_HOOKS = "tests.schemathesis.hooks"
 _HERE = Path(__file__).parent
-# About how many of them are drawn for an operation beside those that each round begins with.
+# Operations, and cases that each round begins with: the edges of what is described.
 _OPERATIONS = 38
+_BEGINNING = 1_100
 _OUTCOMES = ("accepted", "unreachable", "conflicts", "rejected")
+PHASES = "coverage,fuzzing,stateful"
 ROUNDS_MAX = 100
 ROUND_S_MAX = 3_600
 
@@ -30,13 +33,14 @@ ROUND_S_MAX = 3_600
 class Campaign:
     """Rounds against one region, and what came of them."""
 
-    def __init__(self, directory: Path, cases: int, seed: int) -> None:
+    def __init__(self, directory: Path, cases: int, seed: int, phases: str = PHASES) -> None:
         self.served = Served(directory / "eu")
         self.counts: Counter[str] = Counter()
         self.generated = 0
         self.failed = 0
         self.rounds = 0
         self._directory, self._cases, self._seed = directory, cases, seed
+        self._phases = phases
 
     async def run(self) -> bool:
         """Until there were enough cases; whether all were as they must be."""
@@ -60,15 +64,16 @@ class Campaign:
                 if lived:
                     region.terminate()
                 code = await region.wait()
-        print(_said(log_path), end="")
+        logged = _said(log_path)
+        print(logged, end="")
         if not (lived and code == 0):
             print(f"FAILED: the region ended with {code}, alive until then: {lived}")
-        return good and lived and code == 0
+        return good and lived and code == 0 and not logged
 
     async def _rounds(self) -> bool:
         while self.generated < self._cases and self.rounds < ROUNDS_MAX:
-            left = self._cases - self.generated
-            if not await self._round(max(1, min(left, 20_000) // _OPERATIONS)):
+            left = min(self._cases - self.generated, 20_000) - _BEGINNING
+            if not await self._round(max(5, left // _OPERATIONS)):
                 return False
             print(f"{self.generated} cases, {self.failed} failed", file=sys.stderr, flush=True)
         return True
@@ -79,13 +84,14 @@ class Campaign:
         command += ["--config-file", str(_HERE / "schemathesis.toml"), "run"]
         command += [f"{self.served.url}/openapi.json", "--max-examples", str(examples)]
         command += ["--seed", str(self._seed + self.rounds), "--warnings", "off", "--no-color"]
-        command += ["--report", "json", "--report-json-path", str(report)]
+        command += ["--phases", self._phases, "--report", "json", "--report-json-path", str(report)]
         process = await asyncio.create_subprocess_exec(
             *command,
-            cwd=ROOT,
+            # What it notes for its next run is forgotten.
+            cwd=self._directory,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.schemathesis.hooks"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": _HOOKS},
         )
         try:
             async with asyncio.timeout(ROUND_S_MAX):
@@ -126,12 +132,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make schemathesis", description=_TEXT)
     parser.add_argument("--cases", type=int, default=1_000, help="at least so many (1000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (1)")
+    parser.add_argument("--phases", default=PHASES, help=f"of each round ({PHASES})")
     options = parser.parse_args(arguments)
     if options.cases < 1:
         parser.error("--cases: at least 1")
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory(prefix="perdure-schemathesis-") as directory:
-        campaign = Campaign(Path(directory), options.cases, options.seed)
+        campaign = Campaign(Path(directory), options.cases, options.seed, options.phases)
         good = asyncio.run(campaign.run())
     told: dict[str, Any] = {
         "commit": commit(),

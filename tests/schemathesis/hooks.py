@@ -16,7 +16,7 @@ from perdure.regions.guard_headers import GUARDS
 # Of so many values one stays as it was drawn.
 _KEPT_OF = 5
 # What is deleted stays deleted: after so many requests another session takes its place.
-_REQUESTS_OF_A_SESSION = 40
+_REQUESTS_OF_A_SESSION = 20
 _WAIT_MS = 20
 _WAITS = ("/poll", "/agents/{a}/runs")
 # What is drawn for lines of a stream is a text, and goes as it is.
@@ -87,6 +87,8 @@ def before_call(_: Any, case: Any, kwargs: Any) -> None:
         _place.furnish(case.operation.base_url.rstrip("/"))
     for name, value in (case.path_parameters or {}).items():
         case.path_parameters[name] = _known(name, value)
+    if isinstance(before := (case.query or {}).get("before"), str):
+        case.query = {**case.query, "before": _known("m", before)}
     if case.operation.path.endswith(_WAITS):
         _hasten(case)
     if isinstance(case.body, dict):
@@ -131,7 +133,9 @@ def _write_as_producer(case: Any) -> None:
 
 @schemathesis.hook
 def after_call(_: Any, case: Any, response: Any) -> None:
-    """Note how far a message was written."""
+    """Note how far a message was written, and that a session is gone."""
+    if case.method == "DELETE" and case.path_parameters == {"s": _place.session}:
+        _place.requests += -_place.requests % _REQUESTS_OF_A_SESSION
     if case.operation.path.endswith("/tokens") and response.status_code == 200:
         _place.next[case.path_parameters["m"]] = response.json()["next"]
 
