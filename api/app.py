@@ -122,7 +122,7 @@ def create_app(
         routes.add_exception_handler(kind, _problem)
     describe(routes)
     add_description_page(routes)
-    edge: Any = Edge(node, door, routes)
+    edge: Any = Edge(node, door, _as_written(routes))
     return Cors(
         edge,
         node.region,
@@ -132,6 +132,18 @@ def create_app(
         allow_headers=list(_CORS_HEADERS),
         expose_headers=["Perdure-Region", "Retry-After"],
     )
+
+
+def _as_written(routes: ASGIApp) -> ASGIApp:
+    """The same routes without paths that a slash has been decoded into: nobody in front of a region
+    would take such a path for the one that it becomes."""
+
+    async def as_written(scope: Scope, receive: Receive, send: Send) -> None:
+        if b"%2f" in scope.get("raw_path", b"").lower():
+            raise Refusal("not_found", "there is nothing at this path")
+        await routes(scope, receive, send)
+
+    return as_written
 
 
 class _Refused(Response):

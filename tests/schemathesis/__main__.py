@@ -27,6 +27,7 @@ _BEGINNING = 1_100
 _OUTCOMES = ("accepted", "unreachable", "conflicts", "rejected")
 PHASES = "coverage,fuzzing,stateful"
 ROUNDS_MAX = 100
+_REPORT_CHARS_MAX = 20_000
 ROUND_S_MAX = 3_600
 
 
@@ -91,7 +92,12 @@ class Campaign:
             cwd=self._directory,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": _HOOKS},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "SCHEMATHESIS_HOOKS": _HOOKS,
+                "SCHEMATHESIS_ROUND": str(self.rounds),
+            },
         )
         try:
             async with asyncio.timeout(ROUND_S_MAX):
@@ -102,13 +108,13 @@ class Campaign:
                 await process.wait()
         self.rounds += 1
         if not report.exists():
-            print(out.decode())
+            print(out.decode()[-_REPORT_CHARS_MAX:])
             return False
         told = json.loads(report.read_text())
         report.unlink()
         self._note(told)
         if process.returncode != 0 or not told["complete"]:
-            print(out.decode())
+            print(out.decode()[-_REPORT_CHARS_MAX:])
             return False
         return True
 

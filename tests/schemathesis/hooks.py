@@ -5,6 +5,7 @@ nobody has used: here most of them become one of a few that are there, and a pro
 carry the epoch that it was given. Which do follows from what was drawn.
 """
 
+import os
 import zlib
 from typing import Any
 
@@ -19,6 +20,8 @@ _KEPT_OF = 5
 _REQUESTS_OF_A_SESSION = 20
 _WAIT_MS = 20
 _WAITS = ("/poll", "/agents/{a}/runs")
+# Rounds at one region are in sessions of their own.
+_ROUND = os.environ.get("SCHEMATHESIS_ROUND", "0")
 # What is drawn for lines of a stream is a text, and goes as it is.
 schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 
@@ -34,7 +37,7 @@ class Place:
 
     @property
     def session(self) -> str:
-        return f"s{self.requests // _REQUESTS_OF_A_SESSION}"
+        return f"s{_ROUND}.{self.requests // _REQUESTS_OF_A_SESSION}"
 
     def furnish(self, url: str) -> None:
         """A new session, with two of everything."""
