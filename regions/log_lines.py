@@ -14,7 +14,11 @@ from typing import Any, TextIO
 FORMATS = ("json", "text")
 # What a record may say, and its traceback; a path or an exception could say much more.
 LOG_TEXT_CHARS_MAX = 16_384
-_FIELDS = ("session", "run", "peer")
+_FIELDS = ("session", "run", "peer", "left_out")
+# Of one kind, whoever causes them; how many there were besides is told when the time is over.
+LINES_OF_A_KIND_MAX = 100
+LINES_OF_A_KIND_S = 10.0
+KINDS_MAX = 1_000
 log = logging.getLogger("perdure")
 
 
@@ -26,6 +30,7 @@ def start_logging(format_: str, level: int, region: str | None = None) -> None:
     lines = JsonLines(region) if format_ == "json" else TextLines()
     handler: logging.StreamHandler[TextIO] = logging.StreamHandler(sys.stderr)
     handler.setFormatter(lines)
+    handler.addFilter(Flood())
     logging.basicConfig(level=level, handlers=[handler])
     # Else what the interpreter warns of would be lines of its own.
     logging.captureWarnings(True)
@@ -57,9 +62,33 @@ def _short(text: str) -> str:
     return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
 
 
+class Flood(logging.Filter):
+    """Lets so many records of a kind pass in a time: who sends rubbish must not fill the disk, nor
+    hide what else is said. A record's kind is its logger and its text before anything is put in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # When the time of a kind began, and how many records it has had.
+        self._kinds: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it passes; ``left_out`` says how many like it did not, before it."""
+        kind = (record.name, str(record.msg)[:LOG_TEXT_CHARS_MAX])
+        began, count = self._kinds.pop(kind, (record.created, 0))
+        if not 0 <= record.created - began < LINES_OF_A_KIND_S:
+            if count > LINES_OF_A_KIND_MAX:
+                record.left_out = count - LINES_OF_A_KIND_MAX
+            began, count = record.created, 0
+        self._kinds[kind] = (began, count + 1)
+        if len(self._kinds) > KINDS_MAX:
+            del self._kinds[next(iter(self._kinds))]
+        return count < LINES_OF_A_KIND_MAX
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line, in ASCII: ``time``, ``level``, ``logger``, ``message``, ``region``;
-    ``session``, ``run``, ``peer`` where they are known; ``error``, a traceback."""
+    ``session``, ``run``, ``peer`` where they are known; ``left_out``, how many like it were not
+    written; ``error``, a traceback."""
 
     def __init__(self, region: str | None = None) -> None:
         super().__init__()
@@ -76,7 +105,7 @@ class JsonLines(logging.Formatter):
         }
         for name in _FIELDS:
             if (known := getattr(record, name, None)) is not None:
-                value[name] = _short(str(known))
+                value[name] = known if type(known) is int else _short(str(known))
         if record.exc_info:
             value["error"] = _short(self.formatException(record.exc_info))
         return json.dumps(value)

@@ -94,6 +94,28 @@ def test_a_record_has_a_greatest_size() -> None:
     assert len(TextLines().format(made)) < 3 * LOG_TEXT_CHARS_MAX
 
 
+def test_a_flood_of_one_kind_is_cut() -> None:
+    """Others are written meanwhile; and when its time is over, how much was left out."""
+    flood = log_lines.Flood()
+    most = log_lines.LINES_OF_A_KIND_MAX
+    passed = [flood.filter(record("%s sends rubbish", n)) for n in range(most + 50)]
+    assert passed == [True] * most + [False] * 50
+    assert flood.filter(record("something else"))
+    later = record("%s sends rubbish", 1)
+    later.created += log_lines.LINES_OF_A_KIND_S
+    assert flood.filter(later)
+    assert json.loads(JsonLines().format(later))["left_out"] == 50
+    assert TextLines().format(later).endswith(" left_out=50")
+    again = record("%s sends rubbish", 1)
+    again.created = later.created
+    assert flood.filter(again) and not hasattr(again, "left_out")
+    # A clock that is set back begins anew, and what is kept of kinds is bounded.
+    assert flood.filter(record("%s sends rubbish", 1))
+    for n in range(2 * log_lines.KINDS_MAX):
+        flood.filter(record(f"kind {n}"))
+    assert len(flood._kinds) == log_lines.KINDS_MAX
+
+
 def test_json_is_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who reads at a terminal gets text."""
     errors = io.StringIO()
