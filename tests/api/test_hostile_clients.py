@@ -59,6 +59,7 @@ TRICKS = [
 ]  # fmt: skip
 
 
+@pytest.mark.failure("S10")
 @pytest.mark.parametrize("path", TRICKS, ids=lambda path: path[:60].decode("latin-1"))
 async def test_a_path_means_what_it_says(serve, path: bytes) -> None:
     """However it is written, nothing of it is put together, decoded twice or cut: there is nothing
@@ -74,6 +75,7 @@ async def test_a_path_means_what_it_says(serve, path: bytes) -> None:
         assert region.state() == before
 
 
+@pytest.mark.failure("S5")
 @pytest.mark.parametrize("path", TRICKS, ids=lambda path: path[:60].decode("latin-1"))
 async def test_a_path_opens_nothing(serve, path: bytes) -> None:
     """What looks a little like a probe is none: without a grant it is refused."""
@@ -126,6 +128,7 @@ async def test_a_request_has_one_end(region, framing: bytes) -> None:
     assert region.state() == before
 
 
+@pytest.mark.failure("S12")
 async def test_nothing_of_a_request_becomes_a_header(region) -> None:
     """Neither what a preflight asks for, nor an origin, nor a subprotocol."""
     evil = "x\x0bset-cookie: a=b"
@@ -193,6 +196,7 @@ async def test_a_link_is_not_compressed(tmp_path: Path) -> None:
 # Many at once
 
 
+@pytest.mark.failure("L4")
 async def test_idle_connections_do_not_keep_others_out() -> None:
     """A thousand that say nothing, or half a head: others are served meanwhile, and when the time
     of a head is over all of them are gone."""
@@ -217,6 +221,7 @@ async def test_idle_connections_do_not_keep_others_out() -> None:
                 await writer.wait_closed()
 
 
+@pytest.mark.failure("L2")
 @pytest.mark.parametrize("kind", ["events", "ws"])
 async def test_a_flood_of_reconnects(tmp_path: Path, kind: str) -> None:
     """Two thousand readers come at once, as when another region has died: each is served, or told
