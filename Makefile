@@ -10,9 +10,10 @@ WORKERS ?= 2
 SEEDS ?= 2000
 ROUNDS ?=
 INPUTS ?= 100000
+CASES ?= 5000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz interop authmatrix failures sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz schemathesis interop authmatrix failures sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +65,11 @@ chaos: setup ## real processes that are killed, stopped, wiped and cut off: ROUN
 hotspots: setup ## a storm of readers, diverged sessions, a link that flaps: ARGS="--flaps 600"
 	$(BIN)/python -m tests.hotspots $(ARGS)
 
-fuzz: setup ## damaged Yjs updates against the parser and pycrdt: INPUTS=1000000 ARGS="--seed 7"
+fuzz: setup ## damaged bytes against the parsers of Yjs, frames and cursors: INPUTS=1000000 each ARGS="--seed 7"
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ARGS)
+
+schemathesis: setup ## requests drawn from the description of the API, at a region: CASES=50000
+	$(BIN)/python -m tests.schemathesis --cases $(CASES) $(ARGS)
 
 interop: setup ## unmodified y-websocket clients at three regions; needs node, and npm with a registry
 	$(BIN)/python -m tests.interop $(ARGS)

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.description_page import add_description_page
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
@@ -17,11 +18,12 @@ from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
-from perdure.api.problems import problem
+from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
+from perdure.regions.guard_headers import guard_headers, guarded
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
@@ -30,6 +32,7 @@ from perdure.replication.tenants import session_key
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 
 _CORS_HEADERS = (
     "Authorization",
@@ -72,12 +75,12 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
             return
         refusal = Refusal("origin_refused", "this origin may not open a WebSocket here")
-        await refuse_socket(refusal, [(b"perdure-region", self._region.encode())], send)
+        await refuse_socket(refusal, guard_headers(self._region), send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""
         response = super().preflight_response(request_headers)
-        response.headers["Perdure-Region"] = self._region
+        response.raw_headers[:] = guarded(response.raw_headers, guard_headers(self._region))
         return response
 
 
@@ -100,8 +103,8 @@ def create_app(
     routes = FastAPI(
         title="perdure",
         version=version,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
@@ -120,7 +123,8 @@ def create_app(
     for kind in (Refusal, StorageError, Exception):
         routes.add_exception_handler(kind, _problem)
     describe(routes)
-    edge: Any = Edge(node, door, routes, UNDER if demo_page else None)
+    add_description_page(routes)
+    edge: Any = Edge(node, door, _as_written(routes), UNDER if demo_page else None)
     return Cors(
         edge,
         node.region,
@@ -130,6 +134,18 @@ def create_app(
         allow_headers=list(_CORS_HEADERS),
         expose_headers=["Perdure-Region", "Retry-After"],
     )
+
+
+def _as_written(routes: ASGIApp) -> ASGIApp:
+    """The same routes without paths that a slash has been decoded into: nobody in front of a region
+    would take such a path for the one that it becomes."""
+
+    async def as_written(scope: Scope, receive: Receive, send: Send) -> None:
+        if b"%2f" in scope.get("raw_path", b"").lower():
+            raise Refusal("not_found", "there is nothing at this path")
+        await routes(scope, receive, send)
+
+    return as_written
 
 
 class _Refused(Response):
@@ -146,15 +162,21 @@ async def _problem(_: Request, error: Exception) -> Response:
     return _Refused(error)
 
 
-async def _http_problem(_: Request, error: Exception) -> Response:
+async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusals = {
         404: Refusal("not_found", "there is nothing at this path"),
-        405: Refusal("method_not_allowed", "this path does not take this method"),
+        405: Refusal(
+            "method_not_allowed", "this path does not take this method", allow=_allowed(request)
+        ),
     }
-    found = problem(refusals.get(error.status_code, error))
-    headers = {**(error.headers or {}), **dict(found.headers)}
-    return Response(found.encode(), found.status, headers=headers)
+    return _Refused(refusals.get(error.status_code, error))
+
+
+def _allowed(request: Request) -> str:
+    """All methods that the path takes; the framework names those of the first route only."""
+    routes = [r for r in request.app.routes if r.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _add_health(routes: FastAPI, node: Node, version: str) -> None:
@@ -169,7 +191,9 @@ def _add_health(routes: FastAPI, node: Node, version: str) -> None:
         reason = node.readiness()
         if reason is None:
             return answer({"ready": True})
-        return answer({"ready": False, "reason": reason}, 503)
+        unready = answer({"ready": False, "reason": reason}, 503)
+        unready.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return unready
 
     @routes.get("/version")
     async def show_version() -> Response:

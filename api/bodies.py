@@ -42,8 +42,11 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def check_media_type(scope: Scope, *allowed: str) -> None:
-    """Raises ``Refusal`` ``unsupported_media_type`` for a body that is declared as another type."""
+    """Raises ``Refusal`` ``unsupported_media_type`` for a body that is declared as another type, or
+    as compressed: what it would become is nobody's to find out here."""
     for key, value in scope["headers"]:
+        if key == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise Refusal("unsupported_media_type", "send the body as it is, without an encoding")
         if key == b"content-type":
             kind = value.split(b";")[0].strip().lower().decode("latin-1")
             if kind and kind not in allowed and not kind.endswith("+json"):

@@ -25,6 +25,7 @@ from perdure.api.standing import Standing, give
 from perdure.api.stream import stream
 from perdure.api.work import work_feed
 from perdure.regions.documents import Seat
+from perdure.regions.guard_headers import guard_headers, guarded
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
@@ -63,10 +64,7 @@ class Edge:
         self._routes = routes
         self._polls = Polls(node)
         self._sockets = Sockets(node, door)
-        self._headers = [
-            (b"perdure-region", node.region.encode()),
-            (b"x-content-type-options", b"nosniff"),
-        ]
+        self._headers = guard_headers(node.region)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -202,7 +200,7 @@ class Edge:
     def _marked(self, send: Send) -> Send:
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._headers]
+                message["headers"] = guarded(message["headers"], self._headers)
             await send(message)
 
         return marked

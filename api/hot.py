@@ -23,6 +23,7 @@ from perdure.api.patience import within
 from perdure.api.standing import standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Gathered, Reader
+from perdure.regions.guard_headers import guarded
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Event
@@ -214,13 +215,13 @@ def stream_headers() -> list[tuple[bytes, bytes]]:
     """What says that events follow, and that nothing on the way is to hold them back."""
     return [
         (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache, no-transform"),
+        (b"cache-control", b"no-store, no-transform"),
         (b"x-accel-buffering", b"no"),
     ]
 
 
 async def _write_events(reader: Reader, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-    headers = [*stream_headers(), *headers]
+    headers = guarded(stream_headers(), headers)
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while (gathered := await reader.next()) is not None:
         await write_slices(send, encode_events(gathered))

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from perdure.api.edge import KEYED_PATHS, OPEN_PATHS
 from perdure.api.schemas import SCHEMAS, ref
+from perdure.api.shapes import POLL_WAIT_MS, parameter
 
 _PROBLEM = {
     "description": "A refusal (RFC 9457); `code` is stable and listed in docs/PROTOCOL.md A.1",
@@ -72,6 +73,17 @@ _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}/messages", "post"),
     ("/v1/sessions/{s}/runs", "post"),
 )
+# Where a request that is repeated with the same key is done once.
+_KEYED = (
+    ("/v1/sessions/{s}/messages", "post"),
+    ("/v1/sessions/{s}/runs", "post"),
+    ("/v1/sessions/{s}/documents/{d}/append", "post"),
+)
+# What a connection may bring.
+_BROUGHT = (
+    parameter("presence", "query", required=False, text="a member that it brings"),
+    parameter("presence_data", "query", required=False, text="its data, as JSON"),
+)
 _QUERIES = {
     ("/v1/sessions", "get"): ("after", "limit"),
     ("/v1/sessions/{s}/messages", "get"): ("before", "limit"),
@@ -80,16 +92,6 @@ _QUERIES = {
     ("/v1/verify", "get"): ("session",),
     ("/v1/audit", "get"): ("after", "limit"),
 }
-
-
-def _parameter(name: str, where: str, *, required: bool = True, text: str = "") -> dict[str, Any]:
-    return {
-        "name": name,
-        "in": where,
-        "required": required,
-        "description": text,
-        "schema": {"type": "string"},
-    }
 
 
 def _json(schema: str) -> dict[str, Any]:
@@ -102,10 +104,9 @@ def _events(session: dict[str, Any]) -> dict[str, Any]:
         "summary": "Follow the session as server-sent events",
         "parameters": [
             session,
-            _parameter("Last-Event-ID", "header", required=False, text="wins"),
-            _parameter("cursor", "query", required=False, text="resume position"),
-            _parameter("presence", "query", required=False, text="a member that it brings"),
-            _parameter("presence_data", "query", required=False, text="its data, as JSON"),
+            parameter("Last-Event-ID", "header", required=False, text="wins"),
+            parameter("cursor", "query", required=False, text="resume position"),
+            *_BROUGHT,
         ],
         "responses": {
             "200": {
@@ -123,9 +124,10 @@ def _poll(session: dict[str, Any]) -> dict[str, Any]:
         "summary": "Follow the session by long poll",
         "parameters": [
             session,
-            _parameter("cursor", "query", required=False, text="of the last answer"),
-            _parameter("poll", "query", required=False, text="of the last answer"),
-            _parameter("wait_ms", "query", required=False, text="0 to 25000"),
+            parameter("cursor", "query", required=False, text="of the last answer"),
+            parameter("poll", "query", required=False, text="of the last answer"),
+            *_BROUGHT,
+            parameter("wait_ms", "query", required=False, schema=POLL_WAIT_MS),
         ],
         "responses": {
             "200": {"description": "docs/PROTOCOL.md A.7", "content": _json("Polled")},
@@ -135,12 +137,12 @@ def _poll(session: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hot_paths() -> dict[str, Any]:
-    session, message = _parameter("s", "path"), _parameter("m", "path")
+    session, message = parameter("s", "path"), parameter("m", "path")
     producer = [
-        _parameter("Producer-Id", "header"),
-        _parameter("Producer-Epoch", "header", text="as it was given"),
+        parameter("Producer-Id", "header"),
+        parameter("Producer-Epoch", "header", text="as it was given"),
     ]
-    seq = _parameter("Producer-Seq", "header", text="the position of the first item")
+    seq = parameter("Producer-Seq", "header", text="the position of the first item")
     return {
         "/v1/sessions/{s}/messages/{m}/tokens": {
             "post": {
@@ -148,8 +150,8 @@ def _hot_paths() -> dict[str, Any]:
                 "summary": "Append items, and perhaps the end",
                 "parameters": [
                     *(session, message, *producer, seq),
-                    _parameter("ack", "query", required=False, text="accepted or stable"),
-                    _parameter("wait_ms", "query", required=False, text="0 to 10000"),
+                    parameter("ack", "query", required=False, text="accepted or stable"),
+                    parameter("wait_ms", "query", required=False, text="0 to 10000"),
                 ],
                 "requestBody": {"required": True, "content": _json("Append")},
                 "responses": {
@@ -187,10 +189,10 @@ def _feed() -> dict[str, Any]:
         "operationId": "agent_feed",
         "summary": "An agent's runs that are not over, in all sessions",
         "parameters": [
-            _parameter("a", "path"),
-            _parameter("wait_ms", "query", required=False, text="0 to 25000"),
-            _parameter("cursor", "query", required=False, text="of the last answer"),
-            _parameter("worker", "query", required=False, text="a producer that is at work"),
+            parameter("a", "path"),
+            parameter("wait_ms", "query", required=False, schema=POLL_WAIT_MS),
+            parameter("cursor", "query", required=False, text="of the last answer"),
+            parameter("worker", "query", required=False, text="a producer that is at work"),
         ],
         "responses": {
             "200": {
@@ -216,15 +218,28 @@ def describe(routes: FastAPI) -> None:
     setattr(routes, "openapi", schema)  # noqa: B010 - mypy refuses to assign to a method
 
 
+def _describe_path(operation: dict[str, Any]) -> None:
+    """The ids of a path as they are; FastAPI knows them as any text."""
+    names = [given["name"] for given in operation.get("parameters", ())]
+    if names:
+        operation["parameters"] = [parameter(name, "path") for name in names]
+
+
 def _describe(routes: FastAPI) -> dict[str, Any]:
     value = get_openapi(title=routes.title, version=routes.version, routes=routes.routes)
+    for operations in value["paths"].values():
+        for operation in operations.values():
+            _describe_path(operation)
     for (path, method), name in _BODIES.items():
         operation = value["paths"][path][method]
         operation["requestBody"] = {"required": name not in _OPTIONAL, "content": _json(name)}
     for (path, method), names in _QUERIES.items():
         operation = value["paths"][path][method]
         operation.setdefault("parameters", [])
-        operation["parameters"] += [_parameter(name, "query", required=False) for name in names]
+        operation["parameters"] += [parameter(name, "query", required=False) for name in names]
+    for path, method in _KEYED:
+        key = parameter("Idempotency-Key", "header", required=False, text="of a repeated request")
+        value["paths"][path][method]["parameters"].append(key)
     for (path, method), name in _ANSWERS.items():
         responses = value["paths"][path][method]["responses"]
         for response in responses.values():

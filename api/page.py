@@ -55,7 +55,6 @@ def add_page(
     }
     headers = {
         "Content-Security-Policy": policy(regions.values()),
-        "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",
     }
 

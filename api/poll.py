@@ -93,8 +93,7 @@ class Polls:
         body = self._body(turn, asked)
         with contextlib.suppress(TimeoutError):
             content = (b"content-type", JSON.encode())
-            cache = (b"cache-control", b"no-store")
-            await within(WRITE_S_MAX, respond(send, 200, body, [*headers, content, cache]))
+            await within(WRITE_S_MAX, respond(send, 200, body, [*headers, content]))
 
     def _body(self, turn: "Turn", asked: Asked) -> bytes:
         cursor = turn.events[-1].cursor if turn.events else asked.cursor

@@ -3,19 +3,42 @@
 from typing import Any
 
 from perdure.api.grant_schemas import GRANT_SCHEMAS
+from perdure.api.shapes import CLAIM_ID, EPOCH, ID, ROLE
+
+_PART = {"type": {"type": "string", "minLength": 1}, "id": {"type": "string"}}
+
+
+def _mark(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """An object among the tokens that has this field and no other."""
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name],
+        "properties": {name: content},
+    }
+
 
 _ITEM = {
     "oneOf": [
         {"type": "string", "description": "a token"},
-        {"type": "object", "description": 'a mark: {"part": {…}} or {"set": {…}}'},
+        _mark("part", {"type": "object", "required": ["type"], "properties": _PART}),
+        _mark("set", {"type": "object"}),
     ]
 }
 _END = {"type": "string", "enum": ["complete", "failed", "cancelled"]}
-_DRAFT_TEXTS = (
-    *("id", "role", "text", "author", "after"),
-    *("replaces", "producer", "claim_id", "header", "run"),
-)
-_RUN_TEXTS = ("id", "agent", "by", "input", "role", "after")
+_DRAFT = {
+    **dict.fromkeys(("id", "author", "after", "replaces", "producer", "run"), ID),
+    "role": ROLE,
+    "claim_id": CLAIM_ID,
+    "text": {"type": "string"},
+    "header": {"type": "string"},
+    "metadata": {"type": "object"},
+}
+_RUN = {
+    **dict.fromkeys(("id", "agent", "by", "input", "after"), ID),
+    "role": ROLE,
+    "metadata": {"type": "object"},
+}
 
 
 def _object(**properties: Any) -> dict[str, Any]:
@@ -226,16 +249,20 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "description": "with text: a complete message; without: opens a streaming one; or header",
-        "properties": {name: {"type": "string"} for name in _DRAFT_TEXTS}
-        | {"metadata": {"type": "object"}},
+        "properties": _DRAFT,
+        "oneOf": [
+            {"required": ["role", "text"], "not": {"required": ["producer"]}},
+            {"required": ["role", "producer", "claim_id"], "not": {"required": ["text"]}},
+            {"required": ["header"], "maxProperties": 1},
+        ],
     },
     "Claim": {
         "type": "object",
         "additionalProperties": False,
         "required": ["producer", "claim_id", "mode"],
         "properties": {
-            "producer": {"type": "string"},
-            "claim_id": {"type": "string", "minLength": 8},
+            "producer": ID,
+            "claim_id": CLAIM_ID,
             "mode": {"enum": ["continue", "restart"]},
         },
     },
@@ -256,16 +283,15 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["agent"],
-        "properties": {name: {"type": "string"} for name in _RUN_TEXTS}
-        | {"metadata": {"type": "object"}},
+        "properties": _RUN,
     },
     "TakeRun": {
         "type": "object",
         "additionalProperties": False,
         "required": ["producer", "claim_id"],
         "properties": {
-            "producer": {"type": "string"},
-            "claim_id": {"type": "string", "minLength": 8},
+            "producer": ID,
+            "claim_id": CLAIM_ID,
             "mode": {"enum": ["continue", "restart"]},
             "lease_s": {"type": "integer", "minimum": 1, "maximum": 300},
         },
@@ -274,15 +300,15 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "required": ["producer", "epoch"],
-        "properties": {"producer": {"type": "string"}, "epoch": {"type": "string"}},
+        "properties": {"producer": ID, "epoch": EPOCH},
     },
     "State": {
         "type": "object",
         "additionalProperties": False,
         "required": ["producer", "epoch", "n", "state"],
         "properties": {
-            "producer": {"type": "string"},
-            "epoch": {"type": "string"},
+            "producer": ID,
+            "epoch": EPOCH,
             "n": {"type": "integer", "minimum": 1},
             "state": {"enum": ["running", "suspended"]},
             "detail": {"description": "any JSON of at most 4,096 bytes"},
@@ -293,9 +319,9 @@ SCHEMAS: dict[str, Any] = {
         "additionalProperties": False,
         "required": ["signal"],
         "properties": {
-            "signal": {"type": "string"},
+            "signal": ROLE,
             "data": {"description": "any JSON of at most 4,096 bytes"},
-            "from": {"type": "string"},
+            "from": ID,
         },
     },
     "Patch": {"type": "object", "description": "top-level keys; null deletes"},

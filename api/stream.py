@@ -288,7 +288,7 @@ async def stream(
     await asyncio.sleep(0)
     last = b""
     try:
-        start = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store"), *headers]
+        start = [(b"content-type", MEDIA_TYPE.encode()), *headers]
         await send({"type": "http.response.start", "status": 200, "headers": start})
         with standing.held(session, appending.end):
             await appending.run(lines)

@@ -7,6 +7,7 @@ from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import poll_wait_ms, query
 from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
 from perdure.api.standing import standing_of
+from perdure.regions.guard_headers import guarded
 from perdure.regions.node import Node
 from perdure.regions.work_readers import Told, WorkReader
 
@@ -41,7 +42,7 @@ async def work_feed(
         asked = Asked(values.get("cursor"), wait_s, values.get("worker"))
         body = await _poll(node, agent, asked, gone)
         content = (b"content-type", JSON.encode())
-        await respond(send, 200, body, [*headers, content, (b"cache-control", b"no-store")])
+        await respond(send, 200, body, [*headers, content])
     finally:
         gone.cancel()
 
@@ -90,7 +91,7 @@ async def _stream(
 
 async def _write(reader: WorkReader, send: Send, headers: Headers) -> None:
     start = {"type": "http.response.start", "status": 200}
-    await send({**start, "headers": [*stream_headers(), *headers]})
+    await send({**start, "headers": guarded(stream_headers(), headers)})
     while (told := await reader.next()) is not None:
         await write_slices(send, b"".join(map(_encode, told)) or KEEP_ALIVE)
     await send({"type": "http.response.body", "body": b""})

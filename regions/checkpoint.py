@@ -180,7 +180,7 @@ class Checkpoint:
             raise
         except Exception:
             self.failures += 1
-            log.exception("session %s cannot be stored", id_)
+            log.exception("session %s cannot be stored", id_, extra={"session": id_})
             self._state.put_back(id_)
             return []
 

@@ -12,8 +12,9 @@ from perdure.replication.frames import SECRET_BYTES_MIN
 from perdure.replication.ids import is_id
 from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
 
-PEER_SECRET = "PERDURE_PEER_SECRET"
-JWT_SECRET = "PERDURE_JWT_SECRET"
+# S105: names of variables, not what is in them
+PEER_SECRET = "PERDURE_PEER_SECRET"  # noqa: S105
+JWT_SECRET = "PERDURE_JWT_SECRET"  # noqa: S105
 PORT_MAX = 65_535
 # Clocks of issuers and regions may differ by so much.
 JWT_LEEWAY_S = 30

@@ -56,7 +56,8 @@ class StoredMessages:
         self._quarantine = quarantine
 
     def _select(self, where: str, *values: object) -> list[Row]:
-        select = f"SELECT {_ROW_COLUMNS} FROM message WHERE session = ? AND {where}"
+        # S608: both parts stand in this file, values are parameters
+        select = f"SELECT {_ROW_COLUMNS} FROM message WHERE session = ? AND {where}"  # noqa: S608
         found = self._look(lambda c: c.exec_driver_sql(select, (self._number, *values)).all())
         return [row for columns in found if (row := self._row(*columns)) is not None]
 
@@ -286,8 +287,9 @@ def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -
             "row": ("message", "number", "facts_crc", "facts"),
             "body": ("message", "number", "body_crc", "body"),
         }[what]
+        # S608: the names stand above
         connection.exec_driver_sql(
-            f"INSERT INTO quarantine (what, name, crc, body)"
+            f"INSERT INTO quarantine (what, name, crc, body)"  # noqa: S608
             f" SELECT ?, ?, {crc}, {body} FROM {table} WHERE {key} = ?",
             (what, name, number),
         )

@@ -30,6 +30,7 @@ from perdure.regions.config import (
 from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
 from perdure.regions.demo_chat import chat
 from perdure.regions.dev import FIRST_PORT, dev
+from perdure.regions.log_lines import FORMATS, default_format, last_words, start_logging
 from perdure.regions.ports import StorageError
 from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
 
@@ -40,6 +41,9 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code."""
+    if not __debug__:
+        print("perdure: run it without -O: its assertions are needed", file=sys.stderr)
+        return EXIT_USAGE
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser(arguments[:1])
     options = parser.parse_args(arguments)
@@ -47,13 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_USAGE
     level = logging.DEBUG if getattr(options, "verbose", False) else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Of the commands only `serve` has logs for programs.
+    format_ = getattr(options, "log_format", "text") or default_format()
+    start_logging(format_, level, getattr(options, "region", None))
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except (ConfigError, StorageError, ClusterError) as error:
+    except ConfigError as error:
         print(f"perdure: {error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, ConfigError) else 1
+        return EXIT_USAGE
+    except (StorageError, ClusterError) as error:
+        last_words(str(error))
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -118,6 +127,11 @@ def _add_serve(commands: Any) -> None:
         help="serve the page of the demo at /demo/chat; once for each region, itself too",
     )
     serving.add_argument("--verbose", action="store_true", help="log more")
+    serving.add_argument(
+        "--log-format",
+        choices=FORMATS,
+        help="of standard error: json, an object a line, or text (json where no terminal is)",
+    )
     serving.set_defaults(run=_serve)
 
 
@@ -280,7 +294,7 @@ def _serve(options: argparse.Namespace) -> int:
         try:
             return runner.run(serve(config, make_app))
         except CannotListen as error:
-            print(f"perdure: {error}", file=sys.stderr)
+            last_words(str(error))
             return 1
 
 

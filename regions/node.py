@@ -232,7 +232,11 @@ class Node(Sharing):
                     break
                 await self.checkpoint.session(id_)
             if self.state.is_stored(id_):
-                log.error("session %s was found damaged; the peers are asked for it", id_)
+                log.error(
+                    "session %s was found damaged; the peers are asked for it",
+                    id_,
+                    extra={"session": id_},
+                )
                 self.fanout.send_away(id_)
                 self.state.rebuild(id_)
                 self.state.damaged.discard(id_)

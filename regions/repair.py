@@ -88,7 +88,8 @@ class Repair:
     def is_below(self, name: str) -> None:
         """The peer's logs no longer hold what this region lacks."""
         if name not in self.below:
-            log.warning("the log of %s no longer reaches back to what is here: comparing", name)
+            text = "the log of %s no longer reaches back to what is here: comparing"
+            log.warning(text, name, extra={"peer": name})
             self.below.add(name)
             self._wake.set()
 
@@ -130,7 +131,8 @@ class Repair:
             try:
                 await self.round(name)
             except (PeerUnreachable, StorageError) as error:
-                log.info("the comparison with %s was interrupted: %r", name, error)
+                text = "the comparison with %s was interrupted: %r"
+                log.info(text, name, error, extra={"peer": name})
                 self._due_ms[name] = self._again_ms[name] = now_ms + SETTLE_S * 1000
 
     async def round(self, name: str) -> int:

@@ -3,11 +3,9 @@
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +13,8 @@ import uvicorn
 from perdure.regions.checkpoint import Limits
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
+from perdure.regions.guard_headers import GUARDS
+from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
@@ -27,8 +27,6 @@ from perdure.replication.limits import (
 )
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-
-log = logging.getLogger("perdure")
 
 FLUSH_S_MAX = 3.0
 SHUTDOWN_S_MAX = 3
@@ -99,6 +97,14 @@ class Connection(HttpToolsProtocol):
         self._in_body = True
         super().on_headers_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no request is refused here, before there is an application."""
+        lines = [b"HTTP/1.1 400 Bad Request", b"content-type: text/plain; charset=utf-8"]
+        lines += [name + b": " + value for name, value in GUARDS]
+        lines += [b"content-length: %d" % len(msg), b"connection: close", b"", msg.encode("ascii")]
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
+
     def handle_websocket_upgrade(self) -> None:
         """From here on the connection is another protocol's: no head is awaited any more."""
         self._is_socket = True
@@ -140,7 +146,19 @@ def _give_up_untaken(transport: asyncio.Transport) -> None:
 
 class SocketConnection(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, let go of some time after its end: what a client that was cut does not
-    take would be kept for it for ever."""
+    take would be kept for it for ever. And its refusals of what is no handshake, guarded."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        reject = self.conn.reject
+
+        def guarded_reject(status: Any, text: str) -> Any:
+            response = reject(status, text)
+            for name, value in GUARDS:
+                response.headers[name.decode()] = value.decode()
+            return response
+
+        setattr(self.conn, "reject", guarded_reject)  # noqa: B010 - mypy: it is a method
 
     async def run_asgi(self) -> None:
         """Until the application is done with it."""
@@ -214,7 +232,7 @@ async def serve(config: Config, make_app: MakeApp) -> int:
         task.cancel()
     (refused,) = await asyncio.gather(watching, return_exceptions=True)
     if node.failed.is_set():
-        print("perdure: the disk has failed; this node stops", file=sys.stderr, flush=True)
+        last_words("the disk has failed; this node stops")
         return EXIT_STORAGE_FAILED
     return EXIT_NAME_IN_USE if refused is True else code
 
@@ -250,6 +268,7 @@ def make_server(config: Config, app: Any) -> Server:
             ws_per_message_deflate=False,
             ws_ping_interval=KEEPALIVE_S,
             ws_ping_timeout=PONG_S_MAX,
+            log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -276,8 +295,7 @@ async def _watch_name(links: PeerLinks, stop: asyncio.Event) -> bool:
     while seconds < NAME_REFUSED_S_MAX:
         await asyncio.sleep(1)
         seconds = seconds + 1 if links.refused() else 0
-    log.error("this node stops: %s", links.refused())
-    print(f"perdure: this node stops: {links.refused()}", file=sys.stderr, flush=True)
+    last_words(f"this node stops: {links.refused()}")
     stop.set()
     return True
 
@@ -292,6 +310,6 @@ async def _shut_down(
     await links.stop()
     await node.stop()
     if isinstance(result[0], Exception):
-        print(f"perdure: {result[0]}", file=sys.stderr)
+        last_words(str(result[0]))
         return 1
     return 0

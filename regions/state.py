@@ -100,8 +100,7 @@ class State:
 
     def apply(self, applied: Sequence[Applied], position: int) -> None:
         """Apply operations that are on disk, the last of them at this position. One that cannot be
-        applied is counted and left out, as it would be at every start: it must not take the region
-        with it.
+        applied is counted and left out, as at every start: it must not take the region with it.
 
         Raises ``StorageError`` when what is stored cannot be read: then nobody is told that it was
         done, and the next start applies it.
@@ -120,7 +119,8 @@ class State:
                 raise
             except Exception:
                 self.unapplied += 1
-                log.exception("%s/%d cannot be applied", record.origin, record.lsn)
+                known = {"session": operation.session}
+                log.exception("%s/%d cannot be applied", record.origin, record.lsn, extra=known)
         self.position = position
         self.log_bytes += sum(len(record.body) for _, record in applied)
 

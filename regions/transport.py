@@ -8,6 +8,7 @@ it: what it lacks is read from the log again.
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -19,6 +20,15 @@ from perdure.regions.transport_wire import HANDSHAKE_S_MAX, PATH, Dial, Host, Su
 from perdure.replication.gossip import Gossip
 
 _FLUSH_EVERY_S = 0.02
+
+
+class Unnamed(web.Request):
+    """A request whose answer does not say what it is made with; aiohttp tells that with its
+    version. A signal of the application would not see the answer to what is no request."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        await super()._prepare_hook(response)
+        response.headers.popall("Server", None)
 
 
 class PeerLinks:
@@ -57,6 +67,8 @@ class PeerLinks:
         app.router.add_get(PATH, self._acceptor.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
+        assert self._runner.server is not None
+        self._runner.server.request_factory = partial(app._make_request, _cls=Unnamed)
         try:
             await web.TCPSite(self._runner, *self._bind).start()
         except OSError:

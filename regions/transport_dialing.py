@@ -143,7 +143,8 @@ class DialedLink:
             name_in_use = str(refused) if refused.code == "name_in_use" else None
         except (aiohttp.ClientError, OSError, TimeoutError, StorageError) as error:
             self._around.counters["links_failed"] += 1
-            log.debug("link to %s: %s", self.name, type(error).__name__)
+            known = {"peer": self.name}
+            log.debug("link to %s: %s", self.name, type(error).__name__, extra=known)
         except Exception as error:
             # A dialer that ended would never be missed: the region would just fall behind.
             self._around.broken(error, self.name)

@@ -130,12 +130,12 @@ class Surroundings:
         """Count a refusal, by its code."""
         self.counters[what] += 1
         self.counters[f"{what}.{error.code}"] += 1
-        log.warning("%s, link with %s: %s", what, name, error.code)
+        log.warning("%s, link with %s: %s", what, name, error.code, extra={"peer": name})
 
     def broken(self, error: Exception, name: str) -> None:
         """Count a link that ended by a mistake of this program, and tell what it was."""
         self.counters["links_broken"] += 1
-        log.error("link with %s is broken", name, exc_info=error)
+        log.error("link with %s is broken", name, exc_info=error, extra={"peer": name})
 
     def heard(self, name: str, payload: bytes) -> bool:
         """Take in a peer's vector; True when it met a gap."""

@@ -363,6 +363,8 @@ def _decode_absorb(fields: list[Any]) -> Operation:
 
 def _origins(note: Any) -> Origins:
     message, reach, opened = _exactly(note, 3)
+    if not isinstance(reach, dict):
+        raise Malformed("the places of a message are an object")
     places = tuple((parse_origin(o), _number(lsn, LSN_MAX)) for o, lsn in reach.items())
     at = None if opened is None else (parse_origin(opened[0]), _number(opened[1], LSN_MAX))
     return Origins(_message(message), places, at)

@@ -44,8 +44,10 @@ Vector = dict[Origin, int]
 ABSORBED = Origin("~", 0)
 
 
-def parse_origin(text: str) -> Origin:
+def parse_origin(text: object) -> Origin:
     """The origin of ``<region>/<16 hex digits>``; ``Malformed`` for anything else."""
+    if not isinstance(text, str):
+        raise Malformed("not an origin")
     region, _, incarnation = text.partition("/")
     if not is_id(region) or not _INCARNATION.fullmatch(incarnation):
         raise Malformed("not an origin")

@@ -32,6 +32,7 @@ HOMES = {
         "api/answers.py",
         "api/app.py",
         "api/auditing.py",
+        "api/description_page.py",
         "api/documents.py",
         "api/granting.py",
         "api/openapi.py",

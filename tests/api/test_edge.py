@@ -141,6 +141,24 @@ async def test_every_answer_names_the_region(region, lane):
         assert reply.header("x-content-type-options") == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/sessions/s", "DELETE, GET, PUT"),
+        ("/v1/sessions/s/messages", "GET, POST"),
+        ("/v1/sessions/s/documents/d", "DELETE, GET, PATCH"),
+        ("/v1/sessions/s/documents/d/append", "POST"),
+        ("/v1/sessions/s/events", "GET"),
+        ("/livez", "GET"),
+    ],
+)
+async def test_a_refused_method_is_told_all_that_the_path_takes(region, path, allowed):
+    """And not those of one route alone."""
+    reply = await region.request("OPTIONS", path)
+    reply.assert_problem(405, "method_not_allowed")
+    assert reply.header("allow") == allowed
+
+
 @pytest.mark.failure("P13")
 async def test_draining(region, lane):
     """A draining node refuses with Retry-After, on every path but the probes."""
@@ -160,6 +178,7 @@ async def test_draining(region, lane):
     assert (await region.request("GET", "/livez")).status == 200
     ready = await region.request("GET", "/readyz")
     assert (ready.status, ready.json) == (503, {"ready": False, "reason": "draining"})
+    assert int(ready.header("retry-after")) > 0
     assert region.state() == before
 
 

@@ -37,7 +37,7 @@ async def test_first_visit(region):
     await connection.start("GET", "/v1/sessions/s/events")
     head = await connection.head()
     assert head.header("content-type") == "text/event-stream; charset=utf-8"
-    assert head.header("cache-control") == "no-cache, no-transform"
+    assert head.header("cache-control") == "no-store, no-transform"
     assert head.header("x-accel-buffering") == "no"
     assert head.header("perdure-region") == "eu"
     snapshot, ready = await connection.events()

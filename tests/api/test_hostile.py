@@ -52,7 +52,7 @@ async def test_a_token_of_the_greatest_size(region, lane, character):
 @pytest.mark.failure("L5")
 @pytest.mark.parametrize("name", ["gzip", "deflate"])
 async def test_a_compressed_body_is_not_inflated(region, lane, name):
-    """It is read as it is, so it is no JSON, however much it would become."""
+    """It is refused as it is, however much it would become; ``identity`` is no coding."""
     bomb = b'{"tokens":["' + b"x" * 50_000_000 + b'"]}'
     body = gzip.compress(bomb) if name == "gzip" else zlib.compress(bomb)
     assert len(body) < 100_000
@@ -63,8 +63,15 @@ async def test_a_compressed_body_is_not_inflated(region, lane, name):
     ):
         encoded = [JSON, ("content-encoding", name), *headers]
         reply = await region.request("POST", path, body, encoded)
-        reply.assert_problem(400, "invalid_json")
+        reply.assert_problem(415, "unsupported_media_type")
     assert region.state() == before
+    plain = [JSON, ("content-encoding", "identity"), *lane.headers(0)]
+    body = b'{"tokens":["a"]}'
+    assert (await region.request("POST", f"{lane.path}/tokens", body, plain)).status == 200
+    chunked = [("transfer-encoding", "chunked"), ("content-encoding", name), *lane.headers(1)]
+    connection = await region.connect()
+    await connection.start("POST", f"{lane.path}/stream", chunked)
+    (await connection.reply()).assert_problem(415, "unsupported_media_type")
 
 
 # Cursors

@@ -1,44 +1,59 @@
-"""Damaged Yjs updates against the parser and pycrdt: ``python -m tests.fuzz --inputs 100000``."""
+"""Damaged bytes against what decodes them: ``python -m tests.fuzz --inputs 100000``."""
 
 import argparse
 import json
 import sys
 from typing import Any
 
-from tests.fuzz.campaign import Campaign
-from tests.fuzz.target import CHUNK_INPUTS, INPUT_CPU_MS_MAX, campaign_inputs
+from tests.fuzz.campaign import TARGETS, Campaign
+from tests.fuzz.taking import CHUNK_INPUTS, INPUT_CPU_MS_MAX
 from tests.seeded import commit
 
-_TEXT = """Mutate real Yjs updates and make strange ones; put each into the parser, and what is
+_TEXT = """yjs: mutate real Yjs updates and make strange ones; put each into the parser, and what is
 accepted into pycrdt: into an empty document and into one with content, which are then read whole
-and made anew from their own snapshots. All this happens in a process with a watchdog. Exit codes:
-0 nothing panicked, hung, differed, took over 50 ms of CPU or kept memory, 1 something did (each
-input is printed), 2 wrong arguments."""
+and made anew from their own snapshots. frames: mutate what regions say to each other, as a stranger
+could, and as one that knows the secret; put each through a link's channel and what it lets pass
+into the decoders of its kind. cursors: mutate the cursors of readers. All this happens in a process
+with a watchdog. Exit codes: 0 nothing was raised but refusals, hung, differed, took over 50 ms of
+CPU or kept memory, 1 something did (each input is printed), 2 wrong arguments."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=_TEXT)
-    parser.add_argument("--inputs", type=int, default=100_000, help="how many (default 100000)")
+    parser.add_argument("--inputs", type=int, default=100_000, help="how many each (100000)")
+    names = ", ".join(TARGETS)
+    parser.add_argument(
+        "--target", action="append", choices=[*TARGETS], help=f"one of {names}; without it all"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the campaign (default 0)")
     parser.add_argument("--first", type=int, default=0, help="number of the first (default 0)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     options = parser.parse_args(arguments)
     if options.inputs < 1 or options.first < 0:
         parser.error("--inputs: at least 1, --first: at least 0")
-    campaign = Campaign(options.seed, options.first, options.inputs)
+    names = options.target or list(TARGETS)
+    # All of them, also after one that fails.
+    failed = [_run(name, options) for name in names]
+    return 1 if any(failed) else 0
+
+
+def _run(name: str, options: argparse.Namespace) -> bool:
+    """One campaign, and its figures printed; whether something failed."""
+    campaign = Campaign(name, options.seed, options.first, options.inputs)
     campaign.run()
     told = summary(campaign, options.seed)
     if options.json:
-        print(json.dumps(told))
+        print(json.dumps(told), flush=True)
     else:
-        print("\n".join(f"{name.replace('_', ' ')}: {value}" for name, value in told.items()))
-    inputs = campaign_inputs(options.seed)
+        lines = [f"{figure.replace('_', ' ')}: {value}" for figure, value in told.items()]
+        print("\n".join(lines), flush=True)
+    inputs = TARGETS[name](options.seed).inputs
     for number, why in campaign.figures.failures[:20]:
         chunk = options.first + (number - options.first) // CHUNK_INPUTS * CHUNK_INPUTS
-        print(f"FAILED seed {options.seed} input {number} (--first {chunk}): {why}")
-        print(f"  {inputs[number].hex()}")
-    return 1 if campaign.figures.failures else 0
+        again = f"--target {name} --seed {options.seed} --first {chunk}"
+        print(f"FAILED {name} input {number} ({again}): {why}\n  {inputs[number].hex()}")
+    return bool(campaign.figures.failures)
 
 
 def summary(campaign: Campaign, seed: int) -> dict[str, Any]:
@@ -46,6 +61,7 @@ def summary(campaign: Campaign, seed: int) -> dict[str, Any]:
     figures = campaign.figures
     taken = figures.codes["taken"]
     return {
+        "target": campaign.name,
         "commit": commit(),
         "seed": seed,
         "inputs": figures.inputs,

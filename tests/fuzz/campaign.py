@@ -4,23 +4,33 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.target import CHUNK_INPUTS, Figures, Target
+from tests.fuzz.cursors import CursorTarget
+from tests.fuzz.peer_frames import FramesTarget
+from tests.fuzz.taking import CHUNK_INPUTS, Figures, Target
+from tests.fuzz.yjs import YjsTarget
 
 HANG_CPU_S_MAX = 5.0
 # After the first chunks everything that is kept has been made; what grows then is a leak.
 RSS_GROWTH_KIB_MAX = 65_536
 WARM_CHUNKS = 20
 REPORT_EVERY_S = 15
+# What bytes are put into, by the name that the command line knows.
+TARGETS: Mapping[str, Callable[[int], Target]] = {
+    "yjs": YjsTarget,
+    "frames": FramesTarget,
+    "cursors": CursorTarget,
+}
 # Whoever needs that many processes has seen enough.
 RESTARTS_MAX = 50
 
 
-def _work(seed: int, first: int, inputs: int, begin: Any, pipe: Connection) -> None:
-    target = Target(seed)
+def _work(name: str, seed: int, first: int, inputs: int, begin: Any, pipe: Connection) -> None:
+    target = TARGETS[name](seed)
     for start in range(first, first + inputs, CHUNK_INPUTS):
         pipe.send(target.run(range(start, min(start + CHUNK_INPUTS, first + inputs)), begin))
     pipe.close()
@@ -29,12 +39,12 @@ def _work(seed: int, first: int, inputs: int, begin: Any, pipe: Connection) -> N
 class Watched:
     """The process that takes the inputs, from ``first`` on."""
 
-    def __init__(self, seed: int, first: int, inputs: int) -> None:
+    def __init__(self, name: str, seed: int, first: int, inputs: int) -> None:
         forking = multiprocessing.get_context("fork")
         self._begin = forking.Value("q", -1, lock=False)
         self._pipe, theirs = forking.Pipe(duplex=False)
         self._process = forking.Process(
-            target=_work, args=(seed, first, inputs, self._begin, theirs), daemon=True
+            target=_work, args=(name, seed, first, inputs, self._begin, theirs), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -76,10 +86,11 @@ class Watched:
 class Campaign:
     """All inputs, over as many processes as it takes."""
 
-    def __init__(self, seed: int, first: int, inputs: int) -> None:
+    def __init__(self, name: str, seed: int, first: int, inputs: int) -> None:
         self.figures = Figures()
         self.rss_kib: tuple[int, int] = (0, 0)
         self.restarts = 0
+        self.name = name
         self._seed, self._first, self._end = seed, first, first + inputs
         self._told = time.monotonic()
 
@@ -90,7 +101,7 @@ class Campaign:
             at = self._run_from(at)
 
     def _run_from(self, first: int) -> int:
-        watched = Watched(self._seed, first, self._end - first)
+        watched = Watched(self.name, self._seed, first, self._end - first)
         at, chunks, warm_kib = first, 0, 0
         while isinstance(result := watched.next(), Figures):
             at += result.inputs
@@ -116,7 +127,7 @@ class Campaign:
         self._told = time.monotonic()
         figures = self.figures
         print(
-            f"{figures.inputs} inputs, {figures.codes['taken']} taken, worst"
+            f"{self.name}: {figures.inputs} inputs, {figures.codes['taken']} taken, worst"
             f" {figures.worst_ms:.1f} ms, {figures.rss_kib} KiB, {len(figures.failures)} failures",
             file=sys.stderr,
             flush=True,

@@ -59,6 +59,15 @@ MUTATIONS: Sequence[Callable[[Random, bytearray], None]] = (
 )
 
 
+def damaged(random: Random, data: bytes) -> bytes:
+    """The same with one to three mutations."""
+    found = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 3))):
+        if found:
+            random.choice(MUTATIONS)(random, found)
+    return bytes(found)
+
+
 class Inputs:
     """The inputs of one campaign; ``state`` is that of the document with content."""
 
@@ -72,15 +81,9 @@ class Inputs:
         random = Random(self._seed * 1_000_000_007 + number)
         way = random.random()
         if way < 0.45:
-            return self._mutated(random, bytearray(random.choice(self._found)))
+            return damaged(random, random.choice(self._found))
         if way < 0.55:
             one, other = random.choice(self._found), random.choice(self._found)
             return one[: random.randint(0, len(one))] + other[random.randint(0, len(other)) :]
         made = Maker(random, {} if way < 0.7 else self._state).make()
-        return self._mutated(random, bytearray(made)) if random.random() < 0.3 else made
-
-    def _mutated(self, random: Random, data: bytearray) -> bytes:
-        for _ in range(random.choice((1, 1, 2, 3))):
-            if data:
-                random.choice(MUTATIONS)(random, data)
-        return bytes(data)
+        return damaged(random, made) if random.random() < 0.3 else made

@@ -123,6 +123,16 @@ class Served:
         assert answer.is_success, answer.text
         return answer.json()
 
+    async def raw(self, request: bytes) -> bytes:
+        """These bytes on a connection of their own; what comes until it is closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        async with asyncio.timeout(DEADLINE_S):
+            writer.write(request)
+            writer.write_eof()
+            answer = await reader.read()
+        writer.close()
+        return answer
+
     async def open(self, session: str = "s", message: str = "m") -> dict[str, Any]:
         """Open a streaming message; the answer."""
         body = {"id": message, "role": "assistant", "producer": "p", "claim_id": "claim-0001"}

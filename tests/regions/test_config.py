@@ -1,5 +1,6 @@
 """Settings are checked before anything starts, in the operator's words."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from perdure.regions.config import (
     parse_peers,
     read_secret,
 )
+
+from tests.regions.processes import started
 
 SECRET = b"s" * 32
 
@@ -119,3 +122,12 @@ def test_good_settings() -> None:
 def test_loopback(host: str) -> None:
     """Only this machine can reach these."""
     assert is_loopback(host) and not is_loopback("10.0.0.1") and not is_loopback("a.b")
+
+
+async def test_nothing_runs_without_assertions() -> None:
+    """With ``python -O`` an invariant that is broken would go unnoticed: exit code 2."""
+    command = (sys.executable, "-O", "-m", "perdure.regions.main", "--version")
+    async with started(*command) as running:
+        ended = await running.end()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "perdure: run it without -O: its assertions are needed\n"

@@ -165,7 +165,7 @@ async def test_a_port_that_is_taken_is_named(eu: Served, which: str) -> None:
     """In one line, before anything is announced; the directory is free again."""
     port = eu.port if which == "port" else eu.peer_port
     with socket.create_server(("127.0.0.1", port)):
-        ended = await perdure(*eu.arguments(), environment=GOOD)
+        ended = await perdure(*eu.arguments("--log-format", "text"), environment=GOOD)
     assert ended.code == 1
     said = f"perdure: cannot listen on {which} {port} of 127.0.0.1: Address already in use\n"
     assert (ended.out, ended.err) == ("", said)
@@ -203,7 +203,7 @@ async def test_a_file_that_is_no_database_is_refused(eu: Served) -> None:
     """In one line, with its path."""
     eu.data.mkdir()
     (eu.data / "perdure.sqlite").write_bytes(b"no database" * 500)
-    ended = await perdure(*eu.arguments(), environment=GOOD)
+    ended = await perdure(*eu.arguments("--log-format", "text"), environment=GOOD)
     assert ended.code == 1
     said = f"perdure: cannot open {eu.data}/perdure.sqlite: file is not a database\n"
     assert ended.err == said
@@ -222,7 +222,7 @@ async def test_the_newer_of_two_nodes_with_one_name_stops(tmp_path: Path) -> Non
         async with new.serve("--peer", peer_of_eu, code=sooner) as running:
             ended = await running.end()
         assert ended.code == 4
-        assert "perdure: this node stops: " in ended.err and "eu" in ended.err
+        assert "this node stops: " in ended.err and "eu" in ended.err
         await until_up(us, "eu")
         assert (await old.ask("PUT", "/v1/sessions/s"))["id"] == "s"
 

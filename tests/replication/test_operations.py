@@ -89,3 +89,20 @@ def test_deep_json_is_malformed() -> None:
     """Nesting beyond the parser's depth is refused, and does not end the process."""
     with pytest.raises(Malformed):
         decode(b"[" * 100_000)
+
+
+@pytest.mark.failure("C7")
+@pytest.mark.parametrize("reach", [0.5, [], None, "eu", True])
+def test_a_piece_of_a_session_says_where_its_messages_stand(reach: object) -> None:
+    """In an object of places by origin; anything else in its stead is malformed, and by nothing
+    else: what a peer tells must not end who reads it."""
+    with pytest.raises(Malformed):
+        decode(json.dumps(["absorb", "s", [], [["m", reach, None]]]).encode())
+
+
+@pytest.mark.failure("C7")
+@pytest.mark.parametrize("origin", [{}, None, 1, [], "eu", "eu/1"])
+def test_a_piece_of_a_session_says_where_its_messages_were_opened(origin: object) -> None:
+    """At a place of a log that has a name; anything else is malformed, and by nothing else."""
+    with pytest.raises(Malformed):
+        decode(json.dumps(["absorb", "s", [], [["m", {}, [origin, 1]]]]).encode())

@@ -9,12 +9,14 @@ from perdure.replication.limits import PRESENCE_HIDE_MS
 from perdure.replication.presence import Delta, Presence
 from perdure.replication.presence_gossip import (
     ASK_EVERY_MS,
+    FRAME_DOTS_MAX,
     PENDING_DOTS_MAX,
     Ask,
     PresenceGossip,
 )
 from perdure.replication.presence_view import Key
 from perdure.replication.presence_wire import (
+    CLOUD_DOTS_MAX,
     decode_ask,
     decode_delta,
     decode_digest,
@@ -370,6 +372,23 @@ def test_what_is_no_delta_is_refused(payload: bytes) -> None:
     """What is no delta is refused."""
     with pytest.raises(FrameError):
         decode_delta(payload)
+
+
+@pytest.mark.failure("C7")
+def test_a_delta_names_so_many_dots() -> None:
+    """As many as a region tells at once, and several times more; beyond that a hundred bytes would
+    be work for seconds."""
+
+    def named(*clouds: tuple[int, int]) -> bytes:
+        cloud = b",".join(b"[0,[[%d,%d]]]" % pair for pair in clouds)
+        rest = b'"dead":[],"entries":[],"known":[],"origins":["eu/%016x"]' % 1
+        return b'{"cloud":[%s],%s}' % (cloud, rest)
+
+    assert CLOUD_DOTS_MAX > 2 * FRAME_DOTS_MAX
+    assert len(decode_delta(named((1, CLOUD_DOTS_MAX))).cloud) == CLOUD_DOTS_MAX
+    for clouds in [((1, CLOUD_DOTS_MAX + 1),), ((1, CLOUD_DOTS_MAX), (1, 1))]:
+        with pytest.raises(FrameError):
+            decode_delta(named(*clouds))
 
 
 @pytest.mark.parametrize(

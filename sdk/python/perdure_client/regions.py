@@ -72,7 +72,8 @@ class Regions:
         self.give_up_s = give_up_s
         self.http = http
         self.sleep = sleep
-        self._jitter = jitter or random.Random()
+        # S311: it spreads retries, nobody gains by guessing it
+        self._jitter = jitter or random.Random()  # noqa: S311
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._avoid: dict[str, float] = {}
         # Where a region said when to come back: not before, also when there is no other.

@@ -1,10 +1,5 @@
-"""What is done with one input, and what must come of it; runs in a process that may be killed."""
+"""Yjs updates from outside: what is done with one, and what must come of it."""
 
-import gc
-import resource
-import time
-from collections import Counter
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -15,12 +10,10 @@ from pycrdt import Array, Doc, Map, Text, XmlFragment
 
 from tests.fuzz.corpus import corpus, history
 from tests.fuzz.mutations import Inputs
+from tests.fuzz.taking import Broken, Target
 
-INPUT_CPU_MS_MAX = 50
 # pycrdt says so of XML that lies in an Array or a Map; it is no fault of the update.
 NO_PYTHON = "has no Python equivalent"
-# A document that grows by what is accepted begins anew after so many inputs.
-CHUNK_INPUTS = 100
 # How often a document is made anew from its snapshot, which costs more than all the rest.
 RETELL_EVERY = 4
 
@@ -36,10 +29,6 @@ def base(seed: int) -> bytes:
 def campaign_inputs(seed: int) -> Inputs:
     """The inputs of the campaign with this seed."""
     return Inputs(seed, corpus(seed), Living(base(seed)).outline.state)
-
-
-class Broken(Exception):
-    """Something did not come as it must."""
 
 
 class Living:
@@ -96,70 +85,26 @@ def _python(shared: Array[Any] | Map[Any]) -> None:
             raise
 
 
-@dataclass
-class Figures:
-    """What came of some inputs."""
-
-    inputs: int = 0
-    codes: Counter[str] = field(default_factory=Counter)
-    worst_ms: float = 0.0
-    worst_input: int = -1
-    failures: list[tuple[int, str]] = field(default_factory=list)
-    rss_kib: int = 0
-
-    def add(self, other: "Figures") -> None:
-        """Put the figures of later inputs to these."""
-        self.inputs += other.inputs
-        self.codes += other.codes
-        self.failures += other.failures
-        self.rss_kib = other.rss_kib
-        if other.worst_ms > self.worst_ms:
-            self.worst_ms, self.worst_input = other.worst_ms, other.worst_input
-
-
-class Target:
-    """Takes inputs in chunks, each chunk into documents of its own."""
+class YjsTarget(Target):
+    """Each input into the parser, and what is accepted into two documents: an empty one, and one
+    with content that lives for a chunk."""
 
     def __init__(self, seed: int) -> None:
         self._content = base(seed)
-        self._inputs = campaign_inputs(seed)
+        self.inputs = campaign_inputs(seed)
+        self._full = Living(self._content)
 
-    def run(self, numbers: range, begin: Any) -> Figures:
-        """Put in a chunk; ``begin.value`` says meanwhile which input is being put in."""
-        figures = Figures()
-        full = Living(self._content)
-        gc.disable()
-        for number in numbers:
-            begin.value = number
-            data = self._inputs[number]
-            before = time.process_time()
-            try:
-                code = self._put(data, full)
-            except BaseException as error:  # pycrdt's panics are no Exceptions
-                if isinstance(error, KeyboardInterrupt | SystemExit):
-                    raise
-                code = "failed"
-                figures.failures.append((number, f"{type(error).__name__}: {error}"[:500]))
-                full = Living(self._content)
-            spent_ms = (time.process_time() - before) * 1_000
-            figures.inputs += 1
-            figures.codes[code] += 1
-            if spent_ms > figures.worst_ms:
-                figures.worst_ms, figures.worst_input = spent_ms, number
-            if spent_ms > INPUT_CPU_MS_MAX:
-                figures.failures.append((number, f"{spent_ms:.0f} ms of CPU"))
-        begin.value = -1
-        gc.enable()
-        gc.collect(1)
-        figures.rss_kib = _rss_kib()
-        return figures
+    def begin(self) -> None:
+        """The document with content, as it was."""
+        self._full = Living(self._content)
 
-    def _put(self, data: bytes, full: Living) -> str:
+    def put(self, data: bytes) -> str:
+        """``taken`` when either document took it."""
         try:
             update = parse_update(data)
         except YjsError as error:
             return f"parser: {error.code}"
-        fits = [self._into(Living(), data, update), self._into(full, data, update)]
+        fits = [self._into(Living(), data, update), self._into(self._full, data, update)]
         told = sorted({code for code in fits if code != "taken"})
         return "taken" if "taken" in fits else f"outline: {told[0]}"
 
@@ -173,8 +118,3 @@ class Target:
         if living.takes % RETELL_EVERY == 0:
             living.retell().read()
         return "taken"
-
-
-def _rss_kib() -> int:
-    with open("/proc/self/statm") as lines:
-        return int(lines.read().split()[1]) * resource.getpagesize() // 1_024

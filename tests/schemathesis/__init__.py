@@ -1,0 +1,1 @@
+"""Cases that are drawn from the description of the API, against a region as a process."""
