@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import secrets
 import shlex
 import signal
 from pathlib import Path
 
+from perdure.regions.clock import SystemEntropy
 from perdure.regions.cluster import Cluster, Issuer, Mint
 
 FIRST_PORT = 7_101
@@ -38,7 +38,7 @@ def _kept_secret(directory: Path) -> str:
     """The secret of earlier runs, so that their grants are still good."""
     path = directory / "secret"
     if not path.exists():
-        _write_own(path, secrets.token_hex(32))
+        _write_own(path, f"{SystemEntropy().token(256):064x}")
     return path.read_text().strip()
 
 

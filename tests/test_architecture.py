@@ -77,7 +77,11 @@ HOMES = {
 }
 # The environment is read with the settings. cluster.py hands its own on to the processes that it
 # starts; commands.py is a client, and the caller's grant is no setting of a region.
-ENVIRONMENT_IN = {"regions/config.py", "regions/cluster.py", "regions/commands.py"}
+ENVIRONMENT_IN = {
+    *("regions/config.py", "regions/cluster.py", "regions/commands.py"),
+    # A client is given its grant there, unless it is told another one.
+    *("sdk/python/perdure_client/client.py", "sdk/python/perdure_client/sync/client.py"),
+}
 # commands.py prints the time of day to a person.
 CALENDAR_IN = {"regions/commands.py"}
 # All that the core may import besides pycrdt: nothing here waits, reads, writes or varies.

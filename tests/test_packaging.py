@@ -132,7 +132,7 @@ def test_installed_command(service, client, tmp_path):
     program = (
         "import perdure.regions.main as module, perdure_client, perdure.regions.demo as demo;"
         "import fastapi, perdure.api.page as page; app = fastapi.FastAPI();"
-        "page.add_page(app, 'eu', {'eu': 'http://h'});"
+        "page.add_page(app, 'eu', {'eu': 'http://h'}, None);"
         "print(module.__file__); print(perdure_client.__file__); print(len(demo.answer()));"
         "print(len(app.routes))"
     )
