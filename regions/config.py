@@ -1,5 +1,7 @@
 """What a region is told from outside: flags, environment, files; checked before anything starts."""
 
+import base64
+import binascii
 import os
 import re
 from collections.abc import Mapping
@@ -10,11 +12,18 @@ from urllib.parse import urlsplit
 
 from perdure.replication.frames import SECRET_BYTES_MIN
 from perdure.replication.ids import is_id
-from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
+from perdure.replication.limits import (
+    EVICT_IDLE_S,
+    LOG_AGE_S_MAX,
+    LOG_BYTES_MAX,
+    STORAGE_KEYS_MAX,
+)
 
 # S105: names of variables, not what is in them
 PEER_SECRET = "PERDURE_PEER_SECRET"  # noqa: S105
 JWT_SECRET = "PERDURE_JWT_SECRET"  # noqa: S105
+STORAGE_KEY = "PERDURE_STORAGE_KEY"
+STORAGE_KEY_BYTES = 32
 PORT_MAX = 65_535
 # Clocks of issuers and regions may differ by so much.
 JWT_LEEWAY_S = 30
@@ -49,6 +58,8 @@ class Config:
     jwt_leeway_s: int = JWT_LEEWAY_S
     # While another region cannot be heard, older grants are refused. None: they are not.
     cut_off_grant_age_s: int | None = None
+    # What the disk is encrypted with, the first for what is written; none for not at all.
+    storage_keys: tuple[bytes, ...] = field(default=(), repr=False)
     cors_origins: tuple[str, ...] = ()
     # The first region of its cluster: with an empty disk it does not wait for its peers.
     bootstrap: bool = False
@@ -115,6 +126,47 @@ def _checked(name: str, value: str) -> bytes:
     if len(secret) < SECRET_BYTES_MIN:
         raise ConfigError(f"{name} must have at least {SECRET_BYTES_MIN} bytes")
     return secret
+
+
+def read_storage_keys(environment: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
+    """The keys of the disk, from the environment or a file as :func:`read_secret`: 32 bytes each in
+    hex or base64, one a line, the first for what is written. None where nothing is set.
+
+    Raises ``ConfigError``, which tells the line and never the key. One that is set and empty is
+    refused: somebody believes that the disk is encrypted.
+    """
+    environment = os.environ if environment is None else environment
+    text = _read(STORAGE_KEY, environment)
+    if text is None:
+        if f"{STORAGE_KEY}_FILE" in environment:
+            raise ConfigError(f"{STORAGE_KEY}_FILE is set, and names no file")
+        return ()
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+    keys = [_storage_key(number, line) for number, line in lines if line]
+    if not keys:
+        raise ConfigError(f"{STORAGE_KEY} is set, and holds no key")
+    if len(keys) > STORAGE_KEYS_MAX:
+        raise ConfigError(f"{STORAGE_KEY} holds {len(keys)} keys; {STORAGE_KEYS_MAX} is the most")
+    if len(set(keys)) < len(keys):
+        raise ConfigError(f"{STORAGE_KEY} holds a key twice")
+    return tuple(keys)
+
+
+def _storage_key(number: int, line: str) -> bytes:
+    try:
+        if len(line) == 2 * STORAGE_KEY_BYTES:
+            key = bytes.fromhex(line)
+        else:
+            plain = line.rstrip("=").translate(str.maketrans("-_", "+/"))
+            key = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (ValueError, binascii.Error):
+        key = b""
+    if len(key) != STORAGE_KEY_BYTES:
+        raise ConfigError(
+            f"{STORAGE_KEY}, line {number}: must be {STORAGE_KEY_BYTES} bytes in hex or base64"
+            " (openssl rand -hex 32)"
+        )
+    return key
 
 
 def parse_peers(texts: list[str]) -> dict[str, str]:

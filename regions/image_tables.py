@@ -5,9 +5,10 @@ What is damaged is counted, put into quarantine, and left out: nobody is shown i
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from perdure.regions.cipher import Clear
 from perdure.regions.log_tables import meta, put_meta, sealed, unsealed
 from perdure.regions.ports import Stored
 from perdure.replication.errors import Damaged
@@ -49,8 +50,11 @@ def _bytes(text: str) -> bytes:
 class StoredMessages:
     """The stored messages of one session, read at once."""
 
-    def __init__(self, look: Look, session: str, number: int, quarantine: Quarantine) -> None:
+    def __init__(
+        self, look: Look, cipher: Clear, session: str, number: int, quarantine: Quarantine
+    ) -> None:
         self._look = look
+        self._cipher = cipher
         self._session = session
         self._number = number
         self._quarantine = quarantine
@@ -64,6 +68,7 @@ class StoredMessages:
     def _row(
         self, number: int, place: int, id_: str, serial: str, facts: bytes, crc: int
     ) -> Row | None:
+        facts, crc = self._cipher.get(("message", self._session, id_, "facts"), facts, crc)
         try:
             if _crc(self._session, id_, _bytes(serial), facts) != crc or slot(id_) != place:
                 raise Damaged("not the row that was written")
@@ -106,6 +111,7 @@ class StoredMessages:
         if found is None:
             return None
         number, body, crc = found
+        body, crc = self._cipher.get(("message", self._session, id_, "body"), body, crc)
         if _crc(self._session, id_, body) != crc:
             self._quarantine("body", number, f"{self._session}/{id_}")
             return None
@@ -117,7 +123,7 @@ class StoredMessages:
         self._quarantine("missing", self._number, self._session)
 
 
-def load(look: Look, id_: str, quarantine: Quarantine) -> Stored | None:
+def load(look: Look, cipher: Clear, id_: str, quarantine: Quarantine) -> Stored | None:
     """A session that has been stored."""
     select = (
         "SELECT number, CAST(digest AS BLOB), present, CAST(summary AS BLOB),"
@@ -127,22 +133,35 @@ def load(look: Look, id_: str, quarantine: Quarantine) -> Stored | None:
     if found is None:
         return None
     number, digest, present, summary, head, crc = found
-    archive = StoredMessages(look, id_, number, quarantine)
+    digest = cipher.get(("session", id_, "digest"), digest)[0]
+    summary = cipher.get(("session", id_, "summary"), summary)[0]
+    head, crc = cipher.get(("session", id_, "head"), head, crc)
+    archive = StoredMessages(look, cipher, id_, number, quarantine)
     if _crc(id_, "", digest, summary, head) != crc:
         quarantine("head", number, id_)
         head = None
     return Stored(archive, head, term_of(digest), bool(present))
 
 
-def page(connection: Connection, among: Range, limit: int) -> list[tuple[str, bytes]]:
+def page(
+    connection: Connection, cipher: Clear, among: Range, limit: int
+) -> list[tuple[str, bytes]]:
     """Names and summaries of stored sessions that exist, by name; those with a tenant, or those
     without, as the range itself."""
+    found: list[tuple[str, bytes]] = []
     rows = connection.exec_driver_sql(
-        "SELECT id, summary FROM session WHERE present AND id >= ? AND id < ?"
-        " AND (instr(id, ':') > 0) = ? ORDER BY id LIMIT ?",
-        (*among, ":" in among.first, limit),
+        "SELECT id, CAST(summary AS BLOB) FROM session WHERE present AND id >= ? AND id < ?"
+        " AND (instr(id, ':') > 0) = ? ORDER BY id",
+        (*among, ":" in among.first),
     )
-    return [(id_, summary) for id_, summary in rows if is_session(id_)]
+    for id_, blob in rows:
+        summary = cipher.get(("session", id_, "summary"), blob)[0]
+        if is_session(id_) and summary:
+            found.append((id_, summary))
+            if len(found) >= limit:
+                rows.close()
+                break
+    return found
 
 
 def active(connection: Connection) -> list[str]:
@@ -154,14 +173,17 @@ def active(connection: Connection) -> list[str]:
     return [id_ for (id_,) in rows if is_session(id_)]
 
 
-def in_buckets(connection: Connection, numbers: Sequence[int]) -> dict[str, bytes]:
+def in_buckets(connection: Connection, cipher: Clear, numbers: Sequence[int]) -> dict[str, bytes]:
     """The digests of the stored sessions of some buckets."""
     found: dict[str, bytes] = {}
     for number in numbers:
         rows = connection.exec_driver_sql(
             "SELECT id, digest FROM session WHERE bucket = ?", (number,)
         )
-        found.update((id_, digest) for id_, digest in rows if is_session(id_))
+        for id_, blob in rows:
+            digest = cipher.get(("session", id_, "digest"), blob)[0]
+            if is_session(id_) and digest:
+                found[id_] = digest
     return found
 
 
@@ -186,24 +208,25 @@ class Sums:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sums) and (self.count, self.sums) == (other.count, other.sums)
 
-    def put(self, connection: Connection) -> None:
+    def put(self, connection: Connection, cipher: Clear) -> None:
         """Store them."""
-        put_meta(connection, _SUMS, sealed(json.dumps([self.count, self.sums])))
+        put_meta(connection, cipher, _SUMS, sealed(json.dumps([self.count, self.sums])))
 
     @classmethod
-    def count_all(cls, connection: Connection) -> "Sums":
+    def count_all(cls, connection: Connection, cipher: Clear) -> "Sums":
         """From every session, where a damaged one has spoilt what was stored."""
         sums = cls()
         rows = connection.exec_driver_sql("SELECT id, CAST(digest AS BLOB), present FROM session")
-        for id_, digest, present in rows:
+        for id_, blob, present in rows:
             if is_session(id_):
+                digest = cipher.get(("session", id_, "digest"), blob)[0]
                 sums.replace(id_, (0, False), (term_of(digest), bool(present)))
         return sums
 
     @classmethod
-    def stored(cls, connection: Connection) -> "Sums | None":
+    def stored(cls, connection: Connection, cipher: Clear) -> "Sums | None":
         """As they were stored; None when they are damaged."""
-        data = meta(connection).get(_SUMS)
+        data = meta(connection, cipher).get(_SUMS)
         text = None if data is None else unsealed(data)
         if text is None:
             return None if data is not None else cls()
@@ -211,15 +234,17 @@ class Sums:
         return cls(count, sums)
 
 
-def save(connection: Connection, image: Image, sums: Sums) -> None:
+def save(connection: Connection, cipher: Clear, image: Image, sums: Sums) -> None:
     """Write one image, in the caller's transaction."""
     found = connection.exec_driver_sql(
         "SELECT number, digest, present FROM session WHERE id = ?", (image.session,)
     ).one_or_none()
-    before = (0, False) if found is None else (term_of(found[1]), bool(found[2]))
+    before = (0, False)
+    if found is not None:
+        digest = cipher.get(("session", image.session, "digest"), found[1])[0]
+        before = (term_of(digest), bool(found[2]))
     sums.replace(image.session, before, (term_of(image.digest), image.exists))
-    crc = _crc(image.session, "", image.digest, image.summary, image.head)
-    columns = (image.digest, image.exists, image.summary, image.head, crc)
+    columns = _session_columns(cipher, image)
     if found is None:
         number = connection.exec_driver_sql(
             "INSERT INTO session (digest, present, summary, head, crc, id, bucket)"
@@ -233,10 +258,18 @@ def save(connection: Connection, image: Image, sums: Sums) -> None:
             " WHERE number = ?",
             (*columns, number),
         )
-    _save_messages(connection, image, number)
+    _save_messages(connection, cipher, image, number)
 
 
-def _save_messages(connection: Connection, image: Image, number: int) -> None:
+def _session_columns(cipher: Clear, image: Image) -> tuple[bytes, bool, bytes, bytes, int]:
+    id_ = image.session
+    crc = _crc(id_, "", image.digest, image.summary, image.head)
+    digest, _ = cipher.put(("session", id_, "digest"), image.digest)
+    summary, _ = cipher.put(("session", id_, "summary"), image.summary)
+    return digest, image.exists, summary, *cipher.put(("session", id_, "head"), image.head, crc)
+
+
+def _save_messages(connection: Connection, cipher: Clear, image: Image, number: int) -> None:
     if image.wiped:
         connection.exec_driver_sql("DELETE FROM message WHERE session = ?", (number,))
     for id_ in image.dropped:
@@ -245,7 +278,15 @@ def _save_messages(connection: Connection, image: Image, number: int) -> None:
             (number, slot(id_), id_),
         )
     whole = [
-        (number, *_columns(image.session, row), body, _crc(image.session, row.id, body))
+        (
+            number,
+            *_columns(cipher, image.session, row),
+            *cipher.put(
+                ("message", image.session, row.id, "body"),
+                body,
+                _crc(image.session, row.id, body),
+            ),
+        )
         for row, body in image.messages
         if body is not None
     ]
@@ -260,7 +301,7 @@ def _save_messages(connection: Connection, image: Image, number: int) -> None:
         )
     for row, body in image.messages:
         if body is None:
-            slot_, id_, *facts = _columns(image.session, row)
+            slot_, id_, *facts = _columns(cipher, image.session, row)
             connection.exec_driver_sql(
                 "UPDATE message SET serial = ?, facts = ?, facts_crc = ?, open = ?"
                 " WHERE session = ? AND slot = ? AND id = ?",
@@ -268,49 +309,15 @@ def _save_messages(connection: Connection, image: Image, number: int) -> None:
             )
 
 
-def _columns(session: str, row: Row) -> tuple[int, str, str, bytes, int, bool]:
+def _columns(cipher: Clear, session: str, row: Row) -> tuple[int, str, str, bytes, int, bool]:
     facts = encode_row(row)
     crc = _crc(session, row.id, row.serial.encode(), facts)
-    return row.slot, row.id, row.serial, facts, crc, row.is_open_run
-
-
-def set_aside(connection: Connection, damaged: Iterable[tuple[str, int, str]]) -> None:
-    """Move what was found damaged into quarantine, where somebody can look at it. A head and a
-    record stay in their place until they are written anew."""
-    for what, number, name in damaged:
-        if what in ("missing", "sums"):
-            continue
-        table, key, crc, body = {
-            "lost": ("session", "number", "crc", "head"),
-            "record": ("log", "position", "crc", "body"),
-            "head": ("session", "number", "crc", "head"),
-            "row": ("message", "number", "facts_crc", "facts"),
-            "body": ("message", "number", "body_crc", "body"),
-        }[what]
-        # S608: the names stand above
-        connection.exec_driver_sql(
-            f"INSERT INTO quarantine (what, name, crc, body)"  # noqa: S608
-            f" SELECT ?, ?, {crc}, {body} FROM {table} WHERE {key} = ?",
-            (what, name, number),
-        )
-        if what == "lost":
-            # Nobody knows whose it was; what it was, the peers have.
-            connection.exec_driver_sql("DELETE FROM message WHERE session = ?", (number,))
-            connection.exec_driver_sql("DELETE FROM session WHERE number = ?", (number,))
-        elif table == "message":
-            connection.exec_driver_sql("DELETE FROM message WHERE number = ?", (number,))
-    for what, number, _ in damaged:
-        if what == "head":
-            # Without a message it may be of a session that never was: its name is damaged.
-            connection.exec_driver_sql(
-                "DELETE FROM session WHERE number = ?"
-                " AND NOT EXISTS (SELECT 1 FROM message WHERE session = ?)",
-                (number, number),
-            )
+    stored = cipher.put(("message", session, row.id, "facts"), facts, crc)
+    return row.slot, row.id, row.serial, *stored, row.is_open_run
 
 
 def scrub(
-    connection: Connection, after: int, sessions: int
+    connection: Connection, cipher: Clear, after: int, sessions: int
 ) -> tuple[int, list[tuple[str, int, str]]]:
     """Compare some sessions with their checksums and totals: the last number, 0 when there are no
     more; and what is damaged, as (what, row, name)."""
@@ -321,18 +328,20 @@ def scrub(
     damaged: list[tuple[str, int, str]] = []
     for number, id_ in rows:
         if is_session(id_):
-            damaged += _scrub_session(connection, number, id_)
+            damaged += _scrub_session(connection, cipher, number, id_)
         else:
             damaged.append(("lost", number, id_))
     if len(rows) == sessions:
         return rows[-1][0], damaged
-    if Sums.stored(connection) != Sums.count_all(connection):
+    if Sums.stored(connection, cipher) != Sums.count_all(connection, cipher):
         # A session is gone, or has another name: by the sums nobody would ever miss it.
         damaged.append(("sums", 0, ""))
     return 0, damaged
 
 
-def _scrub_session(connection: Connection, number: int, id_: str) -> list[tuple[str, int, str]]:
+def _scrub_session(
+    connection: Connection, cipher: Clear, number: int, id_: str
+) -> list[tuple[str, int, str]]:
     damaged: list[tuple[str, int, str]] = []
 
     def note(what: str, row: int, name: str) -> None:
@@ -341,7 +350,7 @@ def _scrub_session(connection: Connection, number: int, id_: str) -> list[tuple[
     def look(query: Query) -> Any:
         return query(connection)
 
-    stored = load(look, id_, note)
+    stored = load(look, cipher, id_, note)
     if stored is None or stored.head is None:
         return damaged
     head = json.loads(stored.head)
@@ -351,9 +360,10 @@ def _scrub_session(connection: Connection, number: int, id_: str) -> list[tuple[
         "SELECT number, id, CAST(body AS BLOB), body_crc FROM message WHERE session = ?", (number,)
     )
     for row, message, body, crc in bodies:
+        body, crc = cipher.get(("message", id_, message, "body"), body, crc)
         if _crc(id_, message, body) != crc:
             note("body", row, f"{id_}/{message}")
-    found = recount(StoredMessages(look, id_, number, note))
+    found = recount(StoredMessages(look, cipher, id_, number, note))
     if not head["deleted"] and head["totals"][:5] != list(found[:5]):
         note("missing", number, id_)
     return damaged

@@ -1,14 +1,21 @@
 """The origin logs in SQLite, and the few facts that belong to the database as a whole."""
 
+import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from perdure.regions.cipher import Clear
+from perdure.regions.ports import Mark
 from perdure.replication.records import Origin, Record, Vector, intact
 from sqlalchemy import Connection
 
 _READ_ROWS_MAX = 2_000
 # A flipped bit may change the type of a value; cast, it is a wrong value, which the crc tells.
 _RECORD_COLUMNS = "CAST(lsn AS INTEGER), CAST(body AS BLOB), CAST(crc AS INTEGER)"
+# Which keys the rest is encrypted with; this alone never is.
+KEY_RECORD = "encryption"
+_WATERMARK = "watermark"
+_NOTE = "note:"
 
 
 def origins(connection: Connection) -> dict[Origin, tuple[int, int, int]]:
@@ -31,13 +38,17 @@ def add_origin(connection: Connection, origin: Origin) -> int:
 
 
 def append(
-    connection: Connection, position: int, ids: Mapping[Origin, int], records: Sequence[Record]
+    connection: Connection,
+    cipher: Clear,
+    position: int,
+    ids: Mapping[Origin, int],
+    records: Sequence[Record],
 ) -> None:
     """Add records to the logs, from ``position`` on. One that comes again takes a new place: its
     first copy may have been damaged, and then nothing but the log has it."""
     rows = [
-        (position + number, ids[record.origin], *record[1:])
-        for number, record in enumerate(records)
+        (position + number, ids[origin], lsn, *cipher.put(("log", origin, lsn), body, crc))
+        for number, (origin, lsn, body, crc) in enumerate(records)
     ]
     connection.exec_driver_sql(
         "INSERT INTO log (position, origin, lsn, body, crc) VALUES (?, ?, ?, ?, ?)"
@@ -48,7 +59,7 @@ def append(
 
 
 def tail(
-    connection: Connection, after: int, origins: Mapping[int, Origin]
+    connection: Connection, cipher: Clear, after: int, origins: Mapping[int, Origin]
 ) -> Iterator[tuple[int, int, Record | None]]:
     """The records after a position, in order of arrival: (position, origin, the record or, where it
     is damaged, None)."""
@@ -59,11 +70,16 @@ def tail(
         (after,),
     )
     for position, id_, *columns in rows:
-        yield position, id_, _record(origins.get(id_), *columns)
+        yield position, id_, _record(cipher, origins.get(id_), *columns)
 
 
 def read(
-    connection: Connection, origin: Origin, id_: int, after_lsn: int, bytes_max: int
+    connection: Connection,
+    cipher: Clear,
+    origin: Origin,
+    id_: int,
+    after_lsn: int,
+    bytes_max: int,
 ) -> list[Record]:
     """Records of an origin without a gap, about so many bytes; stops before a damaged one."""
     # S608: the columns stand in this file
@@ -75,7 +91,7 @@ def read(
     records: list[Record] = []
     size = 0
     for columns in rows:
-        record = _record(origin, *columns)
+        record = _record(cipher, origin, *columns)
         expected = after_lsn + len(records) + 1
         if record is None or record.lsn != expected or (records and size >= bytes_max):
             break
@@ -85,12 +101,12 @@ def read(
 
 
 def _record(
-    origin: Origin | None, lsn: int | None, body: bytes | None, crc: int | None
+    cipher: Clear, origin: Origin | None, lsn: int | None, body: bytes | None, crc: int | None
 ) -> Record | None:
     """The record of a row; None when it is damaged."""
     if origin is None or lsn is None or body is None or crc is None:
         return None
-    record = Record(origin, lsn, body, crc)
+    record = Record(origin, lsn, *cipher.get(("log", origin, lsn), body, crc))
     return record if intact(record) else None
 
 
@@ -119,10 +135,40 @@ def delete(connection: Connection, id_: int, lsn: int, rows_max: int) -> int:
     return result.rowcount
 
 
-def meta(connection: Connection) -> dict[str, bytes]:
-    """What is remembered of the database as a whole."""
-    rows = connection.exec_driver_sql("SELECT key, value FROM meta")
-    return {key: bytes(value) for key, value in rows}
+def meta(connection: Connection, cipher: Clear) -> dict[str, bytes]:
+    """What is remembered of the database as a whole; what cannot be decrypted is empty."""
+    rows = connection.exec_driver_sql(
+        "SELECT key, CAST(value AS BLOB) FROM meta WHERE key != ?", (KEY_RECORD,)
+    )
+    return {key: cipher.get(("meta", key), bytes(value))[0] for key, value in rows}
+
+
+def watermark(meta: Mapping[str, bytes]) -> tuple[int, int, int]:
+    """Position, bytes of the log and reading of the clock up to which everything is in images.
+    Where that is damaged, all that is left of the log is replayed."""
+    text = unsealed(meta.get(_WATERMARK, b""))
+    position, log_bytes, hlc = json.loads(text or "[0, 0, 0]")
+    return position, log_bytes, hlc
+
+
+def set_watermark(
+    connection: Connection, cipher: Clear, ids: Mapping[Origin, int], mark: Mark
+) -> None:
+    """Up to here everything is in images."""
+    text = json.dumps([mark.position, mark.log_bytes, mark.hlc])
+    put_meta(connection, cipher, _WATERMARK, sealed(text))
+    set_held(connection, ids, mark.vector)
+
+
+def notes(meta: Mapping[str, bytes]) -> dict[str, str]:
+    """The small things of which :func:`put_note` told."""
+    found = {key: value for key, value in meta.items() if key.startswith(_NOTE) and value}
+    return {key.removeprefix(_NOTE): value.decode() for key, value in found.items()}
+
+
+def put_note(connection: Connection, cipher: Clear, name: str, text: str) -> None:
+    """Remember a small thing; an empty text forgets it."""
+    put_meta(connection, cipher, _NOTE + name, text.encode())
 
 
 def sealed(text: str) -> bytes:
@@ -136,7 +182,7 @@ def unsealed(data: bytes) -> str | None:
     return text if crc == f"{zlib.crc32(text.encode()):08x}" else None
 
 
-def put_meta(connection: Connection, key: str, value: bytes) -> None:
+def put_meta(connection: Connection, cipher: Clear, key: str, value: bytes) -> None:
     """Remember something; nothing forgets it."""
     if not value:
         connection.exec_driver_sql("DELETE FROM meta WHERE key = ?", (key,))
@@ -144,5 +190,5 @@ def put_meta(connection: Connection, key: str, value: bytes) -> None:
         connection.exec_driver_sql(
             "INSERT INTO meta (key, value) VALUES (?, ?)"
             " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (key, value),
+            (key, cipher.put(("meta", key), value)[0]),
         )

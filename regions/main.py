@@ -19,6 +19,7 @@ from perdure.regions.config import (
     LOOPBACK_ORIGINS,
     PEER_SECRET,
     PORT_MAX,
+    STORAGE_KEY,
     Config,
     ConfigError,
     check,
@@ -26,12 +27,14 @@ from perdure.regions.config import (
     parse_peers,
     read_secret,
     read_secrets,
+    read_storage_keys,
 )
 from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
 from perdure.regions.demo_chat import chat
 from perdure.regions.dev import FIRST_PORT, dev
 from perdure.regions.log_lines import FORMATS, default_format, last_words, start_logging
-from perdure.regions.ports import StorageError
+from perdure.regions.ports import StorageError, StorageKeyWrong
+from perdure.regions.rekey_command import add_rekey
 from perdure.replication.limits import EVICT_IDLE_S, LOG_AGE_S_MAX, LOG_BYTES_MAX
 
 # Only known where nothing listens outside this machine (``--dev-no-auth``).
@@ -62,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (StorageError, ClusterError) as error:
         last_words(str(error))
-        return 1
+        return EXIT_USAGE if isinstance(error, StorageKeyWrong) else 1
     except KeyboardInterrupt:
         return 130
 
@@ -76,6 +79,7 @@ def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_dev(commands)
     _add_demo(commands)
+    add_rekey(commands)
     add_commands(commands)
     _add_token(commands, is_meant=list(first) == ["token"])
     return parser
@@ -229,9 +233,10 @@ def _demo_failover(options: argparse.Namespace) -> int:
 
 _SERVE = (
     f"Run one region until SIGTERM. Secrets come from the environment: {PEER_SECRET} (the same in"
-    f" every region) and {JWT_SECRET} (grants of clients), or files that {PEER_SECRET}_FILE and"
-    f" {JWT_SECRET}_FILE name. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live"
-    " node has this region's name, 5 the disk has failed (start it again)."
+    f" every region), {JWT_SECRET} (grants of clients) and {STORAGE_KEY} (encrypts the data; see"
+    f" rekey), or from files that {PEER_SECRET}_FILE, {JWT_SECRET}_FILE and {STORAGE_KEY}_FILE"
+    " name. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live node has this"
+    " region's name, 5 the disk has failed (start it again)."
 )
 
 
@@ -260,6 +265,7 @@ def _config(options: argparse.Namespace) -> Config:
         jwt_issuer=options.jwt_issuer,
         jwt_leeway_s=options.jwt_leeway_s,
         cut_off_grant_age_s=options.cut_off_grant_age_s,
+        storage_keys=read_storage_keys(),
         cors_origins=tuple(options.cors_origin),
         bootstrap=options.bootstrap,
         log_bytes_max=options.log_bytes_max,

@@ -20,6 +20,10 @@ class StorageLocked(StorageError):
     """Another process owns the data directory."""
 
 
+class StorageKeyWrong(StorageError):
+    """The keys that were given are not those of the database; nothing was changed."""
+
+
 class StorageFull(StorageError):
     """No room; nothing of the batch was kept, and it may be tried again."""
 
@@ -81,7 +85,7 @@ class Storage(Protocol):
         """How many records and images were not what was written."""
 
     def open(self) -> None:
-        """Own the directory. Raises ``StorageLocked`` and ``StorageFailed``."""
+        """Own the directory. Raises ``StorageLocked``, ``StorageKeyWrong``, ``StorageFailed``."""
 
     def replay(self) -> Iterator[Record]:
         """The records that the images may not have, in order of arrival; ``position`` follows."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from perdure.regions.checkpoint import Limits
+from perdure.regions.cipher import Cipher
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
 from perdure.regions.guard_headers import GUARDS
@@ -172,10 +173,11 @@ def build_node(
     """A region on real disk and network, recovered and not yet started; on the system's clock and
     entropy, unless others are given.
 
-    Raises ``StorageLocked`` and ``StorageFailed``.
+    Raises ``StorageLocked``, ``StorageKeyWrong`` and ``StorageFailed``.
     """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
-    storage = SqliteStorage(config.data)
+    keys = config.storage_keys
+    storage = SqliteStorage(config.data, Cipher(keys, entropy) if keys else None)
     node = Node(
         config.region,
         storage,
@@ -203,7 +205,7 @@ def build_node(
 async def serve(config: Config, make_app: MakeApp) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.
 
-    Raises ``StorageLocked``, ``StorageFailed`` and ``CannotListen``.
+    Raises ``StorageLocked``, ``StorageKeyWrong``, ``StorageFailed`` and ``CannotListen``.
     """
     node, links = build_node(config)
     # What was loaded stays; what requests leave behind is freed by counting, nearly all of it.

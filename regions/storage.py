@@ -7,17 +7,18 @@ never has to wait in the middle of a step.
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from perdure.regions import image_tables, log_tables
+from perdure.regions import image_tables, log_tables, quarantine
+from perdure.regions.cipher import Clear
 from perdure.regions.damage import Damage
 from perdure.regions.image_tables import Sums
-from perdure.regions.ports import Mark, StorageFailed, StorageFull, Stored
+from perdure.regions.key_record import admit
+from perdure.regions.ports import Mark, StorageError, StorageFailed, StorageFull, Stored
 from perdure.regions.storage_engine import (
     DirectoryLock,
     OpenFile,
@@ -36,14 +37,15 @@ from sqlalchemy.exc import DBAPIError
 T = TypeVar("T")
 # How many records one transaction lets go of: commits wait for it.
 TRUNCATE_ROWS_MAX = 2_000
-_NOTE = "note:"
 
 
 class SqliteStorage:
     """The storage of one region. ``open`` first, then ``replay`` once, then the rest."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cipher: Clear | None = None) -> None:
+        """In the clear, unless told how to encrypt."""
         self.directory = directory
+        self._cipher = cipher or Clear()
         self.position = 0
         self.log_bytes = 0
         self.hlc = 0
@@ -79,7 +81,8 @@ class SqliteStorage:
     def open(self) -> None:
         """Own the directory and open the database, making both if they are new.
 
-        Raises ``StorageLocked``, and ``StorageFailed`` for a file that is no database of ours.
+        Raises ``StorageLocked``, ``StorageKeyWrong``, and ``StorageFailed`` for a file that is no
+        database of ours.
         """
         try:
             make_directory(self.directory)
@@ -96,7 +99,7 @@ class SqliteStorage:
         except DBAPIError as error:
             self.close()
             raise StorageFailed(f"cannot open {self.path}: {error.orig}") from error
-        except StorageFailed:
+        except StorageError:
             self.close()
             raise
 
@@ -104,27 +107,22 @@ class SqliteStorage:
         self._writer = engine_for(self.path, "IMMEDIATE")
         with self._writer.begin() as connection:
             migrate(connection, self.path)
+            admit(connection, self._cipher, self.directory)
             for origin, (id_, floor, held) in log_tables.origins(connection).items():
                 self._ids[origin] = id_
                 self._floors[origin] = floor
                 self._vector[origin] = max(floor, held)
-            meta = log_tables.meta(connection)
-            if (sums := Sums.stored(connection)) is None:
+            meta = log_tables.meta(connection, self._cipher)
+            if (sums := Sums.stored(connection, self._cipher)) is None:
                 self._damage.note("sums", 0, "")
-            self._sums = self._sums_on_disk = sums or Sums.count_all(connection)
+                sums = Sums.count_all(connection, self._cipher)
+            self._sums = self._sums_on_disk = sums
         self._reader = engine_for(self.path, "DEFERRED")
         self._loader_engine = engine_for(self.path, None)
         self._loader = self._loader_engine.connect()
-        if "watermark" in meta:
-            text = log_tables.unsealed(meta["watermark"])
-            # Where it is damaged, all that is left of the log is replayed.
-            self._watermark, self.log_bytes, self.hlc = json.loads(text or "[0, 0, 0]")
+        self._watermark, self.log_bytes, self.hlc = log_tables.watermark(meta)
         self.position = self._watermark
-        self._notes = {
-            key.removeprefix(_NOTE): value.decode()
-            for key, value in meta.items()
-            if key.startswith(_NOTE)
-        }
+        self._notes = log_tables.notes(meta)
 
     def replay(self) -> Iterator[Record]:
         """Every intact record that came after the watermark, in the order of arrival; ``position``
@@ -143,7 +141,8 @@ class SqliteStorage:
         lsns: dict[Origin, set[int]] = {origin: set() for origin in self._ids}
         assert self._writer is not None
         with self._writer.connect() as connection:
-            for position, id_, record in log_tables.tail(connection, self._watermark, origins):
+            tail = log_tables.tail(connection, self._cipher, self._watermark, origins)
+            for position, id_, record in tail:
                 self.position = position
                 if record is None:
                     self._damage.note("record", position, str(origins.get(id_)))
@@ -191,7 +190,7 @@ class SqliteStorage:
             for origin in {record.origin for record in records} - self._ids.keys():
                 fresh[origin] = log_tables.add_origin(connection, origin)
             ids = self._ids | fresh if fresh else self._ids
-            log_tables.append(connection, self.position + 1, ids, records)
+            log_tables.append(connection, self._cipher, self.position + 1, ids, records)
 
         self._in_transaction(append)
         # Here and not after the wait: whoever waits may have been cancelled.
@@ -207,7 +206,7 @@ class SqliteStorage:
             return []
 
         return await self._read(
-            lambda connection: log_tables.read(connection, origin, id_, after_lsn, bytes_max)
+            lambda c: log_tables.read(c, self._cipher, origin, id_, after_lsn, bytes_max)
         )
 
     async def jump(self, vector: Vector) -> None:
@@ -248,11 +247,11 @@ class SqliteStorage:
 
     def session(self, id_: str) -> Stored | None:
         """A session that has been stored."""
-        return image_tables.load(self._look, id_, self._damage.note)
+        return image_tables.load(self._look, self._cipher, id_, self._damage.note)
 
     def sessions(self, among: Range, limit: int) -> list[tuple[str, bytes]]:
         """Names and summaries of stored sessions that exist, by name."""
-        return self._look(lambda loader: image_tables.page(loader, among, limit))
+        return self._look(lambda loader: image_tables.page(loader, self._cipher, among, limit))
 
     def active(self) -> list[str]:
         """The stored sessions of which some run is not over."""
@@ -268,7 +267,7 @@ class SqliteStorage:
 
     def in_buckets(self, numbers: Sequence[int]) -> dict[str, bytes]:
         """The digests of the stored sessions of some buckets."""
-        return self._look(lambda loader: image_tables.in_buckets(loader, numbers))
+        return self._look(lambda loader: image_tables.in_buckets(loader, self._cipher, numbers))
 
     def _look(self, look: Callable[[Connection], T]) -> T:
         if self._closed or self._loader is None:
@@ -287,7 +286,7 @@ class SqliteStorage:
         """Compare some stored sessions with their checksums; the last number that was looked at, 0
         at the end. What is found is told by :meth:`take_damaged`."""
         last, found = await self._read(
-            lambda connection: image_tables.scrub(connection, after, sessions)
+            lambda connection: image_tables.scrub(connection, self._cipher, after, sessions)
         )
         for damage in found:
             self._damage.note(*damage)
@@ -302,17 +301,15 @@ class SqliteStorage:
 
         def save(connection: Connection) -> Sums:
             sums = self._sums_on_disk.copy()
-            image_tables.set_aside(connection, damaged)
+            quarantine.set_aside(connection, self._cipher, damaged)
             for image in images:
-                image_tables.save(connection, image, sums)
+                image_tables.save(connection, self._cipher, image, sums)
             spoilt = any(what in ("head", "lost", "sums") for what, *_ in damaged)
-            saved = Sums.count_all(connection) if spoilt else sums
+            saved = Sums.count_all(connection, self._cipher) if spoilt else sums
             if images or spoilt:
-                saved.put(connection)
+                saved.put(connection, self._cipher)
             if mark is not None:
-                text = json.dumps([mark.position, mark.log_bytes, mark.hlc])
-                log_tables.put_meta(connection, "watermark", log_tables.sealed(text))
-                log_tables.set_held(connection, self._ids, mark.vector)
+                log_tables.set_watermark(connection, self._cipher, self._ids, mark)
             return saved
 
         def run() -> Sums:
@@ -335,9 +332,7 @@ class SqliteStorage:
 
     async def note(self, name: str, text: str) -> None:
         """Remember one; an empty text forgets it."""
-        await self._write(
-            lambda connection: log_tables.put_meta(connection, _NOTE + name, text.encode())
-        )
+        await self._write(lambda c: log_tables.put_note(c, self._cipher, name, text))
         self._notes[name] = text
         if not text:
             del self._notes[name]

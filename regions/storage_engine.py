@@ -15,6 +15,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
 SCHEMA_VERSION = 3
+# Added to the version of a database that is encrypted: older programs take it for a newer one, and
+# keep their hands off what they would find damaged.
+ENCRYPTED = 1_000
 _VERSION_1 = (
     "CREATE TABLE IF NOT EXISTS origin (id INTEGER PRIMARY KEY,"
     " region TEXT NOT NULL, incarnation TEXT NOT NULL, UNIQUE (region, incarnation))",
@@ -113,17 +116,30 @@ def engine_for(path: Path, begin: str | None) -> Engine:
 def migrate(connection: Connection, path: Path) -> None:
     """Bring the schema up to date; ``StorageFailed`` when a newer program made it."""
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version > SCHEMA_VERSION:
+    encrypted = ENCRYPTED if version > ENCRYPTED else 0
+    if version - encrypted > SCHEMA_VERSION:
         raise StorageFailed(
             f"{path} was written by a newer perdure (schema {version},"
             f" this one knows {SCHEMA_VERSION})"
         )
     # Version 1 made its tables one by one, so an early crash may have left some of them.
     for number, statements in enumerate((_VERSION_1, _VERSION_2, _VERSION_3)):
-        if version <= number:
+        if version - encrypted <= number:
             for statement in statements:
                 connection.exec_driver_sql(statement)
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {encrypted + SCHEMA_VERSION}")
+
+
+def is_encrypted(connection: Connection) -> bool:
+    """Whether the database says that it is, or is on its way there or back."""
+    version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    return version > ENCRYPTED
+
+
+def set_encrypted(connection: Connection, encrypted: bool) -> None:
+    """Have it say so, or not; the schema is the newest."""
+    version = SCHEMA_VERSION + (ENCRYPTED if encrypted else 0)
+    connection.exec_driver_sql(f"PRAGMA user_version = {version}")
 
 
 def make_directory(directory: Path) -> None:

@@ -74,6 +74,8 @@ REPLAY_BYTES_MAX = 16_777_216
 # A log is kept until every region has it on disk, but not longer, and not more of it.
 LOG_AGE_S_MAX = 604_800
 LOG_BYTES_MAX = 4_294_967_296
+# A disk's keys: the first encrypts, the others are there until everything is rewritten.
+STORAGE_KEYS_MAX = 16
 PRESENCE_DATA_BYTES_MAX = 4_096
 PRESENCE_TTL_S_MAX = 3_600
 PRESENCE_TTL_S_DEFAULT = 60

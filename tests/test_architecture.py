@@ -28,6 +28,7 @@ HOMES = {
         "regions/transport_dialing.py",
         "regions/transport_wire.py",
     },
+    "cryptography": {"regions/cipher.py"},
     "fastapi": {
         "api/answers.py",
         "api/app.py",
@@ -60,7 +61,11 @@ HOMES = {
     "pydantic_core": {"api/bodies.py"},
     "sqlalchemy": {
         "regions/image_tables.py",
+        "regions/key_record.py",
         "regions/log_tables.py",
+        "regions/quarantine.py",
+        "regions/rekey.py",
+        "regions/rewriting.py",
         "regions/storage.py",
         "regions/storage_engine.py",
     },

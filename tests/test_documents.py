@@ -33,6 +33,7 @@ INSIDE = {
     "COMMIT_BYTES_MAX",
     "PRESENCE_CONNECTION_CHARS_MAX",
     "DEAD_ORIGINS_MAX",
+    "STORAGE_KEYS_MAX",
 }
 # Texts that tell people what to type.
 MANUALS = ("README.md", "CONTRIBUTING.md", "deploy/README.md", "sdk/python/README.md")

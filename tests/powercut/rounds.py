@@ -22,6 +22,7 @@ from random import Random
 from typing import Any
 
 from perdure.regions.checkpoint import Limits
+from perdure.regions.cipher import Cipher
 from perdure.regions.links import Digests
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -54,6 +55,8 @@ RARE = {
 }
 # Every so many-th round runs on the storage's own threads.
 THREADS_EVERY = 10
+# And has a disk that is encrypted.
+ENCRYPTED_EVERY = 4
 # What is left to tell at the end takes fewer batches.
 PUSHES_MAX = 2_000
 # How lives end, and how often.
@@ -112,6 +115,9 @@ class Round:
         self.ledger = Ledger()
         self.clock = SimClock(loop, 0.0, [0])
         self.entropy = SimEntropy(Random(f"names {seed}"))
+        # Of its own: what it draws must not change the rest of the round.
+        keys, names = (b"k" * 32,), SimEntropy(Random(f"storage {seed}"))
+        self.cipher = Cipher(keys, names) if seed % ENCRYPTED_EVERY == 1 else None
         self.limits = Limits(evict_idle_s=self.random.randint(1, 5))
         # The folders above the data directory are new as well, or some of them.
         self.place = Path(*["a", "b", "eu"][self.random.randrange(3) :])
@@ -160,7 +166,7 @@ class Round:
         disk.arm(*self._cut_at(never=end.startswith("stop")), kills=end == "kill")
         seconds = self._between(0.1, 20)
         with self._noting(disk, end), powered(disk):
-            storage = SqliteStorage(disk.root / self.place)
+            storage = SqliteStorage(disk.root / self.place, self.cipher)
             try:
                 node = self._recovered(storage, disk)
                 if node is not None:
@@ -350,7 +356,7 @@ class Round:
         """Nothing fails any more: everybody finishes, and both regions come to hold the same."""
         disk.arm(None)
         with self._noting(disk, "stop"), powered(disk):
-            storage = SqliteStorage(disk.root / self.place)
+            storage = SqliteStorage(disk.root / self.place, self.cipher)
             try:
                 node = self._recovered(storage, disk)
                 assert node is not None

@@ -82,6 +82,8 @@ class Linked:
         # URLs of the only peer of a region, instead of its own; the jitter of dialling again.
         self.urls: dict[str, str] = {}
         self.share = 0.0
+        # What the disks are encrypted with, if anything.
+        self.storage_keys: tuple[bytes, ...] = ()
 
     async def start(
         self, name: str, *, secret: bytes = SECRET, directory: str = "", bootstrap: bool = True
@@ -97,6 +99,7 @@ class Linked:
             peers=peers,
             peer_secret=secret,
             bootstrap=bootstrap,
+            storage_keys=self.storage_keys,
         )
         node, links = build_node(config, self.clock, QuickEntropy(self.share))
         self.configs[name] = config

@@ -1,5 +1,6 @@
 """Settings are checked before anything starts, in the operator's words."""
 
+import base64
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from perdure.regions.config import (
     parse_demo_page,
     parse_peers,
     read_secret,
+    read_storage_keys,
 )
+from perdure.replication.limits import STORAGE_KEYS_MAX
 
 from tests.regions.processes import started
 
@@ -131,3 +134,68 @@ async def test_nothing_runs_without_assertions() -> None:
         ended = await running.end()
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == "perdure: run it without -O: its assertions are needed\n"
+
+
+# Keys of the disk
+
+KEY = bytes(range(32))
+OTHER = bytes(range(224, 256))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{KEY.hex()}\n{OTHER.hex().upper()}\n",
+        f"\n  {base64.b64encode(KEY).decode()} \r\n\n{base64.urlsafe_b64encode(OTHER).decode()}",
+        f"{base64.b64encode(KEY).decode().rstrip('=')}\n{OTHER.hex()}",
+    ],
+)
+def test_storage_keys_are_lines(tmp_path: Path, text: str) -> None:
+    """In hex or base64, from the environment or a file, in their order."""
+    path = tmp_path / "keys"
+    path.write_text(text)
+    assert read_storage_keys({"PERDURE_STORAGE_KEY": text}) == (KEY, OTHER)
+    assert read_storage_keys({"PERDURE_STORAGE_KEY_FILE": str(path)}) == (KEY, OTHER)
+    assert read_storage_keys({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is set, and holds no key"),
+        (" \n\n", "is set, and holds no key"),
+        (f"{KEY.hex()}\nsecret-that-is-short", "line 2: must be 32 bytes in hex or base64"),
+        ("x" * 64, "line 1: must be 32 bytes"),
+        (KEY.hex() + "00", "line 1: must be 32 bytes"),
+        (f"{KEY.hex()},{OTHER.hex()}", "line 1: must be 32 bytes"),
+        (f"{KEY.hex()}\n{base64.b64encode(KEY).decode()}", "holds a key twice"),
+        ("\n".join(bytes([n] * 32).hex() for n in range(STORAGE_KEYS_MAX + 1)), "holds 17 keys"),
+    ],
+)
+def test_wrong_storage_keys_are_refused(text: str, message: str) -> None:
+    """The message tells the line, and nothing of a key; one that is set and empty is refused, for
+    then somebody believes that the disk is encrypted."""
+    with pytest.raises(ConfigError, match=message) as refused:
+        read_storage_keys({"PERDURE_STORAGE_KEY": text})
+    assert not any(line and line in str(refused.value) for line in text.split())
+
+
+def test_a_storage_key_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """Nothing of this begins in the clear by mistake."""
+    with pytest.raises(ConfigError, match="PERDURE_STORAGE_KEY_FILE: cannot read"):
+        read_storage_keys({"PERDURE_STORAGE_KEY_FILE": str(tmp_path / "none")})
+    with pytest.raises(ConfigError, match="names no file"):
+        read_storage_keys({"PERDURE_STORAGE_KEY_FILE": ""})
+    assert STORAGE_KEYS_MAX == 16
+    assert (
+        len(
+            read_storage_keys(
+                {
+                    "PERDURE_STORAGE_KEY": "\n".join(
+                        bytes([n] * 32).hex() for n in range(STORAGE_KEYS_MAX)
+                    )
+                }
+            )
+        )
+        == STORAGE_KEYS_MAX
+    )
