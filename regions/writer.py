@@ -12,12 +12,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from perdure.regions.fair_queue import FairQueue
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
-from perdure.replication.limits import COMMIT_BYTES_MAX, WRITE_QUEUE_ITEMS_MAX
+from perdure.replication.limits import (
+    COMMIT_BYTES_MAX,
+    COMMIT_WRITES_MAX,
+    WRITE_QUEUE_ITEMS_MAX,
+)
 from perdure.replication.operations import Operation
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, seal
 from perdure.replication.session import Session
@@ -70,7 +75,7 @@ class Batch:
     applied: list[Applied] = field(default_factory=list)
     waiting: list[tuple[asyncio.Future[bool], bool]] = field(default_factory=list)
     pending: dict[str, Pending] = field(default_factory=dict)
-    # Sessions with an operation in this batch; those with an exclusive one; those put off.
+    # Sessions with an operation in this batch; those with an exclusive one.
     touched: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     own: int = 0
@@ -100,7 +105,7 @@ class Writer:
         self._apply = apply
         self._told = told
         self._decode = decode
-        self._queue: deque[Intent] = deque()
+        self._queue: FairQueue[Intent] = FairQueue()
         self._arrivals: deque[Arrival] = deque()
         self._jumps: deque[Jump] = deque()
         # The last lsn of ``ABSORBED``.
@@ -124,7 +129,7 @@ class Writer:
         if len(self._queue) >= WRITE_QUEUE_ITEMS_MAX:
             raise Refusal("too_many", "too many writes wait for the disk", retry_after_s=1)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.append(Intent(session, admit, exclusive, done))
+        self._queue.add(Intent(session, admit, exclusive, done))
         return await self._answer(done)
 
     async def receive(self, records: Sequence[Record]) -> None:
@@ -233,19 +238,22 @@ class Writer:
     def _collect(self) -> Batch:
         batch = Batch()
         self._collect_arrivals(batch)
-        put_off: list[Intent] = []
-        while self._queue and batch.bytes < COMMIT_BYTES_MAX:
-            intent = self._queue.popleft()
+        # However much peers bring, as much is taken from clients here.
+        bytes_max, admitted = batch.bytes + COMMIT_BYTES_MAX, 0
+        while batch.bytes < bytes_max and admitted < COMMIT_WRITES_MAX:
+            intent = self._queue.take()
+            if intent is None:
+                break
             if intent.done.done():
                 continue
             busy = intent.exclusive and intent.session in batch.touched
             if busy or intent.session in batch.closed:
                 # Everything later for this session waits too, so that its order stays.
-                batch.closed.add(intent.session)
-                put_off.append(intent)
+                self._queue.hold(intent)
             else:
                 self._admit(batch, intent)
-        self._queue.extendleft(reversed(put_off))
+                admitted += 1
+        self._queue.release()
         return batch
 
     def _collect_arrivals(self, batch: Batch) -> None:
