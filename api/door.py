@@ -91,7 +91,7 @@ class Door:
         known = self._trusted.get(authorization or "")
         if known is not None:
             return known
-        if scope is not None:
+        if scope is not None and authorization is not None:
             self.look(scope)
         try:
             authority = guard.grants.check(authorization)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.auditing import begin_telling, note
@@ -103,7 +104,8 @@ class Edge:
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("handshake of %r failed", scope.get("raw_path"))
-            self._note_guess(scope, error)
+            if isinstance(error, Refusal) and error.code == "unauthorized":
+                self._note_guess(scope)
             await refuse_socket(error, self._headers, send)
             return
         if seat is None:
@@ -122,6 +124,8 @@ class Edge:
 
         async def watched(message: Message) -> None:
             nonlocal started
+            if not started and message["status"] == HTTPStatus.UNAUTHORIZED:
+                self._note_guess(scope)
             started = True
             await send(message)
 
@@ -136,8 +140,7 @@ class Edge:
             if started:
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
-            self._note_guess(scope, error)
-            await refuse(error, self._headers, receive, send)
+            await refuse(error, self._headers, receive, watched)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in OPEN_PATHS or self._is_open(scope["path"]):
@@ -211,9 +214,9 @@ class Edge:
         await self._gate.enter(self._meter.row(scope, standing.authority))
         return [*self._headers, *fields] if fields else self._headers
 
-    def _note_guess(self, scope: Scope, error: Exception) -> None:
+    def _note_guess(self, scope: Scope) -> None:
         """A grant, a ticket or an API key that is not good may be one of many."""
-        if isinstance(error, Refusal) and error.code == "unauthorized" and brings_any(scope):
+        if brings_any(scope):
             self._meter.guessed(scope)
 
     async def _admit(self, scope: Scope, parts: list[str]) -> Standing:

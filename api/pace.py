@@ -26,6 +26,10 @@ class Pace(NamedTuple):
         """Take this much, whatever is left; how many seconds to wait before more is read."""
         return self.take(self.draws, cost) if cost else 0.0
 
+    def only(self, session: str) -> "Pace":
+        """What is drawn from a session alone."""
+        return Pace(self.take, (("session", session),))
+
     def of(self, session: str) -> "Pace":
         """The same caller, at another session that it writes to."""
         draws = tuple(draw for draw in self.draws if draw[0] != "session")
