@@ -273,7 +273,7 @@ def _config(options: argparse.Namespace) -> Config:
         log_age_s_max=options.log_age_s_max,
         evict_idle_s=options.evict_idle_s,
         demo_page=parse_demo_page(options.demo_page),
-        allowed=parse_allowances(options.limit, no_auth=jwt_secret is None),
+        allowed=parse_allowances(options.limit, no_auth=options.dev_no_auth),
         proxies=parse_trusted_proxies(options.trusted_proxy),
     )
 

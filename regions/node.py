@@ -90,6 +90,7 @@ class Node(Sharing):
             self.state.apply,
             self._tell,
             self.state.decode,
+            state.census,
         )
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
@@ -113,6 +114,7 @@ class Node(Sharing):
         Raises ``StorageLocked`` and ``StorageFailed``.
         """
         self._storage.open()
+        self.state.census.begin(self._storage.tenants())
         self.state.clock.see(self._storage.hlc)
         self.state.reached(self._storage)
         for record in self._storage.replay():

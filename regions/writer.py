@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from perdure.regions.census import Census
 from perdure.regions.fair_queue import FairQueue
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
@@ -41,6 +42,7 @@ class Intent:
     session: str
     admit: Admit
     exclusive: bool
+    counted: bool
     done: asyncio.Future[bool]
 
 
@@ -78,6 +80,8 @@ class Batch:
     # Sessions with an operation in this batch; those with an exclusive one.
     touched: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    # Those that begin to exist with it.
+    fresh: set[str] = field(default_factory=set)
     own: int = 0
     absorbed: int = 0
     bytes: int = 0
@@ -96,7 +100,9 @@ class Writer:
         apply: Callable[[Sequence[Applied], int], None],
         told: Callable[[], None],
         decode: Callable[[Record], Operation | None],
+        census: Census | None = None,
     ) -> None:
+        self._census = census or Census()
         self._origin = origin
         self._storage = storage
         self._gossip = gossip
@@ -120,8 +126,11 @@ class Writer:
         self._last_waiting = 0
         self.failed: StorageError | None = None
 
-    async def write(self, session: str, admit: Admit, *, exclusive: bool = True) -> bool:
-        """Carry out one write. True when it logged anything, False for a retry.
+    async def write(
+        self, session: str, admit: Admit, *, exclusive: bool = True, counted: bool = True
+    ) -> bool:
+        """Carry out one write. True when it logged anything, False for a retry. One that is not
+        ``counted`` brings what another region has accepted: it needs no room.
 
         Raises ``Refusal``, ``StorageFull``, ``StorageFailed``; then nothing has changed.
         """
@@ -129,7 +138,7 @@ class Writer:
         if len(self._queue) >= WRITE_QUEUE_ITEMS_MAX:
             raise Refusal("too_many", "too many writes wait for the disk", retry_after_s=1)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.add(Intent(session, admit, exclusive, done))
+        self._queue.add(Intent(session, admit, exclusive, counted, done))
         return await self._answer(done)
 
     async def receive(self, records: Sequence[Record]) -> None:
@@ -274,7 +283,10 @@ class Writer:
     def _admit(self, batch: Batch, intent: Intent) -> None:
         pending = batch.pending.setdefault(intent.session, {})
         try:
-            operations = intent.admit(self._find(intent.session), pending)
+            session = self._find(intent.session)
+            operations = intent.admit(session, pending)
+            if intent.counted and operations:
+                self._census.admit(session, operations, batch.fresh)
         except Exception as error:
             intent.done.set_exception(error)
             return

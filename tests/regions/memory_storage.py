@@ -1,6 +1,7 @@
 """A storage without a disk, whose commits end when the test says so."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from perdure.regions.image_tables import BUCKETS, Sums, term_of
@@ -8,6 +9,7 @@ from perdure.regions.ports import Mark, StorageFailed, Stored
 from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
 from perdure.replication.rows import Image
+from perdure.replication.tenants import tenant_of
 
 from tests.replication.memory_archive import MemoryArchive
 
@@ -137,8 +139,9 @@ class MemoryStorage:
     def active(self) -> list[str]:
         return sorted(id_ for id_, (archive, _) in self._images.items() if archive.open_runs())
 
-    def count(self) -> int:
-        return self._sums.count
+    def tenants(self) -> dict[str, int]:
+        stored = self._images.items()
+        return dict(Counter(tenant_of(id_) for id_, (_, image) in stored if image.exists))
 
     def bucket_sums(self) -> list[int]:
         return list(self._sums.sums)
