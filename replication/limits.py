@@ -69,7 +69,7 @@ REQUESTS_WAITING_MAX = 20_000
 # A commit takes about so much from clients, and from peers: more at once gains nothing, and whoever
 # comes meanwhile waits for all of it.
 COMMIT_BYTES_MAX = 1_048_576
-COMMIT_WRITES_MAX = 256
+COMMIT_WRITES_MAX = 128
 # A longer append is logged in several records: each must get over a slow link, and into a frame.
 ITEMS_BYTES_TARGET = 262_144
 # A session that nobody has used for so long leaves memory.

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUPS = {"append", "latency", "fanout", "resume", "memory", "presence", "token", "start"}
+GROUPS = {
+    "append",
+    "latency",
+    "fanout",
+    "resume",
+    "memory",
+    "presence",
+    "token",
+    "start",
+    "fairness",
+}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from tests.bench.accounting import cpu_ns as region_cpu_ns
 from tests.bench.wire import Connection, Lines, address, append, connect, opened, request
 
 TOKEN = " token"
@@ -405,9 +406,11 @@ async def members(url: str, count: int) -> Work:
 # Neighbours
 
 
-async def quiet(url: str, label: str, sessions: int, rate: float, seconds: float) -> Work:
+async def quiet(url: str, label: str, sessions: int, rate: float, seconds: float, pid: int) -> Work:
     """So many sessions with a producer and a reader each, ``rate`` tokens a second, evenly spread:
-    how long it takes until a token is acknowledged, and until its reader has it."""
+    how long it takes until a token is acknowledged, and until its reader has it; and how much CPU
+    the region (``pid``) takes between a request and its answer, whoever that was for. What else
+    runs on the machine is in the first two, and not in that."""
     names = [f"{label}-{number}" for number in range(sessions)]
     lanes = []
     for name in names:
@@ -415,6 +418,7 @@ async def quiet(url: str, label: str, sessions: int, rate: float, seconds: float
         epoch = await opened(connection, name)
         lanes.append((connection, name, epoch, (await watchers(url, name, 1, timed=True))[0]))
     done = dict.fromkeys(names, 0)
+    before: list[float] = []
 
     async def write(number: int, began: float) -> tuple[list[float], list[float]]:
         connection, name, epoch, watcher = lanes[number]
@@ -422,14 +426,17 @@ async def quiet(url: str, label: str, sessions: int, rate: float, seconds: float
         for count in range(int(rate * seconds)):
             due = began + (count + number / sessions) / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            worked = region_cpu_ns(pid)
             sent.append(time.perf_counter())
             await connection.ask(append(name, epoch, first + count, [TOKEN]))
             acked.append(time.perf_counter() - sent[-1])
+            before.append((region_cpu_ns(pid) - worked) / 1e9)
         done[name] += len(sent)
         await until_held([watcher], done[name])
         return acked, [watcher.at[first + n + 1] - at for n, at in enumerate(sent)]
 
     async def work() -> dict[str, Any]:
+        before.clear()
         began = time.perf_counter()
         both = await asyncio.gather(*(write(number, began) for number in range(sessions)))
         acked = sorted(each for found, _ in both for each in found)
@@ -438,6 +445,7 @@ async def quiet(url: str, label: str, sessions: int, rate: float, seconds: float
             "wrong": sum(watcher.wrong for *_, watcher in lanes),
             **{f"acked_{name}": value for name, value in percentiles(acked).items()},
             **{f"read_{name}": value for name, value in percentiles(read).items()},
+            **{f"worked_{name}": value for name, value in percentiles(sorted(before)).items()},
         }
 
     return work
