@@ -94,12 +94,7 @@ class Node(Sharing):
         )
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
-            self.state,
-            storage,
-            self.gossip,
-            clock,
-            lambda: self._writer.absorbed,
-            limits or Limits(),
+            state, storage, self.gossip, clock, lambda: self._writer.absorbed, limits or Limits()
         )
         self.repair = Repair(
             self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump
