@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.callers import Callers
 from perdure.api.description_page import add_description_page
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
@@ -19,6 +20,7 @@ from perdure.api.owners import check_own
 from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import RETRY_AFTER_S
+from perdure.api.rates import Meter, Rates
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.transports import TRANSPORTS
@@ -97,6 +99,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     cors_origin_regex: str | None = None,
     demo_page: Mapping[str, str] | None = None,
+    meter: Meter | None = None,
 ) -> ASGIApp:
     """The ASGI application of one region. ``rules`` None: anybody may call. ``demo_page``: the
     regions that the page of the demo offers, and their URLs; without any there is no page."""
@@ -124,7 +127,10 @@ def create_app(
         routes.add_exception_handler(kind, _problem)
     describe(routes)
     add_description_page(routes)
-    edge: Any = Edge(node, door, _as_written(routes), UNDER if demo_page else None)
+    meter = meter or Meter(Rates(node.clock), Callers())
+    door.look = meter.check_guess
+    open_under = UNDER if demo_page else None
+    edge: Any = Edge(node, door, _as_written(routes), meter, open_under)
     return Cors(
         edge,
         node.region,
@@ -132,7 +138,7 @@ def create_app(
         allow_origin_regex=cors_origin_regex,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=list(_CORS_HEADERS),
-        expose_headers=["Perdure-Region", "Retry-After"],
+        expose_headers=["Perdure-Region", "RateLimit", "RateLimit-Policy", "Retry-After"],
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from math import isfinite
 from typing import Any
 
+from perdure.api.pace import cost_of, pace_of
 from perdure.api.patience import within
 from perdure.replication.errors import Refusal
-from perdure.replication.limits import BODY_BYTES_MAX, BODY_READ_S_MAX, JSON_DEPTH_MAX
+from perdure.replication.limits import BODY_BYTES_MAX, BODY_READ_S_MAX, JSON_DEPTH_MAX, UNIT_BYTES
 from pydantic_core import from_json
 
 Scope = MutableMapping[str, Any]
@@ -58,9 +59,12 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
     if _declared_bytes(scope) > BODY_BYTES_MAX:
         raise _too_large()
     try:
-        return await within(BODY_READ_S_MAX, _read(receive))
+        body = await within(BODY_READ_S_MAX, _read(receive))
     except TimeoutError as error:
         raise Unread("timeout", f"the body did not arrive within {BODY_READ_S_MAX} s") from error
+    if len(body) > UNIT_BYTES and (pace := pace_of(scope)) is not None:
+        pace.owe(cost_of(0, len(body)))
+    return body
 
 
 async def _read(receive: Receive) -> bytes:

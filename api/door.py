@@ -23,6 +23,7 @@ from perdure.replication.hlc import wall_time
 TRUST_GRANT_S = 5
 TRUSTED_GRANTS_MAX = 10_000
 _BEARER = "bearer."
+_BROUGHT = "perdure.brought"
 _TICKET = re.compile(rb"(?:^|&)ticket=([0-9a-f]{0,256})(?=&|$)")
 
 
@@ -46,6 +47,8 @@ class Door:
         self._trusted: dict[str, Authority] = {}
         self._trusted_until = 0.0
         self._version = 0
+        # Asked before anything is looked at that is not known to be good; raises ``Refusal``.
+        self.look: Callable[[Scope], None] = lambda _: None
 
     async def standing(self, scope: Scope, session: str | None) -> Standing:
         """Who this comes from; ``session``: the id of the session that it is about. A ticket is
@@ -67,11 +70,17 @@ class Door:
         except ValueError:
             raise Refusal("unauthorized", "Authorization is malformed or given twice") from None
         authorization = authorization or bearer_of(scope)
-        if authorization is None and session is not None and (name := take_ticket(scope)):
+        if authorization is not None:
+            scope[_BROUGHT] = True
+        elif session is not None and (name := take_ticket(scope)):
+            scope[_BROUGHT] = True
+            self.look(scope)
             return guard.tickets.use(name, session)
-        return await self.authority(guard, authorization)
+        return await self.authority(guard, authorization, scope)
 
-    async def authority(self, guard: Guard, authorization: str | None) -> Authority:
+    async def authority(
+        self, guard: Guard, authorization: str | None, scope: Scope | None = None
+    ) -> Authority:
         """Who sends this header. Raises ``Refusal`` ``unauthorized``."""
         now = asyncio.get_running_loop().time()
         is_full = len(self._trusted) >= TRUSTED_GRANTS_MAX
@@ -82,6 +91,8 @@ class Door:
         known = self._trusted.get(authorization or "")
         if known is not None:
             return known
+        if scope is not None and authorization is not None:
+            self.look(scope)
         try:
             authority = guard.grants.check(authorization)
         except UnknownKey:
@@ -112,6 +123,11 @@ class Door:
         except UnknownKey:
             pass
         raise Refusal("unauthorized", "the grant is not valid")
+
+
+def brings_any(scope: Scope) -> bool:
+    """Whether a request brought anything by which it might have been let in."""
+    return _BROUGHT in scope or any(name == b"authorization" for name, _ in scope["headers"])
 
 
 def bearer_of(scope: Scope) -> str | None:

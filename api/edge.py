@@ -8,20 +8,23 @@ import contextlib
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.auditing import begin_telling, note
 from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread
 from perdure.api.document_sockets import serve_document
-from perdure.api.door import ANYBODYS, Door
+from perdure.api.door import ANYBODYS, Door, brings_any
 from perdure.api.fields import query
+from perdure.api.gate import Gate
 from perdure.api.hot import append_tokens, events, respond
 from perdure.api.needs import audited, of_request
 from perdure.api.poll import Polls
 from perdure.api.problems import problem
+from perdure.api.rates import Meter
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.sockets import Sockets
-from perdure.api.standing import Standing, give
+from perdure.api.standing import Standing, give, standing_of
 from perdure.api.stream import stream
 from perdure.api.work import work_feed
 from perdure.regions.documents import Seat
@@ -35,6 +38,7 @@ from perdure.replication.tenants import session_key
 
 log = logging.getLogger("perdure.api")
 
+Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Probes, which know no secret, and who this is.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
@@ -43,6 +47,7 @@ KEYED_PATHS = frozenset({"/v1/tokens"})
 # How long, and how much, is read of a body that was refused.
 LINGER_S = 2
 LINGER_BYTES_MAX = BODY_BYTES_MAX
+_COUNTED = "/v1/"
 _SESSIONS = "/v1/sessions/"
 # What the segment after these names.
 _NAMED = {"documents": "document", "messages": "message", "presence": "member", "runs": "run"}
@@ -55,13 +60,15 @@ class Edge:
     """Checks a request and carries it out, or hands it on to the other routes."""
 
     def __init__(
-        self, node: Node, door: Door, routes: ASGIApp, open_under: str | None = None
+        self, node: Node, door: Door, routes: ASGIApp, meter: Meter, open_under: str | None = None
     ) -> None:
         """``open_under``: whatever is below this path is given without a grant."""
         self._node = node
         self._open_under = open_under
         self._door = door
         self._routes = routes
+        self._meter = meter
+        self._gate = Gate()
         self._polls = Polls(node)
         self._sockets = Sockets(node, door)
         self._headers = guard_headers(node.region)
@@ -76,6 +83,12 @@ class Edge:
             await self._socket(scope, receive, send)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.ExitStack() as going_on:
+            await self._serve_socket(scope, receive, send, going_on)
+
+    async def _serve_socket(
+        self, scope: Scope, receive: Receive, send: Send, going_on: contextlib.ExitStack
+    ) -> None:
         try:
             parts = _parts(scope)
             standing = await self._admit(scope, parts)
@@ -85,17 +98,21 @@ class Edge:
             key = standing.check(parts[3], "read" if is_document else None)
             query(scope["query_string"])
             self._sockets.check_room()
+            going_on.enter_context(self._meter.connected(scope, standing.authority))
+            headers = await self._count(scope, standing, None)
             seat = self._seat(standing, parts, key) if is_document else None
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("handshake of %r failed", scope.get("raw_path"))
+            if isinstance(error, Refusal) and error.code == "unauthorized":
+                self._note_guess(scope)
             await refuse_socket(error, self._headers, send)
             return
         if seat is None:
-            await self._sockets.serve(scope, receive, send, parts[3], self._headers)
+            await self._sockets.serve(scope, receive, send, parts[3], headers)
             return
         with self._sockets.counted(), standing.held(key, seat.end):
-            await serve_document(self._node, seat, scope, receive, send, self._headers)
+            await serve_document(self._node, seat, scope, receive, send, headers)
 
     def _seat(self, standing: Standing, parts: list[str], key: str) -> Seat:
         verbs = standing.authority.verbs(parts[3])
@@ -107,6 +124,8 @@ class Edge:
 
         async def watched(message: Message) -> None:
             nonlocal started
+            if not started and message["status"] == HTTPStatus.UNAUTHORIZED:
+                self._note_guess(scope)
             started = True
             await send(message)
 
@@ -121,34 +140,38 @@ class Edge:
             if started:
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
-            await refuse(error, self._headers, receive, send)
+            await refuse(error, self._headers, receive, watched)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in OPEN_PATHS or self._is_open(scope["path"]):
-            await self._routes(scope, receive, self._marked(send))
+            await self._routes(scope, receive, _marked(send, self._headers))
             return
         try:
             parts = _parts(scope)
         except Refusal:
             # Who has no grant is told that, whatever the path.
-            await self._admit(scope, [])
+            standing = await self._admit(scope, [])
+            await self._count(scope, standing, None)
             raise
         standing = await self._admit(scope, parts)
+        try:
+            parts = self._allowed(scope, standing, parts)
+        except Refusal:
+            # It is the caller who asked: nothing is taken from a session that is not theirs.
+            await self._count(scope, standing, None)
+            raise
         if (agent := _agent_of(scope)) is not None:
-            standing.authority.check_everywhere("run")
-            standing.authority.check_name(agent, "agent")
             agent = session_key(standing.authority.tenant, agent)
-            await work_feed(self._node, scope, receive, send, agent, self._headers)
+            headers = await self._count(scope, standing, None)
+            with self._meter.connected(scope, standing.authority):
+                await work_feed(self._node, scope, receive, send, agent, headers)
             return
-        if len(parts) > 3:
-            verb = of_request(scope["method"], parts)
-            parts = [*parts[:3], standing.check(parts[3], verb), *parts[4:]]
-            if parts[4:5] == ["presence"] and len(parts) > 5 and verb == "presence":
-                standing.authority.check_name(parts[5], "member")
+        writes = len(parts) > 3 and scope["method"] not in ("GET", "HEAD")
+        headers = await self._count(scope, standing, parts[3] if writes else None)
         if _is_hot(parts):
-            await self._hot(parts, scope, receive, send)
+            await self._hot(parts, scope, receive, send, headers)
         else:
-            send = self._noted(scope, parts, standing, self._marked(send))
+            send = self._noted(scope, parts, standing, _marked(send, headers))
             await self._routes(_inside(scope, parts), receive, send)
 
     def _is_open(self, path: str) -> bool:
@@ -169,9 +192,37 @@ class Edge:
 
         return noted
 
+    def _allowed(self, scope: Scope, standing: Standing, parts: list[str]) -> list[str]:
+        """The segments of the path, with the session by its name inside. Raises ``Refusal``."""
+        if (agent := _agent_of(scope)) is not None:
+            standing.authority.check_everywhere("run")
+            standing.authority.check_name(agent, "agent")
+        if len(parts) <= 3:
+            return parts
+        verb = of_request(scope["method"], parts)
+        parts = [*parts[:3], standing.check(parts[3], verb), *parts[4:]]
+        if parts[4:5] == ["presence"] and len(parts) > 5 and verb == "presence":
+            standing.authority.check_name(parts[5], "member")
+        return parts
+
+    async def _count(self, scope: Scope, standing: Standing, session: str | None) -> Headers:
+        """Let a request in when it may come, and when it is its turn; the header fields of its
+        answer. ``session``: the one that it writes to. Raises ``Refusal`` ``too_many``."""
+        if not scope["path"].startswith(_COUNTED):
+            return self._headers
+        fields = self._meter.admit(scope, standing.authority, session)
+        await self._gate.enter(self._meter.row(scope, standing.authority))
+        return [*self._headers, *fields] if fields else self._headers
+
+    def _note_guess(self, scope: Scope) -> None:
+        """A grant, a ticket or an API key that is not good may be one of many."""
+        if brings_any(scope):
+            self._meter.guessed(scope)
+
     async def _admit(self, scope: Scope, parts: list[str]) -> Standing:
         if scope["path"] in KEYED_PATHS:
             # Which says itself who may come: no grant does.
+            self._meter.check_guess(scope)
             standing = ANYBODYS
         else:
             standing = await self._door.standing(scope, parts[3] if len(parts) > 3 else None)
@@ -183,27 +234,32 @@ class Edge:
             )
         return standing
 
-    async def _hot(self, parts: list[str], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _hot(
+        self, parts: list[str], scope: Scope, receive: Receive, send: Send, headers: Headers
+    ) -> None:
         method = _HOT[len(parts), parts[-1]]
         if scope["method"] != method:
             # The other routes would say that there is no such path.
             raise Refusal("method_not_allowed", f"this path takes {method} only", allow=method)
-        if parts[-1] == "poll":
-            await self._polls.answer(scope, receive, send, parts[3], self._headers)
+        if parts[-1] == "tokens":
+            await append_tokens(self._node, scope, receive, send, parts[3], parts[5], headers)
             return
-        if parts[-1] == "events":
-            await events(self._node, scope, receive, send, parts[3], self._headers)
-            return
-        work = append_tokens if parts[-1] == "tokens" else stream
-        await work(self._node, scope, receive, send, parts[3], parts[5], self._headers)
+        with self._meter.connected(scope, standing_of(scope).authority):
+            if parts[-1] == "poll":
+                await self._polls.answer(scope, receive, send, parts[3], headers)
+            elif parts[-1] == "events":
+                await events(self._node, scope, receive, send, parts[3], headers)
+            else:
+                await stream(self._node, scope, receive, send, parts[3], parts[5], headers)
 
-    def _marked(self, send: Send) -> Send:
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = guarded(message["headers"], self._headers)
-            await send(message)
 
-        return marked
+def _marked(send: Send, headers: Headers) -> Send:
+    async def marked(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = guarded(message["headers"], headers)
+        await send(message)
+
+    return marked
 
 
 def _is_hot(parts: list[str]) -> bool:

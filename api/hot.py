@@ -19,6 +19,7 @@ from perdure.api.bodies import (
     read_body,
 )
 from perdure.api.fields import Fields, ack_wait_ms, member_of, query
+from perdure.api.pace import cost_of, pace_of
 from perdure.api.patience import within
 from perdure.api.standing import standing_of
 from perdure.regions.answers import Ack
@@ -29,7 +30,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.feed import Event
 from perdure.replication.ids import is_id, parse_epoch
 from perdure.replication.items import ENDS
-from perdure.replication.limits import APPEND_ITEMS_MAX, CURSOR_CHARS_MAX, SEQ_MAX
+from perdure.replication.limits import APPEND_ITEMS_MAX, CURSOR_CHARS_MAX, SEQ_MAX, UNIT_ITEMS
 
 JSON = "application/json"
 WRITE_S_MAX = 20
@@ -133,6 +134,8 @@ async def append_tokens(
     if not isinstance(tokens, list):
         raise Refusal("invalid_body", "tokens must be a list", field="tokens")
     check_count(tokens)
+    if len(tokens) > UNIT_ITEMS and (pace := pace_of(scope)) is not None:
+        pace.owe(cost_of(len(tokens)))
     assert producer.seq is not None
     ack = await node.append(
         session, message, producer.id, producer.epoch, producer.seq, tokens, end

@@ -43,7 +43,7 @@ STATUS = {
     "starting": 503,
     "storage_full": 507,
 }
-_IN_HEADERS = frozenset({"retry_after_s", "allow"})
+_IN_HEADERS = frozenset({"retry_after_s", "allow", "fields"})
 _RETRY = frozenset(
     {"held", "too_many", "storage_failed", "draining", "catching_up", "starting", "storage_full"}
 )
@@ -86,6 +86,7 @@ def problem(error: Exception) -> Problem:
         headers.append(("www-authenticate", "Bearer"))
     if "allow" in error.extra:
         headers.append(("allow", error.extra["allow"]))
+    headers += [(name.decode(), value.decode()) for name, value in error.extra.get("fields", ())]
     return Problem(status, body, headers)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.door import Door
 from perdure.api.hot import WRITE_S_MAX
+from perdure.api.pace import Pace, cost_of, pace_of
 from perdure.api.patience import within
 from perdure.api.socket_frames import (
     ALIVE,
@@ -89,7 +90,7 @@ class Sockets:
             accept = {"type": "websocket.accept", "subprotocol": chosen, "headers": headers}
             await send(accept)
             whose = Whose(standing_of(scope), self._door)
-            await Socket(self._node, whose, session, receive, send).run()
+            await Socket(self._node, whose, session, receive, send, pace_of(scope)).run()
         except OSError:
             # The client has left; uvicorn says it so.
             return
@@ -99,8 +100,16 @@ class Socket:
     """One socket. ``run`` until it is closed; nothing of it is left then."""
 
     def __init__(
-        self, node: Node, whose: Whose, session: str, receive: Receive, send: Send
+        self,
+        node: Node,
+        whose: Whose,
+        session: str,
+        receive: Receive,
+        send: Send,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace
+        self._paused_until = 0.0
         self._node = node
         self._whose = whose
         self._session = session
@@ -189,6 +198,7 @@ class Socket:
 
     async def _read(self) -> None:
         while True:
+            await self._paid()
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self._close(None)
@@ -197,9 +207,26 @@ class Socket:
             if text is None:
                 self._close(NOT_TEXT)
                 return
+            if self._pace is not None:
+                self._pause(self._pace.owe(1 + cost_of(0, len(text))))
             await self._room.acquire()
             self._verbs.add(verb := self._start(self._carry_out(text)))
             verb.add_done_callback(self._carried_out)
+
+    def owe(self, session: str, items: int) -> None:
+        """What a frame brings to a session; see :class:`~perdure.api.verbs.Following`."""
+        if self._pace is not None:
+            self._pause(self._pace.only(session).owe(1 + cost_of(items)))
+
+    def _pause(self, wait_s: float) -> None:
+        if wait_s > 0:
+            until = asyncio.get_running_loop().time() + wait_s
+            self._paused_until = max(self._paused_until, until)
+
+    async def _paid(self) -> None:
+        """Until nothing is owed for what has come in."""
+        if (left := self._paused_until - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left)
 
     def _carried_out(self, verb: asyncio.Task[None]) -> None:
         # Not before its answer has left: a client that reads none is not listened to either.

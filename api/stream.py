@@ -21,6 +21,7 @@ from perdure.api.hot import (
     encode_ack,
     producer_of,
 )
+from perdure.api.pace import Pace, cost_of, pace_of
 from perdure.api.patience import within
 from perdure.api.problems import problem
 from perdure.api.standing import standing_of
@@ -90,6 +91,7 @@ class Lines:
         self._whole_bytes = 0
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
+        self._taken_bytes = 0
 
     async def read(self) -> None:
         """Take in the body until it ends; ``news`` is set whenever something has changed."""
@@ -125,6 +127,11 @@ class Lines:
             self._piece_bytes += len(piece)
         self._news.set()
 
+    def taken_bytes(self) -> int:
+        """How many bytes of lines have been taken since this was last asked."""
+        taken, self._taken_bytes = self._taken_bytes, 0
+        return taken
+
     def take(self) -> Line | None:
         """The next line, with those that go on from it; None when there is none now.
 
@@ -156,7 +163,9 @@ class Lines:
         line = parse_line(self._whole[0])
         if seq is not None and (line.seq != seq or len(line.items) > items_max):
             return None
-        self._whole_bytes -= len(self._whole.popleft())
+        size = len(self._whole.popleft())
+        self._whole_bytes -= size
+        self._taken_bytes += size
         return line
 
     def _last(self) -> Line | None:
@@ -189,6 +198,7 @@ class LongAppend:
         producer: Producer,
         send: Send,
         news: asyncio.Event,
+        pace: Pace | None = None,
     ) -> None:
         self._node = node
         self._lane = (session, message, producer.id, producer.epoch)
@@ -199,6 +209,8 @@ class LongAppend:
         self._unstable = asyncio.Event()
         # Why its grant is over; None while it is not.
         self._over: str | None = None
+        self._pace = pace
+        self._is_paused = False
 
     async def watch(self) -> None:
         """Set ``news`` when what was acknowledged may have become stable."""
@@ -226,10 +238,12 @@ class LongAppend:
                 raise Refusal("unauthorized", f"the grant is over: it is {self._over}")
             if self._unstable.is_set():
                 await self._tell_progress(self._node.acknowledged(*self._lane))
-            line = lines.take()
+            paused = self._is_paused and not self._node.leaving.is_set()
+            line = None if paused else lines.take()
             if line is not None:
                 await self._append(line)
-            elif lines.ended:
+                self._pay(len(line.items), lines.taken_bytes())
+            elif lines.ended and not paused:
                 break
             elif self._node.leaving.is_set():
                 raise Refusal("draining", "this region is shutting down", retry_after_s=1)
@@ -239,6 +253,17 @@ class LongAppend:
             await self._tell_progress(
                 await self._node.until_stable(*self._lane, self._last, ACK_WAIT_MS_MAX)
             )
+
+    def _pay(self, items: int, size: int) -> None:
+        """Take nothing more of the body until nothing is owed for this."""
+        wait_s = 0.0 if self._pace is None else self._pace.owe(1 + cost_of(items, size))
+        if wait_s > 0:
+            self._is_paused = True
+            asyncio.get_running_loop().call_later(wait_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_paused = False
+        self._news.set()
 
     async def _append(self, line: Line) -> None:
         if self._last is None and self._first_seq not in (None, line.seq):
@@ -281,7 +306,7 @@ async def stream(
     check_media_type(scope, MEDIA_TYPE, "application/json")
     news = asyncio.Event()
     lines = Lines(receive, news)
-    appending = LongAppend(node, session, message, producer, send, news)
+    appending = LongAppend(node, session, message, producer, send, news, pace_of(scope))
     watches = (lines.read(), appending.watch(), appending.watch_leaving())
     tasks = [asyncio.create_task(watch) for watch in watches]
     # The body is asked for before the answer starts: a client may wait for ``100 Continue``.

@@ -62,6 +62,9 @@ class Following(Protocol):
     async def rest(self, agent: str) -> None:
         """Send no more of an agent's feed."""
 
+    def owe(self, session: str, items: int) -> None:
+        """A frame writes to a session (its name inside), so many items."""
+
     def check_lane(self, lane: Lane) -> None:
         """Raises ``Refusal`` ``too_many``."""
 
@@ -336,6 +339,9 @@ async def carry_out(
             whose.standing.check_member(key, fields.needed("presence"))
     elif fields.has("worker"):
         whose.standing.authority.check_names(frame, "worker")
+    if name not in WITHOUT_SESSION and of_frame(frame) != "read":
+        tokens = frame.get("tokens")
+        socket.owe(key, len(tokens) if isinstance(tokens, list) else 0)
     answer = await verb.run(Call(node, socket, whose, key, frame, fields))
     action, guard = audited_frame(frame), whose.door.guard
     if action is not None and guard is not None:

@@ -10,6 +10,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from perdure.regions.allowances import (
+    DEFAULTS,
+    NOTHING,
+    Allowances,
+    Network,
+    parse_limits,
+    parse_proxies,
+)
 from perdure.replication.frames import SECRET_BYTES_MIN
 from perdure.replication.ids import is_id
 from perdure.replication.limits import (
@@ -68,6 +76,9 @@ class Config:
     log_age_s_max: int = LOG_AGE_S_MAX
     # When a session that nobody uses leaves memory.
     evict_idle_s: int = EVICT_IDLE_S
+    # What callers may ask for, and the proxies whose word for an address is taken.
+    allowed: Allowances = DEFAULTS
+    proxies: tuple[Network, ...] = ()
     # The page of the demo is served where this is not empty: all regions, and their clients' URLs.
     demo_page: Mapping[str, str] = field(default_factory=dict)
 
@@ -186,6 +197,22 @@ def parse_demo_page(texts: list[str]) -> dict[str, str]:
     return regions
 
 
+def parse_allowances(texts: list[str], *, no_auth: bool) -> Allowances:
+    """The texts of ``--limit``. Where anybody may call, nothing is limited that is not named."""
+    try:
+        return parse_limits(texts, NOTHING if no_auth else DEFAULTS)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def parse_trusted_proxies(texts: list[str]) -> tuple[Network, ...]:
+    """The texts of ``--trusted-proxy``."""
+    try:
+        return parse_proxies(texts)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _parse_urls(flag: str, texts: list[str], what: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
@@ -234,6 +261,8 @@ def check(config: Config) -> None:
             "--dev-no-auth may use a secret that everybody knows, so peers are taken on loopback"
             f" only, not on {config.peer_host}"
         )
+    if config.allowed.off and not is_loopback(config.host):
+        raise ConfigError(f"--limit off is for loopback only, not for {config.host}")
     if config.demo_page and not is_loopback(config.host):
         raise ConfigError("--demo-page gives grants to who asks: it is served on loopback only")
     if not config.peer_secret:

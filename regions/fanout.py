@@ -6,12 +6,12 @@ at most ``FEED_BYTES_MAX``; a reader that has fallen further behind is cut and r
 and no other reader feels it.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from perdure.regions.waking import Crowd, Waking
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Draft, Event, change_drafts, finish
@@ -32,7 +32,13 @@ class Gathered(list[Event]):
 class Feed:
     """The events of one session for its readers here."""
 
-    def __init__(self, session: Session, roster: Roster, runs: Callable[[str], list[str]]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        roster: Roster,
+        runs: Callable[[str], list[str]],
+        waking: Waking | None = None,
+    ) -> None:
         self.session = session
         self.roster = roster
         self._runs = runs
@@ -42,7 +48,7 @@ class Feed:
         self._first = 0
         self._bytes = 0
         # Readers that wait for something new; and what the last that looked was given.
-        self._waiting: list[asyncio.Future[None]] = []
+        self._crowd = Crowd(waking or Waking())
         self._given: tuple[int, int, Gathered] | None = None
         # What was told beside the messages, and its name: many polls want it at once.
         self._named: tuple[tuple[Any, ...], str] | None = None
@@ -174,18 +180,13 @@ class Feed:
             self._given = (index, self.end, events)
         return self._given[2]
 
-    def wake(self) -> None:
-        """Let every waiting reader look."""
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+    def wake(self, *, patient: bool = False) -> None:
+        """Let every waiting reader look; see :class:`~perdure.regions.waking.Crowd`."""
+        self._crowd.wake(patient=patient)
 
     async def wait(self) -> None:
         """Until the next :meth:`wake`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
+        await self._crowd.wait()
 
 
 class Reader:
@@ -303,6 +304,7 @@ class Fanout:
         """``pin`` is told of a session that has got readers, ``unpin`` when the last has left;
         ``roster`` says who is present in a session, ``runs`` which runs are not over, as JSON."""
         self._feeds: dict[str, Feed] = {}
+        self._waking = Waking()
         self._roster = roster
         self._runs = runs
         self._pin = pin
@@ -329,7 +331,9 @@ class Fanout:
         if session.deleted:
             raise Refusal("deleted", "this session was deleted")
         self.check_room()
-        feed = self._feeds.get(session.id) or Feed(session, self._roster(session.id), self._runs)
+        feed = self._feeds.get(session.id)
+        if feed is None:
+            feed = Feed(session, self._roster(session.id), self._runs, self._waking)
         first, returning = resume(session, position, now_ms, feed)
         if session.id not in self._feeds:
             self._feeds[session.id] = feed
@@ -373,7 +377,7 @@ class Fanout:
         """Wake every reader, so that an idle connection shows that it lives."""
         for feed in self._feeds.values():
             feed.trim()
-            feed.wake()
+            feed.wake(patient=True)
 
     def drain(self, retry_ms: int) -> None:
         """Tell every reader to come back elsewhere, and end the subscriptions."""

@@ -173,6 +173,15 @@ def active(connection: Connection) -> list[str]:
     return [id_ for (id_,) in rows if is_session(id_)]
 
 
+def tenants(connection: Connection) -> dict[str, int]:
+    """How many sessions exist, of each tenant."""
+    rows = connection.exec_driver_sql(
+        "SELECT substr(id, 1, max(instr(id, ':') - 1, 0)) AS tenant, count(*)"
+        " FROM session WHERE present GROUP BY tenant"
+    )
+    return {str(tenant): int(count) for tenant, count in rows}
+
+
 def in_buckets(connection: Connection, cipher: Clear, numbers: Sequence[int]) -> dict[str, bytes]:
     """The digests of the stored sessions of some buckets."""
     found: dict[str, bytes] = {}

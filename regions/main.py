@@ -23,8 +23,10 @@ from perdure.regions.config import (
     Config,
     ConfigError,
     check,
+    parse_allowances,
     parse_demo_page,
     parse_peers,
+    parse_trusted_proxies,
     read_secret,
     read_secrets,
     read_storage_keys,
@@ -130,6 +132,11 @@ def _add_serve(commands: Any) -> None:
         metavar="NAME=URL",
         help="serve the page of the demo at /demo/chat; once for each region, itself too",
     )
+    for name, form, text in (
+        ("--limit", "WHAT=N/s,burst=N", "what callers may ask for (PROTOCOL A.10), or WHAT=off"),
+        ("--trusted-proxy", "CIDR", "a proxy whose X-Forwarded-For is believed"),
+    ):
+        serving.add_argument(name, action="append", default=[], metavar=form, help=text)
     serving.add_argument("--verbose", action="store_true", help="log more")
     serving.add_argument(
         "--log-format",
@@ -272,6 +279,8 @@ def _config(options: argparse.Namespace) -> Config:
         log_age_s_max=options.log_age_s_max,
         evict_idle_s=options.evict_idle_s,
         demo_page=parse_demo_page(options.demo_page),
+        allowed=parse_allowances(options.limit, no_auth=options.dev_no_auth),
+        proxies=parse_trusted_proxies(options.trusted_proxy),
     )
 
 
@@ -281,7 +290,9 @@ def _serve(options: argparse.Namespace) -> int:
     # Here and not above: the commands that only talk to a region start three times as fast.
     import uvloop
     from perdure.api.app import create_app
+    from perdure.api.callers import Callers
     from perdure.api.guarding import rules_of
+    from perdure.api.rates import Meter, Rates
     from perdure.regions.serving import CannotListen, serve
 
     lets_loopback = config.no_auth or LOOPBACK in config.cors_origins
@@ -294,6 +305,7 @@ def _serve(options: argparse.Namespace) -> int:
             cors_origins=[origin for origin in config.cors_origins if origin != LOOPBACK],
             cors_origin_regex=LOOPBACK_ORIGINS if lets_loopback else None,
             demo_page=config.demo_page,
+            meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -90,15 +90,11 @@ class Node(Sharing):
             self.state.apply,
             self._tell,
             self.state.decode,
+            state.census,
         )
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
-            self.state,
-            storage,
-            self.gossip,
-            clock,
-            lambda: self._writer.absorbed,
-            limits or Limits(),
+            state, storage, self.gossip, clock, lambda: self._writer.absorbed, limits or Limits()
         )
         self.repair = Repair(
             self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump
@@ -113,6 +109,7 @@ class Node(Sharing):
         Raises ``StorageLocked`` and ``StorageFailed``.
         """
         self._storage.open()
+        self.state.census.begin(self._storage.tenants())
         self.state.clock.see(self._storage.hlc)
         self.state.reached(self._storage)
         for record in self._storage.replay():

@@ -120,8 +120,8 @@ class Storage(Protocol):
     def active(self) -> list[str]:
         """The stored sessions of which some run is not over."""
 
-    def count(self) -> int:
-        """How many stored sessions exist."""
+    def tenants(self) -> dict[str, int]:
+        """How many stored sessions exist, of each tenant ("": of none)."""
 
     def bucket_sums(self) -> list[int]:
         """The sum of the stored sessions' terms in each bucket."""

@@ -188,6 +188,8 @@ def build_node(
         bootstrap=config.bootstrap,
         limits=Limits(config.evict_idle_s, config.log_bytes_max, config.log_age_s_max),
     )
+    counts = config.allowed.counts
+    node.state.census.limit(counts.get("tenant-sessions"), counts.get("session-messages"))
     node.recover()
     links = PeerLinks(
         node.gossip,

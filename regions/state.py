@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from perdure.regions.census import Census
 from perdure.regions.ports import Storage, StorageError, Stored
 from perdure.regions.writer import Applied
 from perdure.replication.coding import decode
@@ -50,9 +51,9 @@ class State:
 
     def __init__(self, region: str, gossip: Gossip, storage: Storage) -> None:
         self.sessions: dict[str, Session] = {}
+        self.census = Census()
         self.clock = HybridClock()
-        self.undecodable = 0
-        self.unapplied = 0
+        self.undecodable = self.unapplied = 0
         self.loads = 0
         self.evictions = 0
         # Where the log has been applied to, and its bytes: the storage is ahead of that between the
@@ -139,7 +140,9 @@ class State:
         self._written[session.id] = self.now
         own = record.origin.region == self._region
         place = None if isinstance(operation, Absorb) else Place(record.origin, record.lsn)
+        existed = session.exists
         session.apply(operation, place, own=own)
+        self.census.moved(session.id, existed, session.exists)
         touched = self._touched.setdefault(session.id, set())
         singles = operation.operations if isinstance(operation, Absorb) else (operation,)
         for single in singles:
@@ -243,6 +246,7 @@ class State:
             session = Session(id_, stored.archive, stored.head, recounting=recounting)
         except Damaged:
             session = Session(id_, stored.archive, None)
+        self.census.moved(id_, stored.present, session.exists)
         self.sessions[id_] = session
         self._stored[id_] = stored
         self._used[id_] = self.now
@@ -393,8 +397,4 @@ class State:
         return [(id_, found[id_]) for id_ in sorted(found)][:limit]
 
     def __len__(self) -> int:
-        count = self._storage.count()
-        for session, _ in self.unstored():
-            stored = self._stored.get(session.id)
-            count += session.exists - (stored is not None and stored.present)
-        return count
+        return self.census.total

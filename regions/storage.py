@@ -257,9 +257,9 @@ class SqliteStorage:
         """The stored sessions of which some run is not over."""
         return self._look(image_tables.active)
 
-    def count(self) -> int:
-        """How many stored sessions exist."""
-        return self._sums.count
+    def tenants(self) -> dict[str, int]:
+        """How many stored sessions exist, of each tenant ("": of none)."""
+        return self._look(image_tables.tenants)
 
     def bucket_sums(self) -> list[int]:
         """The sum of the stored sessions' terms in each bucket."""

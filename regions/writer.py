@@ -12,12 +12,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from perdure.regions.census import Census
+from perdure.regions.fair_queue import FairQueue
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
-from perdure.replication.limits import COMMIT_BYTES_MAX, WRITE_QUEUE_ITEMS_MAX
+from perdure.replication.limits import (
+    COMMIT_BYTES_MAX,
+    COMMIT_WRITES_MAX,
+    WRITE_QUEUE_ITEMS_MAX,
+)
 from perdure.replication.operations import Operation
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, seal
 from perdure.replication.session import Session
@@ -36,6 +42,7 @@ class Intent:
     session: str
     admit: Admit
     exclusive: bool
+    counted: bool
     done: asyncio.Future[bool]
 
 
@@ -70,9 +77,11 @@ class Batch:
     applied: list[Applied] = field(default_factory=list)
     waiting: list[tuple[asyncio.Future[bool], bool]] = field(default_factory=list)
     pending: dict[str, Pending] = field(default_factory=dict)
-    # Sessions with an operation in this batch; those with an exclusive one; those put off.
+    # Sessions with an operation in this batch; those with an exclusive one.
     touched: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
+    # Those that begin to exist with it.
+    fresh: set[str] = field(default_factory=set)
     own: int = 0
     absorbed: int = 0
     bytes: int = 0
@@ -91,7 +100,9 @@ class Writer:
         apply: Callable[[Sequence[Applied], int], None],
         told: Callable[[], None],
         decode: Callable[[Record], Operation | None],
+        census: Census | None = None,
     ) -> None:
+        self._census = census or Census()
         self._origin = origin
         self._storage = storage
         self._gossip = gossip
@@ -100,7 +111,7 @@ class Writer:
         self._apply = apply
         self._told = told
         self._decode = decode
-        self._queue: deque[Intent] = deque()
+        self._queue: FairQueue[Intent] = FairQueue()
         self._arrivals: deque[Arrival] = deque()
         self._jumps: deque[Jump] = deque()
         # The last lsn of ``ABSORBED``.
@@ -115,8 +126,11 @@ class Writer:
         self._last_waiting = 0
         self.failed: StorageError | None = None
 
-    async def write(self, session: str, admit: Admit, *, exclusive: bool = True) -> bool:
-        """Carry out one write. True when it logged anything, False for a retry.
+    async def write(
+        self, session: str, admit: Admit, *, exclusive: bool = True, counted: bool = True
+    ) -> bool:
+        """Carry out one write. True when it logged anything, False for a retry. One that is not
+        ``counted`` brings what another region has accepted: it needs no room.
 
         Raises ``Refusal``, ``StorageFull``, ``StorageFailed``; then nothing has changed.
         """
@@ -124,7 +138,7 @@ class Writer:
         if len(self._queue) >= WRITE_QUEUE_ITEMS_MAX:
             raise Refusal("too_many", "too many writes wait for the disk", retry_after_s=1)
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.append(Intent(session, admit, exclusive, done))
+        self._queue.add(Intent(session, admit, exclusive, counted, done))
         return await self._answer(done)
 
     async def receive(self, records: Sequence[Record]) -> None:
@@ -233,19 +247,22 @@ class Writer:
     def _collect(self) -> Batch:
         batch = Batch()
         self._collect_arrivals(batch)
-        put_off: list[Intent] = []
-        while self._queue and batch.bytes < COMMIT_BYTES_MAX:
-            intent = self._queue.popleft()
+        # However much peers bring, as much is taken from clients here.
+        bytes_max, admitted = batch.bytes + COMMIT_BYTES_MAX, 0
+        while batch.bytes < bytes_max and admitted < COMMIT_WRITES_MAX:
+            intent = self._queue.take()
+            if intent is None:
+                break
             if intent.done.done():
                 continue
             busy = intent.exclusive and intent.session in batch.touched
             if busy or intent.session in batch.closed:
                 # Everything later for this session waits too, so that its order stays.
-                batch.closed.add(intent.session)
-                put_off.append(intent)
+                self._queue.hold(intent)
             else:
                 self._admit(batch, intent)
-        self._queue.extendleft(reversed(put_off))
+                admitted += 1
+        self._queue.release()
         return batch
 
     def _collect_arrivals(self, batch: Batch) -> None:
@@ -266,7 +283,10 @@ class Writer:
     def _admit(self, batch: Batch, intent: Intent) -> None:
         pending = batch.pending.setdefault(intent.session, {})
         try:
-            operations = intent.admit(self._find(intent.session), pending)
+            session = self._find(intent.session)
+            operations = intent.admit(session, pending)
+            if intent.counted and operations:
+                self._census.admit(session, operations, batch.fresh)
         except Exception as error:
             intent.done.set_exception(error)
             return

@@ -107,7 +107,7 @@ class Writing(Reading):
         def admit(state: Session, _: Pending) -> Sequence[Operation]:
             return admission.admit_reopening(state, operations)
 
-        created = await self._writer.write(session, admit)
+        created = await self._writer.write(session, admit, counted=False)
         return self._opened(created, session, last.message, lane)
 
     def _opened(self, created: bool, session: str, id_: str, lane: LaneKey) -> Opened:

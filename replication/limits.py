@@ -64,7 +64,12 @@ SEQ_MAX = 2**53 - 1
 EPOCH_COUNTER_MAX = 2**31 - 1
 # Writes waiting for the disk; beyond it requests are refused with Retry-After.
 WRITE_QUEUE_ITEMS_MAX = 20_000
-COMMIT_BYTES_MAX = 16_777_216
+# Requests that wait for their turn, and beyond it are refused with Retry-After.
+REQUESTS_WAITING_MAX = 20_000
+# A commit takes about so much from clients, and from peers: more at once gains nothing, and whoever
+# comes meanwhile waits for all of it.
+COMMIT_BYTES_MAX = 1_048_576
+COMMIT_WRITES_MAX = 128
 # A longer append is logged in several records: each must get over a slow link, and into a frame.
 ITEMS_BYTES_TARGET = 262_144
 # A session that nobody has used for so long leaves memory.
@@ -119,3 +124,26 @@ PRESENCE_CONNECTION_CHARS_MAX = 256
 # second, within 10 s of its last sign of life.
 PRESENCE_HIDE_MS = 8_500
 DEAD_ORIGINS_MAX = 4_096
+# What a caller may ask for: units a second in the long run, and at once after a pause. A request
+# is one unit, and what it brings costs more.
+ADDRESS_UNITS_PER_S_MAX = 2_000
+ADDRESS_UNITS_BURST_MAX = 4_000
+KEY_UNITS_PER_S_MAX = 2_000
+KEY_UNITS_BURST_MAX = 4_000
+SUBJECT_UNITS_PER_S_MAX = 2_000
+SUBJECT_UNITS_BURST_MAX = 4_000
+TENANT_UNITS_PER_S_MAX = 5_000
+TENANT_UNITS_BURST_MAX = 10_000
+SESSION_UNITS_PER_S_MAX = 1_000
+SESSION_UNITS_BURST_MAX = 2_000
+GUESSES_PER_S_MAX = 1
+GUESSES_BURST_MAX = 20
+UNIT_ITEMS = 64
+UNIT_BYTES = 16_384
+ADDRESS_STREAMS_MAX = 5_000
+SUBJECT_STREAMS_MAX = 2_000
+TENANT_SESSIONS_MAX = 1_000_000
+SESSION_MESSAGES_MAX = 1_000_000
+# Names of one kind whose buckets owe something; those for which there is no room share these.
+BUCKETS_MAX = 65_536
+BUCKETS_SHARED_MAX = 1_024

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 GROUPS = {
     *("append", "latency", "fanout", "resume", "memory", "presence", "token", "start"),
-    "encryption",
+    *("encryption", "fairness"),
 }
 
 

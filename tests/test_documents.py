@@ -31,9 +31,13 @@ INSIDE = {
     "ITEMS_BYTES_TARGET",
     "WRITE_QUEUE_ITEMS_MAX",
     "COMMIT_BYTES_MAX",
+    "REQUESTS_WAITING_MAX",
+    "COMMIT_WRITES_MAX",
     "PRESENCE_CONNECTION_CHARS_MAX",
     "DEAD_ORIGINS_MAX",
     "STORAGE_KEYS_MAX",
+    "BUCKETS_MAX",
+    "BUCKETS_SHARED_MAX",
 }
 # Texts that tell people what to type.
 MANUALS = ("README.md", "CONTRIBUTING.md", "deploy/README.md", "sdk/python/README.md")

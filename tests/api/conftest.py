@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import pytest
 import uvicorn
 from perdure.api.app import create_app
+from perdure.api.callers import Callers
 from perdure.api.grants import Grants
 from perdure.api.guarding import Rules
+from perdure.api.rates import Meter, Rates
+from perdure.regions.allowances import NOTHING, parse_limits
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.node import Node
 from perdure.regions.ports import Clock, StorageError
@@ -260,7 +263,7 @@ Serve = Callable[..., "contextlib.AbstractAsyncContextManager[Region]"]
 @pytest.fixture
 def serve(tmp_path) -> Serve:
     """Starts regions; options: ``grants``, ``peers``, ``name``, ``demo_page``,
-    ``clock``."""
+    ``clock``, ``limits`` (as of ``--limit``)."""
 
     @contextlib.asynccontextmanager
     async def start(
@@ -270,6 +273,7 @@ def serve(tmp_path) -> Serve:
         name: str = "eu",
         demo_page: Mapping[str, str] | None = None,
         clock: Clock | None = None,
+        limits: Sequence[str] = (),
     ) -> AsyncIterator[Region]:
         storage = Failing(tmp_path / name)
         ports = (storage, clock or SystemClock(), SystemEntropy())
@@ -278,6 +282,7 @@ def serve(tmp_path) -> Serve:
         node.start(None)
         rules = None if grants is None else Rules(grants)
         options: Any = {"cors_origins": [ORIGIN], "demo_page": demo_page}
+        options["meter"] = Meter(Rates(node.clock, parse_limits(limits, NOTHING)), Callers())
         app = create_app(node, rules=rules, version="1.2.3", **options)
         listener = socket.create_server(("127.0.0.1", 0))
         # Accepted sockets inherit it: a reader that stalls is felt soon, on every machine.

@@ -19,7 +19,7 @@ async def waiting(region, follower, **options):
     """A poll that has arrived and waits."""
     asked = asyncio.create_task(follower.poll(**options))
     before = region.node.fanout.count
-    while not any(feed._waiting for feed in region.node.fanout._feeds.values()):
+    while not any(feed._crowd._waiting for feed in region.node.fanout._feeds.values()):
         assert not asked.done(), asked.result()
         await asyncio.sleep(0)
     assert region.node.fanout.count >= before
@@ -211,7 +211,7 @@ async def test_a_client_that_leaves_in_its_poll(region, lane):
     connection = await region.connect()
     target = f"/v1/sessions/s/poll?cursor={follower.cursor}&poll={follower.handle}"
     await connection.start("GET", target)
-    while not any(feed._waiting for feed in region.node.fanout._feeds.values()):
+    while not any(feed._crowd._waiting for feed in region.node.fanout._feeds.values()):
         await asyncio.sleep(0)
     connection.close()
     await connection.writer.wait_closed()

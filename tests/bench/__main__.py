@@ -11,13 +11,13 @@ from pathlib import Path
 
 from perdure.regions.cluster import Cluster, free_ports
 
+from tests.bench import rows as measured
 from tests.bench.accounting import machine
 from tests.bench.disk import encryption_rows
-from tests.bench.rows import GROUPS as OF_REGIONS
+from tests.bench.fairness import fairness_rows
 from tests.bench.rows import Bench, Row
 
-GROUPS = {**OF_REGIONS, "encryption": encryption_rows}
-
+GROUPS = {**measured.GROUPS, "encryption": encryption_rows, "fairness": fairness_rows}
 _TEXT = """Measure three regions on this machine, on real disks and sockets. CPU is what the kernel
 counts, of the accepting region (server), of its two peers together, and of the load client; a row
 in which one of these processes had no CPU left is marked as saturated. Exit codes: 0 done, 1 a

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvloop
 
+from tests.bench.accounting import cpu_ns as region_cpu_ns
 from tests.bench.wire import Connection, Lines, address, append, connect, opened, request
 
 TOKEN = " token"
@@ -402,6 +403,103 @@ async def members(url: str, count: int) -> Work:
     return work
 
 
+# Neighbours
+
+
+async def quiet(url: str, label: str, sessions: int, rate: float, seconds: float, pid: int) -> Work:
+    """So many sessions with a producer and a reader each, ``rate`` tokens a second, evenly spread:
+    how long it takes until a token is acknowledged, and until its reader has it; and how much CPU
+    the region (``pid``) takes between a request and its answer, whoever that was for. What else
+    runs on the machine is in the first two, and not in that."""
+    names = [f"{label}-{number}" for number in range(sessions)]
+    lanes = []
+    for name in names:
+        connection = await connect(url)
+        epoch = await opened(connection, name)
+        lanes.append((connection, name, epoch, (await watchers(url, name, 1, timed=True))[0]))
+    done = dict.fromkeys(names, 0)
+    before: list[float] = []
+
+    async def write(number: int, began: float) -> tuple[list[float], list[float]]:
+        connection, name, epoch, watcher = lanes[number]
+        first, sent, acked = done[name], [], []
+        for count in range(int(rate * seconds)):
+            due = began + (count + number / sessions) / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            worked = region_cpu_ns(pid)
+            sent.append(time.perf_counter())
+            await connection.ask(append(name, epoch, first + count, [TOKEN]))
+            acked.append(time.perf_counter() - sent[-1])
+            before.append((region_cpu_ns(pid) - worked) / 1e9)
+        done[name] += len(sent)
+        await until_held([watcher], done[name])
+        return acked, [watcher.at[first + n + 1] - at for n, at in enumerate(sent)]
+
+    async def work() -> dict[str, Any]:
+        before.clear()
+        began = time.perf_counter()
+        both = await asyncio.gather(*(write(number, began) for number in range(sessions)))
+        acked = sorted(each for found, _ in both for each in found)
+        read = sorted(each for _, found in both for each in found)
+        return {
+            "wrong": sum(watcher.wrong for *_, watcher in lanes),
+            **{f"acked_{name}": value for name, value in percentiles(acked).items()},
+            **{f"read_{name}": value for name, value in percentiles(read).items()},
+            **{f"worked_{name}": value for name, value in percentiles(sorted(before)).items()},
+        }
+
+    return work
+
+
+async def hot(url: str, session: str, readers: int, seconds: float) -> Work:
+    """One session with so many readers, and a producer that sends one token a line, as fast as it
+    may."""
+    connection = await connect(url)
+    epoch = await opened(connection, session)
+    following = await watchers(url, session, readers)
+    stream = Stream(url, session, epoch, 1, 64)
+    await stream.begin()
+
+    async def work() -> dict[str, Any]:
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            await stream.send()
+        return {"tokens": stream.seq, "deliveries": sum(w.events for w in following)}
+
+    return work
+
+
+async def busy(url: str, label: str, sessions: int, seconds: float, source: str) -> Work:
+    """So many sessions whose producers each send the next token when the last is acknowledged; all
+    from one address. Who is refused waits as long as it is told."""
+    names = [f"{label}-{number}" for number in range(sessions)]
+    connections = [await connect(url, source) for _ in names]
+    epochs = [await opened(c, name) for c, name in zip(connections, names, strict=True)]
+    refused = 0
+
+    async def write(connection: Connection, name: str, epoch: str, until: float) -> int:
+        nonlocal refused
+        seq = 0
+        while time.perf_counter() < until:
+            answer = await connection.ask(append(name, epoch, seq, [TOKEN]), may_refuse=True)
+            if answer[9:12] == b"429":
+                refused += 1
+                found = re.search(rb"retry-after: (\d+)", answer)
+                assert found is not None
+                await asyncio.sleep(int(found[1]))
+            else:
+                seq += 1
+        return seq
+
+    async def work() -> dict[str, Any]:
+        until = time.perf_counter() + seconds
+        lanes = zip(connections, names, epochs, strict=True)
+        counts = await asyncio.gather(*(write(*lane, until) for lane in lanes))
+        return {"tokens": sum(counts), "refused": refused}
+
+    return work
+
+
 KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
     "appends": appends,
     "paced": paced,
@@ -413,6 +511,9 @@ KINDS: dict[str, Callable[..., Awaitable[Work]]] = {
     "growing": growing,
     "joins": joins,
     "members": members,
+    "quiet": quiet,
+    "hot": hot,
+    "busy": busy,
 }
 
 

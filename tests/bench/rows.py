@@ -81,8 +81,12 @@ class Bench:
         return process.pid
 
     def cpu(self) -> tuple[int, int, int]:
-        """CPU so far: of the accepting region, and of each of its peers."""
-        return cpu_ns(self.pid("eu")), cpu_ns(self.pid("us")), cpu_ns(self.pid("ap"))
+        """CPU so far: of the accepting region, and of each of its peers, where it has any."""
+        eu, us, ap = (
+            cpu_ns(self.pid(name)) if name in self.cluster.regions else 0
+            for name in ("eu", "us", "ap")
+        )
+        return eu, us, ap
 
     async def ask(self, region: RegionProcess, path: str) -> Any:
         async with httpx2.AsyncClient(trust_env=False, timeout=60) as http:

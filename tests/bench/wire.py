@@ -37,13 +37,14 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionError("the region closed the connection"))
 
-    async def ask(self, raw: bytes) -> bytes:
-        """Send a request; the raw answer. ``RuntimeError`` when it is no success."""
+    async def ask(self, raw: bytes, *, may_refuse: bool = False) -> bytes:
+        """Send a request; the raw answer. ``RuntimeError`` when it is no success, unless it may be
+        that too much was asked for."""
         assert self._transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(raw)
         answer = await self._answer
-        if answer[9:10] != b"2":
+        if answer[9:10] != b"2" and not (may_refuse and answer[9:12] == b"429"):
             raise RuntimeError(answer.decode(errors="replace"))
         return answer
 
@@ -78,10 +79,11 @@ def address(url: str) -> tuple[str, int]:
     return parts.hostname, parts.port
 
 
-async def connect(url: str) -> Connection:
-    """A connection to a region."""
+async def connect(url: str, source: str | None = None) -> Connection:
+    """A connection to a region; ``source``: from this address."""
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(Connection, *address(url))
+    local = None if source is None else (source, 0)
+    _, connection = await loop.create_connection(Connection, *address(url), local_addr=local)
     return connection
 
 

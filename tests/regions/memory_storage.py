@@ -1,6 +1,7 @@
 """A storage without a disk, whose commits end when the test says so."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from perdure.regions.image_tables import BUCKETS, Sums, term_of
@@ -8,6 +9,7 @@ from perdure.regions.ports import Mark, StorageFailed, Stored
 from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
 from perdure.replication.rows import Image
+from perdure.replication.tenants import Range, tenant_of
 
 from tests.replication.memory_archive import MemoryArchive
 
@@ -129,16 +131,19 @@ class MemoryStorage:
         archive, image = self._images[id_]
         return Stored(archive, image.head, term_of(image.digest), image.exists)
 
-    def sessions(self, after: str | None, limit: int) -> list[tuple[str, bytes]]:
+    def sessions(self, among: Range, limit: int) -> list[tuple[str, bytes]]:
         ids = sorted(id_ for id_, (_, image) in self._images.items() if image.exists)
-        ids = [id_ for id_ in ids if id_ > (after or "")]
+        has_tenant = ":" in among.first
+        ids = [id_ for id_ in ids if among.first <= id_ < among.past]
+        ids = [id_ for id_ in ids if (":" in id_) == has_tenant]
         return [(id_, self._images[id_][1].summary) for id_ in ids[:limit]]
 
     def active(self) -> list[str]:
         return sorted(id_ for id_, (archive, _) in self._images.items() if archive.open_runs())
 
-    def count(self) -> int:
-        return self._sums.count
+    def tenants(self) -> dict[str, int]:
+        stored = self._images.items()
+        return dict(Counter(tenant_of(id_) for id_, (_, image) in stored if image.exists))
 
     def bucket_sums(self) -> list[int]:
         return list(self._sums.sums)

@@ -139,10 +139,10 @@ async def test_waiting_writes_are_bounded(regions: Regions) -> None:
     """Beyond the limit a write is refused with Retry-After instead of waiting."""
     node, _ = regions.node()
     node.start(None)
-    node._writer._queue.extend([None] * WRITE_QUEUE_ITEMS_MAX)  # type: ignore[list-item]
+    node._writer._queue._count = WRITE_QUEUE_ITEMS_MAX
     with pytest.raises(Refusal, match="too_many"):
         await node.create("s", {})
-    node._writer._queue.clear()
+    node._writer._queue._count = 0
     await node.stop()
 
 

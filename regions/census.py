@@ -1,0 +1,67 @@
+"""How many sessions each tenant has here, and whether there is room for more of anything.
+
+Counted from the disk at a start, and kept from then on: where a session begins to exist, or ceases
+to, is one place. It is what this region knows: regions that are cut off from one another may admit
+more together than one of them would.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from perdure.replication.errors import Refusal
+from perdure.replication.limits import SESSION_MESSAGES_MAX, TENANT_SESSIONS_MAX
+from perdure.replication.operations import Open, Operation
+from perdure.replication.session import Session
+from perdure.replication.tenants import tenant_of
+
+
+class Census:
+    """The sessions of a region, by tenant; "" are those of none."""
+
+    def __init__(self) -> None:
+        self._sessions: Counter[str] = Counter()
+        self.total = 0
+        self.limit(TENANT_SESSIONS_MAX, SESSION_MESSAGES_MAX)
+
+    def limit(self, sessions_max: int | None, messages_max: int | None) -> None:
+        """How many sessions a tenant that has a name may have, and how many messages a session,
+        deleted ones too. None: as many as it likes."""
+        self._sessions_max = sessions_max
+        self._messages_max = messages_max
+
+    def begin(self, counts: Mapping[str, int]) -> None:
+        """What is on disk."""
+        self._sessions = Counter(counts)
+        self.total = sum(counts.values())
+
+    def of(self, tenant: str) -> int:
+        """How many there are."""
+        return self._sessions[tenant]
+
+    def moved(self, session: str, existed: bool, exists: bool) -> None:
+        """A session has come to exist, or does no more, or neither."""
+        if existed == exists:
+            return
+        tenant = tenant_of(session)
+        self._sessions[tenant] += exists - existed
+        self.total += exists - existed
+        if not self._sessions[tenant]:
+            del self._sessions[tenant]
+
+    def admit(self, session: Session, operations: Iterable[Operation], fresh: set[str]) -> None:
+        """Operations of a client may be logged; ``fresh``: the sessions that begin to exist with
+        what was admitted before them and is not applied yet. Raises ``Refusal`` ``too_large``."""
+        opened = sum(isinstance(operation, Open) for operation in operations)
+        most = self._messages_max
+        known = session.messages.count + session.messages.graves_count
+        if opened and most is not None and known + opened > most:
+            raise Refusal("too_large", "the session has too many messages", limit_items=most)
+        tenant = tenant_of(session.id)
+        if session.exists or session.deleted or not tenant or session.id in fresh:
+            return
+        most = self._sessions_max
+        if most is not None:
+            waiting = sum(tenant_of(other) == tenant for other in fresh)
+            if self._sessions[tenant] + waiting >= most:
+                raise Refusal("too_large", "the tenant has too many sessions", limit_items=most)
+        fresh.add(session.id)
