@@ -21,6 +21,7 @@ from perdure.replication.frames import (
 )
 from perdure.replication.gossip import Gossip
 from perdure.replication.handshake import Identity, LinkRefused
+from perdure.replication.limits import PEER_LINK_S_MAX
 from perdure.replication.records import Origin, Record
 
 log = logging.getLogger("perdure.links")
@@ -119,12 +120,30 @@ class Surroundings:
     entropy: Entropy
     secret: bytes
     started_ms: int
+    # Secrets that peers may prove themselves with besides, while the secret is replaced.
+    accepted: Sequence[bytes] = ()
+    # Whether peers are known by certificates as well.
+    certified: bool = False
     counters: Counter[str] = field(default_factory=Counter)
 
     def identity(self) -> Identity:
         """Who this region is, with a fresh nonce."""
         nonce = f"{self.entropy.token(_NONCE_BITS):064x}"
         return Identity(self.gossip.me, self.started_ms, nonce)
+
+    def channel(self, role: str) -> Channel:
+        """The framing of a new link."""
+        return Channel(role, self.secret, self.accepted)
+
+    def ageing(self, share: float = 1.0) -> list[Coroutine[Any, Any, None]]:
+        """What ends a link when it has been open for so much of the time that it may be: else a
+        certificate that was replaced, or has expired, would be good for ever. Nothing where there
+        are none."""
+        return [self._grow_old(PEER_LINK_S_MAX * share)] if self.certified else []
+
+    async def _grow_old(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.counters["links_renewed"] += 1
 
     def refused(self, what: str, error: FrameError | LinkRefused, name: str) -> None:
         """Count a refusal, by its code."""
