@@ -28,6 +28,7 @@ HOMES = {
         "regions/transport_dialing.py",
         "regions/transport_wire.py",
     },
+    "cryptography": {"regions/certificates.py"},
     "fastapi": {
         "api/answers.py",
         "api/app.py",
