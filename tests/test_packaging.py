@@ -243,8 +243,7 @@ def imported() -> set[str]:
 def test_dependencies_are_used():
     """Whatever is declared is imported, or named here with the reason that it is not."""
     # uvicorn takes them where they are installed: half the cost of h11, and any WebSocket at all.
-    # PyJWT checks signatures by keys with this one.
-    unseen = {"httptools", "websockets", "cryptography"}
+    unseen = {"httptools", "websockets"}
     modules = importlib.metadata.packages_distributions()
     owners = {canonicalize_name(d) for name in imported() for d in modules.get(name, ())}
     declared = {

@@ -178,7 +178,7 @@ async def test_a_port_that_is_taken_is_named(eu: Served, which: str) -> None:
 @pytest.mark.parametrize(
     ("more", "environment", "message"),
     [
-        ([], {}, "set PERDURE_JWT_SECRET (32 bytes or more), or use --dev-no-auth on loopback"),
+        ([], {}, "set PERDURE_JWT_SECRET (32 bytes or more) or give --jwks, or use --dev-no-auth"),
         ([], {"PERDURE_JWT_SECRET": SECRET}, "set PERDURE_PEER_SECRET"),
         ([], GOOD | {"PERDURE_JWT_SECRET": "short"}, "PERDURE_JWT_SECRET must have at least 32"),
         ([], GOOD | {"PERDURE_PEER_SECRET": "short"}, "PERDURE_PEER_SECRET must have at least 32"),
