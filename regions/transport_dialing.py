@@ -86,7 +86,8 @@ def dialing(session: aiohttp.ClientSession, tls: PeerTls | None, peer: str) -> D
             names = regions_of(socket.get_extra_info("peercert"))
             if peer not in names:
                 await take_leave(socket, socket.transport)
-                raise LinkRefused("certificate", f"it is of {sorted(names)!a}, not of {peer}")
+                named = ", ".join(sorted(names)) or "no region"
+                raise LinkRefused("certificate", f"it names {named}, not {peer}")
         return socket
 
     return dial

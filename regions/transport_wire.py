@@ -149,7 +149,10 @@ class Surroundings:
         """Count a refusal, by its code."""
         self.counters[what] += 1
         self.counters[f"{what}.{error.code}"] += 1
-        log.warning("%s, link with %s: %s", what, name, error.code, extra={"peer": name})
+        # Who sees to certificates needs to know what is wrong with one. The rest of what the other
+        # side says stays out of the log.
+        reason = ascii(str(error)) if error.code == "certificate" else error.code
+        log.warning("%s, link with %s: %s", what, name, reason, extra={"peer": name})
 
     def broken(self, error: Exception, name: str) -> None:
         """Count a link that ended by a mistake of this program, and tell what it was."""
