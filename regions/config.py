@@ -234,6 +234,9 @@ def _check_links(config: Config) -> None:
     for name, url in config.peers.items():
         parts = urlsplit(url)
         is_tls = parts.scheme in ("https", "wss")
+        if parts.username is not None:
+            # It would be sent as a grant, which opens nothing there; and is not to be quoted here.
+            raise ConfigError(f"--peer {name}: the URL of a peer has no user and no password")
         if has_files and not is_tls:
             raise ConfigError(f"--peer {name}={url}: with --peer-cert, give https:// or wss://")
         if has_files or config.peer_insecure:

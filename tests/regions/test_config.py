@@ -134,6 +134,7 @@ def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
         ),
         ({"peers": {"us": "http://h"}}, "--peer us=http://h would be reached in clear text"),
         ({"peers": {"us": "https://[::1]"}}, "--peer us=https://.* needs --peer-cert"),
+        ({"peers": {"us": "http://u:p@[::1]"}}, "^--peer us: the URL of a peer has no user"),
         ({"peer_files": FILES, "peers": {"us": "ws://[::1]"}}, "give https:// or wss://"),
         ({"peer_files": FILES, "peer_insecure": True}, "--peer-insecure is for links without"),
         ({"peer_secret": b""}, "set PERDURE_PEER_SECRET"),
