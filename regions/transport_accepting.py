@@ -50,7 +50,7 @@ from perdure.replication.tenants import is_session
 
 # Each may cost a message of the greatest size before it is known who sent it.
 HANDSHAKES_MAX = 16
-_TURNED_AWAY = {hdrs.WWW_AUTHENTICATE: "Perdure-Peer", hdrs.SERVER: "perdure"}
+_TURNED_AWAY = {hdrs.WWW_AUTHENTICATE: "Perdure-Peer"}
 
 
 @dataclass
