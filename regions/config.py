@@ -24,6 +24,7 @@ from perdure.replication.limits import (
     EVICT_IDLE_S,
     LOG_AGE_S_MAX,
     LOG_BYTES_MAX,
+    PEER_SECRETS_MAX,
     STORAGE_KEYS_MAX,
 )
 
@@ -46,6 +47,15 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True)
+class PeerFiles:
+    """The files of mutual TLS with the peers: this region's certificate, its key, and who signs."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+
+@dataclass(frozen=True)
 class Config:
     """One region's settings."""
 
@@ -57,6 +67,11 @@ class Config:
     peer_host: str = "127.0.0.1"
     peers: Mapping[str, str] = field(default_factory=dict)
     peer_secret: bytes = b""
+    # Secrets that peers may prove themselves with besides, while the secret is replaced.
+    peer_secrets_accepted: tuple[bytes, ...] = ()
+    peer_files: PeerFiles | None = None
+    # Links without certificates, also beyond this machine.
+    peer_insecure: bool = False
     # The secrets of grants: the first mints, all are good.
     jwt_secrets: tuple[bytes, ...] = ()
     # A key set that checks grants: a file or a URL.
@@ -99,22 +114,14 @@ def is_loopback(host: str) -> bool:
 
 
 def read_secrets(name: str, environment: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
-    """The secrets of a variable, one a line, or of the file that ``NAME_FILE`` names.
+    """The secrets of a variable, one a line, or of the file that ``NAME_FILE`` names. The first is
+    the one to sign with, the others are accepted too.
 
     Raises ``ConfigError`` for one that is too short or cannot be read.
     """
     text = _read(name, os.environ if environment is None else environment)
     secrets = () if text is None else tuple(filter(None, map(str.strip, text.splitlines())))
     return tuple(_checked(name, secret) for secret in secrets)
-
-
-def read_secret(name: str, environment: Mapping[str, str] | None = None) -> bytes | None:
-    """A secret from the environment, or from the file that ``NAME_FILE`` names.
-
-    Raises ``ConfigError`` for one that is too short or cannot be read.
-    """
-    value = _read(name, os.environ if environment is None else environment)
-    return None if value is None else _checked(name, value)
 
 
 def _read(name: str, environment: Mapping[str, str]) -> str | None:
@@ -140,7 +147,7 @@ def _checked(name: str, value: str) -> bytes:
 
 
 def read_storage_keys(environment: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
-    """The keys of the disk, from the environment or a file as :func:`read_secret`: 32 bytes each in
+    """The keys of the disk, from the environment or a file as :func:`read_secrets`: 32 bytes each in
     hex or base64, one a line, the first for what is written. None where nothing is set.
 
     Raises ``ConfigError``, which tells the line and never the key. One that is set and empty is
@@ -178,6 +185,20 @@ def _storage_key(number: int, line: str) -> bytes:
             " (openssl rand -hex 32)"
         )
     return key
+
+
+def parse_peer_files(cert: Path | None, key: Path | None, ca: Path | None) -> PeerFiles | None:
+    """The three files of mutual TLS, or none; ``ConfigError`` for only some of them."""
+    given = {"--peer-cert": cert, "--peer-key": key, "--peer-ca": ca}
+    missing = [flag for flag, path in given.items() if path is None]
+    if cert is None or key is None or ca is None:
+        if len(missing) < len(given):
+            raise ConfigError(
+                "--peer-cert, --peer-key and --peer-ca go together;"
+                f" {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            )
+        return None
+    return PeerFiles(cert, key, ca)
 
 
 def parse_peers(texts: list[str]) -> dict[str, str]:
@@ -263,6 +284,7 @@ def check(config: Config) -> None:
         )
     if config.allowed.off and not is_loopback(config.host):
         raise ConfigError(f"--limit off is for loopback only, not for {config.host}")
+    _check_links(config)
     if config.demo_page and not is_loopback(config.host):
         raise ConfigError("--demo-page gives grants to who asks: it is served on loopback only")
     if not config.peer_secret:
@@ -270,6 +292,8 @@ def check(config: Config) -> None:
             f"set {PEER_SECRET} (or {PEER_SECRET}_FILE) to the same secret in every region,"
             f" {SECRET_BYTES_MIN} bytes or more"
         )
+    if (count := 1 + len(config.peer_secrets_accepted)) > PEER_SECRETS_MAX:
+        raise ConfigError(f"{PEER_SECRET} holds {count} secrets; {PEER_SECRETS_MAX} is the most")
 
 
 def _check_grants(config: Config) -> None:
@@ -282,3 +306,35 @@ def _check_grants(config: Config) -> None:
     host = urlsplit(config.jwks).hostname
     if host is None or not is_loopback(host):
         raise ConfigError(f"--jwks {config.jwks}: keys come over https, but from loopback")
+
+
+def _check_links(config: Config) -> None:
+    """What peers are reached over: certificates, or this machine, or a flag that says otherwise."""
+    has_files = config.peer_files is not None
+    if has_files and config.peer_insecure:
+        raise ConfigError("--peer-insecure is for links without certificates; there is --peer-cert")
+    for name, url in config.peers.items():
+        parts = urlsplit(url)
+        is_tls = parts.scheme in ("https", "wss")
+        if parts.username is not None:
+            # It would be sent as a grant, which opens nothing there; and is not to be quoted here.
+            raise ConfigError(f"--peer {name}: the URL of a peer has no user and no password")
+        if has_files and not is_tls:
+            raise ConfigError(f"--peer {name}={url}: with --peer-cert, give https:// or wss://")
+        if has_files or config.peer_insecure:
+            continue
+        if is_tls:
+            raise ConfigError(
+                f"--peer {name}={url} needs --peer-cert, --peer-key and --peer-ca; or"
+                " --peer-insecure, where a proxy before the peer ends TLS"
+            )
+        if not is_loopback(parts.hostname or ""):
+            raise ConfigError(
+                f"--peer {name}={url} would be reached in clear text: give --peer-cert, --peer-key"
+                " and --peer-ca, and https://; or --peer-insecure on a network that is your own"
+            )
+    if not has_files and not config.peer_insecure and not is_loopback(config.peer_host):
+        raise ConfigError(
+            f"peers would be taken on {config.peer_host} in clear text: give --peer-cert,"
+            " --peer-key and --peer-ca; or --peer-insecure on a network that is your own"
+        )

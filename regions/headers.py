@@ -20,8 +20,8 @@ Carried: TypeAlias = Open | Claim | Items
 class Headers:
     """Seals and unseals headers."""
 
-    def __init__(self, secret: bytes) -> None:
-        self._seal = HeaderSeal(header_key(secret))
+    def __init__(self, secret: bytes, accepted: Sequence[bytes] = ()) -> None:
+        self._seal = HeaderSeal(header_key(secret), [header_key(one) for one in accepted])
 
     def seal(self, operations: Sequence[Carried]) -> str:
         """The header that carries these operations, an ``open`` first."""

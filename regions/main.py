@@ -25,9 +25,9 @@ from perdure.regions.config import (
     check,
     parse_allowances,
     parse_demo_page,
+    parse_peer_files,
     parse_peers,
     parse_trusted_proxies,
-    read_secret,
     read_secrets,
     read_storage_keys,
 )
@@ -102,6 +102,7 @@ def _add_serve(commands: Any) -> None:
         metavar="NAME=URL",
         help="another region and the URL of its peer port; once for each",
     )
+    _add_peer_security(serving)
     serving.add_argument(
         "--cors-origin",
         action="append",
@@ -178,6 +179,20 @@ def _add_grants(serving: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_peer_security(serving: Any) -> None:
+    for name, text in (
+        ("--peer-cert", "this region's certificate (PEM), which names it NAME.perdure"),
+        ("--peer-key", "the key of the certificate (PEM, not encrypted)"),
+        ("--peer-ca", "the certificates (PEM) of who signs the regions' certificates"),
+    ):
+        serving.add_argument(name, type=Path, metavar="FILE", help=text)
+    serving.add_argument(
+        "--peer-insecure",
+        action="store_true",
+        help="link regions without certificates, also beyond this machine",
+    )
+
+
 def _add_dev(commands: Any) -> None:
     text = "run three regions (eu, us, ap) on ports 7101 to 7103, until Ctrl-C"
     codes = "Exit codes: 0 stopped, 1 a region did not start, 2 wrong arguments."
@@ -242,17 +257,18 @@ _SERVE = (
     f"Run one region until SIGTERM. Secrets come from the environment: {PEER_SECRET} (the same in"
     f" every region), {JWT_SECRET} (grants of clients) and {STORAGE_KEY} (encrypts the data; see"
     f" rekey), or from files that {PEER_SECRET}_FILE, {JWT_SECRET}_FILE and {STORAGE_KEY}_FILE"
-    " name. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live node has this"
+    " name; several secrets, one a line, while one is replaced: the first signs, all are accepted."
+    " Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live node has this"
     " region's name, 5 the disk has failed (start it again)."
 )
 
 
 def _config(options: argparse.Namespace) -> Config:
     jwt_secrets, jwks = read_secrets(JWT_SECRET), options.jwks
-    peer_secret = read_secret(PEER_SECRET)
+    peer_secrets = read_secrets(PEER_SECRET)
     if options.dev_no_auth:
         jwt_secrets, jwks = (), None
-        peer_secret = peer_secret or DEV_SECRET
+        peer_secrets = peer_secrets or (DEV_SECRET,)
     elif not jwt_secrets and jwks is None:
         raise ConfigError(
             f"set {JWT_SECRET} (32 bytes or more) or give --jwks, or use --dev-no-auth on loopback"
@@ -265,7 +281,10 @@ def _config(options: argparse.Namespace) -> Config:
         host=options.host,
         peer_host=options.peer_host,
         peers=parse_peers(options.peer),
-        peer_secret=peer_secret or b"",
+        peer_secret=peer_secrets[0] if peer_secrets else b"",
+        peer_secrets_accepted=peer_secrets[1:],
+        peer_files=parse_peer_files(options.peer_cert, options.peer_key, options.peer_ca),
+        peer_insecure=options.peer_insecure,
         jwt_secrets=jwt_secrets,
         jwks=jwks,
         jwt_audience=options.jwt_audience,

@@ -53,6 +53,7 @@ class Node(Sharing):
         entropy: Entropy,
         *,
         secret: bytes,
+        accepted: Sequence[bytes] = (),
         peers: Sequence[str] = (),
         bootstrap: bool = False,
         limits: Limits | None = None,
@@ -62,7 +63,7 @@ class Node(Sharing):
         self.gossip = Gossip(self.origin, peers)
         state = State(region, self.gossip, storage)
         state.now = clock.monotonic_ms() // 1000
-        super().__init__(region, state, self.gossip, clock, Headers(secret))
+        super().__init__(region, state, self.gossip, clock, Headers(secret, accepted))
         self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
         self.shared = DocumentDesk(clock, self._tell_present, self.fanout.document_changed)
         self.desk.signals.hear_present = self.shared.hear

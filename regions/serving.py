@@ -20,6 +20,7 @@ from perdure.regions.node import Node
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
+from perdure.regions.transport_tls import PeerTls
 from perdure.replication.limits import (
     BODY_BYTES_MAX,
     HEAD_BYTES_MAX,
@@ -173,9 +174,12 @@ def build_node(
     """A region on real disk and network, recovered and not yet started; on the system's clock and
     entropy, unless others are given.
 
-    Raises ``StorageLocked``, ``StorageKeyWrong`` and ``StorageFailed``.
+    Raises ``ConfigError``, ``StorageLocked``, ``StorageKeyWrong`` and ``StorageFailed``.
     """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
+    tls = None
+    if config.peer_files is not None:
+        tls = PeerTls(config.peer_files, config.region, clock)
     keys = config.storage_keys
     storage = SqliteStorage(config.data, Cipher(keys, entropy) if keys else None)
     node = Node(
@@ -184,6 +188,7 @@ def build_node(
         clock,
         entropy,
         secret=config.peer_secret,
+        accepted=config.peer_secrets_accepted,
         peers=list(config.peers),
         bootstrap=config.bootstrap,
         limits=Limits(config.evict_idle_s, config.log_bytes_max, config.log_age_s_max),
@@ -198,8 +203,10 @@ def build_node(
         clock,
         entropy,
         secret=config.peer_secret,
+        accepted=config.peer_secrets_accepted,
         peers=config.peers,
         bind=(config.peer_host, config.peer_port),
+        tls=tls,
     )
     return node, links
 
@@ -207,7 +214,8 @@ def build_node(
 async def serve(config: Config, make_app: MakeApp) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.
 
-    Raises ``StorageLocked``, ``StorageKeyWrong``, ``StorageFailed`` and ``CannotListen``.
+    Raises ``ConfigError``, ``StorageLocked``, ``StorageKeyWrong``, ``StorageFailed`` and
+    ``CannotListen``.
     """
     node, links = build_node(config)
     # What was loaded stays; what requests leave behind is freed by counting, nearly all of it.
@@ -285,9 +293,10 @@ def make_server(config: Config, app: Any) -> Server:
 
 def _announce(config: Config, node: Node) -> None:
     grants = "no grants needed" if config.no_auth else "grants needed"
+    links = " (mutual TLS)" if config.peer_files else " (clear text)" * config.peer_insecure
     print(
         f"perdure {config.region}: http://{config.host}:{config.port} ({grants}),"
-        f" peers on {config.peer_host}:{config.peer_port}, data in {config.data},"
+        f" peers on {config.peer_host}:{config.peer_port}{links}, data in {config.data},"
         f" {len(node.state)} sessions",
         flush=True,
     )

@@ -7,7 +7,7 @@ it: what it lacks is read from the log again.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 
 import aiohttp
@@ -16,7 +16,15 @@ from perdure.regions.links import Digests
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.regions.transport_accepting import Acceptor
 from perdure.regions.transport_dialing import DialedLink, Socket, dialing
-from perdure.regions.transport_wire import HANDSHAKE_S_MAX, PATH, Dial, Host, Surroundings
+from perdure.regions.transport_tls import PeerTls
+from perdure.regions.transport_wire import (
+    CLOSE_S_MAX,
+    HANDSHAKE_S_MAX,
+    PATH,
+    Dial,
+    Host,
+    Surroundings,
+)
 from perdure.replication.gossip import Gossip
 
 _FLUSH_EVERY_S = 0.02
@@ -43,17 +51,33 @@ class PeerLinks:
         entropy: Entropy,
         *,
         secret: bytes,
+        accepted: Sequence[bytes] = (),
         peers: Mapping[str, str],
         bind: tuple[str, int],
+        tls: PeerTls | None = None,
     ) -> None:
+        """``accepted``: secrets that peers may prove themselves with besides; ``tls``: without it
+        links carry no certificates."""
         self.port = bind[1]
         self._bind = bind
         self._gossip = gossip
-        self._around = Surroundings(gossip, storage, host, clock, entropy, secret, clock.wall_ms())
+        self._tls = tls
+        self._around = Surroundings(
+            gossip,
+            storage,
+            host,
+            clock,
+            entropy,
+            secret,
+            clock.wall_ms(),
+            accepted,
+            certified=tls is not None,
+        )
         self._dialed = {name: DialedLink(self._around, name, url) for name, url in peers.items()}
         self._acceptor = Acceptor(self._around)
         self._tasks: list[asyncio.Task[None]] = []
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -63,26 +87,38 @@ class PeerLinks:
 
     async def start(self) -> None:
         """Listen, and dial every peer. Raises ``OSError`` when the port is taken."""
+        await self._listen()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=HANDSHAKE_S_MAX)
+        session = self._session = aiohttp.ClientSession(timeout=timeout, ws_response_class=Socket)
+        self._dial_all(lambda name: dialing(session, self._tls, name))
+
+    async def _listen(self) -> None:
         app = web.Application()
-        app.router.add_get(PATH, self._acceptor.handle)
+        app.router.add_get(PATH, self._acceptor.handle, allow_head=False)
+        app.router.add_route("*", "/{rest:.*}", self._acceptor.turn_away)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        assert self._runner.server is not None
+        assert self._runner.server is not None, "it was set up"
         self._runner.server.request_factory = partial(app._make_request, _cls=Unnamed)
+        tls = None if self._tls is None else self._tls.accepting(self._acceptor.refuse_tls)
         try:
-            await web.TCPSite(self._runner, *self._bind).start()
+            # Not by a site of aiohttp's: that knows no limit on a handshake of TLS.
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._runner.server,
+                *self._bind,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_S_MAX,
+                ssl_shutdown_timeout=None if tls is None else CLOSE_S_MAX,
+            )
         except OSError:
             await self._runner.cleanup()
             raise
-        self.port = self._runner.addresses[0][1]
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=HANDSHAKE_S_MAX)
-        self._session = aiohttp.ClientSession(timeout=timeout, ws_response_class=Socket)
-        self._dial_all(dialing(self._session))
+        self.port = self._listening.sockets[0].getsockname()[1]
 
-    def _dial_all(self, dial: Dial) -> None:
+    def _dial_all(self, dialed: Callable[[str], Dial]) -> None:
         self._tasks = [
-            asyncio.create_task(link.run(dial), name=f"perdure-link-{link.name}")
-            for link in self._dialed.values()
+            asyncio.create_task(link.run(dialed(name)), name=f"perdure-link-{name}")
+            for name, link in self._dialed.items()
         ]
 
     async def stop(self) -> None:
@@ -92,6 +128,8 @@ class PeerLinks:
         await asyncio.gather(*self._tasks, self._acceptor.close(), return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+        if self._listening is not None:
+            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

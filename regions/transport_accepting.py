@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from perdure.regions.certificates import regions_of
 from perdure.regions.ports import StorageError
 from perdure.regions.transport_wire import (
     CLOSE_S_MAX,
@@ -49,6 +50,7 @@ from perdure.replication.tenants import is_session
 
 # Each may cost a message of the greatest size before it is known who sent it.
 HANDSHAKES_MAX = 16
+_TURNED_AWAY = {hdrs.WWW_AUTHENTICATE: "Perdure-Peer"}
 
 
 @dataclass
@@ -88,6 +90,13 @@ class Acceptor:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One link over a WebSocket of aiohttp's, from its handshake to its end."""
         name = request.remote or "unknown"
+        if hdrs.AUTHORIZATION in request.headers or not web.WebSocketResponse().can_prepare(
+            request
+        ):
+            return await self.turn_away(request)
+        certified = None
+        if self._around.certified:
+            certified = regions_of(request.get_extra_info("peercert"))
         socket = web.WebSocketResponse(
             max_msg_size=MESSAGE_BYTES_LIMIT, compress=False, timeout=CLOSE_S_MAX
         )
@@ -95,9 +104,21 @@ class Acceptor:
         async def prepare() -> None:
             await socket.prepare(request)
 
-        if not await self.serve(socket, request.transport, name, prepare):
+        if not await self.serve(socket, request.transport, name, prepare, certified):
             return web.Response(status=503)
         return socket
+
+    async def turn_away(self, request: web.Request) -> web.Response:
+        """The answer to whatever is no link: it does not say what else there is, or is not."""
+        stranger = LinkRefused("not_a_peer", "a request that is no link between regions")
+        self._around.refused("links_refused", stranger, request.remote or "unknown")
+        answer = web.Response(status=401, headers=_TURNED_AWAY)
+        answer.force_close()
+        return answer
+
+    def refuse_tls(self, reason: str) -> None:
+        """A dialer whose handshake of TLS came to nothing."""
+        self._around.refused("links_refused", LinkRefused("certificate", reason), "unknown")
 
     async def serve(
         self,
@@ -105,8 +126,12 @@ class Acceptor:
         transport: Abortable | None,
         name: str,
         prepare: Callable[[], Awaitable[None]],
+        certified: frozenset[str] | None = None,
     ) -> bool:
-        """One link, once ``prepare`` has opened its socket; False when there is no room for it."""
+        """One link, once ``prepare`` has opened its socket; False when there is no room for it.
+
+        ``certified``: the regions that the dialer's certificate names; None without certificates.
+        """
         if self._closing or self._handshakes.locked():
             busy = LinkRefused("busy", "this region closes, or too many handshakes are under way")
             self._around.refused("links_refused", busy, name)
@@ -116,7 +141,8 @@ class Acceptor:
             async with self._handshakes:
                 await prepare()
                 prepared = True
-                link = await self._welcome_in_time(transport, socket)
+                async with asyncio.timeout(HANDSHAKE_S_MAX):
+                    link = await self._welcome(transport, socket, certified)
             name = link.name
             await self._serve(link)
         except web.HTTPException:
@@ -135,24 +161,20 @@ class Acceptor:
                 await take_leave(socket, transport)
         return True
 
-    async def _welcome_in_time(
-        self, transport: Abortable | None, socket: PeerSocket
+    async def _welcome(
+        self, transport: Abortable | None, socket: PeerSocket, certified: frozenset[str] | None
     ) -> AcceptedLink:
-        async with asyncio.timeout(HANDSHAKE_S_MAX):
-            return await self._welcome(transport, socket)
-
-    async def _welcome(self, transport: Abortable | None, socket: PeerSocket) -> AcceptedLink:
         me = self._around.identity()
-        channel = Channel("a", self._around.secret)
+        channel = self._around.channel("a")
         await socket.send_bytes(channel.encode(Kind.CHALLENGE, challenge(me)))
         hello = expect(frame_of(channel, await socket.receive()), Kind.HELLO)
         them, vector = check_hello(me, hello)
-        refusal = self._refusal(them)
+        refusal = self._refusal(them, certified)
         if refusal is not None:
             payload = encode_json({"code": refusal.code, "detail": str(refusal)})
             await socket.send_bytes(channel.encode(Kind.REFUSED, payload))
             raise refusal
-        establish(channel, self._around.secret, them, me)
+        establish(channel, channel.proven, them, me)
         link = AcceptedLink(them, socket, transport, channel, self._around.clock.monotonic_ms())
         self._supersede(link)
         self._around.host.desk.accepted(link.name)
@@ -169,8 +191,10 @@ class Acceptor:
         if earlier is not None and earlier.transport is not None:
             earlier.transport.abort()
 
-    def _refusal(self, them: Identity) -> LinkRefused | None:
+    def _refusal(self, them: Identity, certified: frozenset[str] | None) -> LinkRefused | None:
         region = them.origin.region
+        if certified is not None and region not in certified:
+            return LinkRefused("certificate", f"the certificate does not name {region}")
         if region == self._gossip.me.region:
             return LinkRefused("name_in_use", f"this node is {region} as well")
         if region not in self._gossip.peers:
@@ -186,7 +210,7 @@ class Acceptor:
 
     async def _serve(self, link: AcceptedLink) -> None:
         try:
-            await until_one_ends(self._listen(link), self._beat(link))
+            await until_one_ends(self._listen(link), self._beat(link), *self._around.ageing())
         finally:
             if link.telling is not None:
                 link.telling.cancel()

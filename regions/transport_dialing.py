@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
+from perdure.regions.certificates import regions_of
 from perdure.regions.links import Digests, PeerUnreachable
 from perdure.regions.ports import StorageError
+from perdure.regions.transport_tls import PeerTls, tls_reason
 from perdure.regions.transport_wire import (
     CLOSE_S_MAX,
     HANDSHAKE_S_MAX,
@@ -49,6 +51,10 @@ PIECE_S_MAX = 30.0
 PIECES_WAITING_MAX = 4
 
 
+# Dialers open a link anew somewhat before it must end, not all at once.
+RENEWAL_SHARE = 0.1
+
+
 class Socket(aiohttp.ClientWebSocketResponse):
     """A dialled WebSocket that can be let go of: aiohttp forgets the transport when it closes."""
 
@@ -58,17 +64,30 @@ class Socket(aiohttp.ClientWebSocketResponse):
         self.transport = None if connection is None else connection.transport
 
 
-def dialing(session: aiohttp.ClientSession) -> Dial:
-    """Dials with aiohttp; the session makes each WebSocket a :class:`Socket`."""
+def dialing(session: aiohttp.ClientSession, tls: PeerTls | None, peer: str) -> Dial:
+    """Dials with aiohttp; the session makes each WebSocket a :class:`Socket`. With ``tls`` it must
+    be the peer's by its certificate: raises ``LinkRefused`` for another's."""
 
     async def dial(url: str) -> Socket:
-        socket = await session.ws_connect(
-            url,
-            max_msg_size=MESSAGE_BYTES_LIMIT,
-            compress=0,
-            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
-        )
+        try:
+            socket = await session.ws_connect(
+                url,
+                max_msg_size=MESSAGE_BYTES_LIMIT,
+                compress=0,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S_MAX),
+                ssl=True if tls is None else tls.dialing(),
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            if (reason := tls_reason(error)) is not None:
+                raise LinkRefused("certificate", reason) from error
+            raise
         assert isinstance(socket, Socket), "the session makes these"
+        if tls is not None:
+            names = regions_of(socket.get_extra_info("peercert"))
+            if peer not in names:
+                await take_leave(socket, socket.transport)
+                named = ", ".join(sorted(names)) or "no region"
+                raise LinkRefused("certificate", f"it names {named}, not {peer}")
         return socket
 
     return dial
@@ -169,7 +188,7 @@ class DialedLink:
         async with asyncio.timeout(HANDSHAKE_S_MAX):
             socket = await dial(self._url)
         try:
-            channel = Channel("d", self._around.secret)
+            channel = self._around.channel("d")
             async with asyncio.timeout(HANDSHAKE_S_MAX):
                 them, vector = await self._introduce(socket, channel)
             self.refused = None
@@ -181,7 +200,12 @@ class DialedLink:
             self._around.host.peers_changed()
             self._around.host.linked(self.name)
             self._was_open = True
-            await until_one_ends(self._push(socket, channel), self._listen(socket, channel))
+            share = self._around.entropy.uniform() if self._around.certified else 0.0
+            await until_one_ends(
+                self._push(socket, channel),
+                self._listen(socket, channel),
+                *self._around.ageing(1.0 - RENEWAL_SHARE * share),
+            )
         finally:
             await take_leave(socket, socket.transport)
 

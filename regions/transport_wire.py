@@ -21,6 +21,7 @@ from perdure.replication.frames import (
 )
 from perdure.replication.gossip import Gossip
 from perdure.replication.handshake import Identity, LinkRefused
+from perdure.replication.limits import PEER_LINK_S_MAX
 from perdure.replication.records import Origin, Record
 
 log = logging.getLogger("perdure.links")
@@ -119,6 +120,10 @@ class Surroundings:
     entropy: Entropy
     secret: bytes
     started_ms: int
+    # Secrets that peers may prove themselves with besides, while the secret is replaced.
+    accepted: Sequence[bytes] = ()
+    # Whether peers are known by certificates as well.
+    certified: bool = False
     counters: Counter[str] = field(default_factory=Counter)
 
     def identity(self) -> Identity:
@@ -126,11 +131,28 @@ class Surroundings:
         nonce = f"{self.entropy.token(_NONCE_BITS):064x}"
         return Identity(self.gossip.me, self.started_ms, nonce)
 
+    def channel(self, role: str) -> Channel:
+        """The framing of a new link."""
+        return Channel(role, self.secret, self.accepted)
+
+    def ageing(self, share: float = 1.0) -> list[Coroutine[Any, Any, None]]:
+        """What ends a link when it has been open for so much of the time that it may be: else a
+        certificate that was replaced, or has expired, would be good for ever. Nothing where there
+        are none."""
+        return [self._grow_old(PEER_LINK_S_MAX * share)] if self.certified else []
+
+    async def _grow_old(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.counters["links_renewed"] += 1
+
     def refused(self, what: str, error: FrameError | LinkRefused, name: str) -> None:
         """Count a refusal, by its code."""
         self.counters[what] += 1
         self.counters[f"{what}.{error.code}"] += 1
-        log.warning("%s, link with %s: %s", what, name, error.code, extra={"peer": name})
+        # Who sees to certificates needs to know what is wrong with one. The rest of what the other
+        # side says stays out of the log.
+        reason = ascii(str(error)) if error.code == "certificate" else error.code
+        log.warning("%s, link with %s: %s", what, name, reason, extra={"peer": name})
 
     def broken(self, error: Exception, name: str) -> None:
         """Count a link that ended by a mistake of this program, and tell what it was."""

@@ -99,12 +99,18 @@ def link_key(secret: bytes, nonces: tuple[str, str], names: tuple[str, str]) -> 
 
 
 class Channel:
-    """The framing of one link, for one side of it. ``role`` is ``d`` (dialer) or ``a``."""
+    """The framing of one link, for one side of it. ``role`` is ``d`` (dialer) or ``a``.
 
-    def __init__(self, role: str, secret: bytes) -> None:
+    This side opens with ``secret``; the other may do so with any of ``accepted`` too.
+    """
+
+    def __init__(self, role: str, secret: bytes, accepted: Sequence[bytes] = ()) -> None:
+        # Which secret the other side's opening was signed with, once it has come.
+        self.proven = secret
         self._mine = role.encode()
         self._theirs = b"a" if role == "d" else b"d"
-        self._hello_key = hello_key(secret)
+        self._hello_keys = {one: hello_key(one) for one in (secret, *accepted)}
+        self._hello_key = self._hello_keys[secret]
         self._link_key: bytes | None = None
         self._sent = 0
         self._received = 0
@@ -120,7 +126,7 @@ class Channel:
         head = _HEAD.pack(_MAGIC, VERSIONS[-1], kind, self._sent, len(payload)) + payload
         head += _CRC.pack(zlib.crc32(head))
         self._sent += 1
-        return head + self._mac(kind, self._mine, head)
+        return head + _mac(self._key(kind), self._mine + head)
 
     def decode(self, data: bytes) -> Frame:
         """The next frame of the other side, or ``FrameError``."""
@@ -141,18 +147,32 @@ class Channel:
         if kind not in Kind.__members__.values():
             raise FrameError("kind", f"type {kind}")
         kind = Kind(kind)
-        if not hmac.compare_digest(self._mac(kind, self._theirs, body), data[-_MAC_BYTES:]):
-            raise FrameError("mac")
+        self._authenticate(kind, self._theirs + body, data[-_MAC_BYTES:])
         if number != self._received:
             raise FrameError("number", f"frame {number} instead of {self._received}")
         self._received += 1
         return Frame(kind, bytes(body[_HEAD.size : -_CRC.size]))
 
-    def _mac(self, kind: Kind, role: bytes, body: bytes) -> bytes:
+    def _authenticate(self, kind: Kind, signed: bytes, mac: bytes) -> None:
+        if kind not in _OPENING:
+            if not hmac.compare_digest(_mac(self._key(kind), signed), mac):
+                raise FrameError("mac")
+            return
+        for secret, key in self._hello_keys.items():
+            if hmac.compare_digest(_mac(key, signed), mac):
+                self.proven = secret
+                return
+        raise FrameError("mac")
+
+    def _key(self, kind: Kind) -> bytes:
         key = self._hello_key if kind in _OPENING else self._link_key
         if key is None:
             raise FrameError("too_early", f"{kind.name.lower()} before the link is established")
-        return hmac.new(key, role + body, sha256).digest()[:_MAC_BYTES]
+        return key
+
+
+def _mac(key: bytes, signed: bytes) -> bytes:
+    return hmac.new(key, signed, sha256).digest()[:_MAC_BYTES]
 
 
 # Payloads

@@ -26,7 +26,7 @@ from perdure.replication.records import Origin, Vector, parse_origin
 
 _TIME_MS_MAX = 2**53
 _NONCE = re.compile(r"[0-9a-f]{32,128}", re.ASCII)
-REFUSALS = frozenset({"version", "name_in_use", "foreign", "unauthenticated"})
+REFUSALS = frozenset({"version", "name_in_use", "foreign", "unauthenticated", "certificate"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Identity:
 
 
 class LinkRefused(Exception):
-    """The acceptor does not want this link."""
+    """One side does not want this link."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")

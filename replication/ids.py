@@ -9,6 +9,7 @@ import binascii
 import hmac
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from typing import Any, NamedTuple
@@ -181,17 +182,22 @@ def bucket(session: str, buckets: int) -> int:
 class HeaderSeal:
     """Signs the opaque ``header`` that producers carry from region to region.
 
-    ``key`` is derived from the regions' shared secret, so any region can open what another sealed.
+    ``key`` is derived from the regions' shared secret, so any region can open what another sealed;
+    ``accepted``: further keys that another may have sealed with, while the secret is replaced.
     """
 
     _TAG_BYTES = 16
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, key: bytes, accepted: Sequence[bytes] = ()) -> None:
+        self._keys = (key, *accepted)
 
     def seal(self, payload: bytes) -> str:
         """The header text of a payload: base64url, without padding."""
-        return base64.urlsafe_b64encode(self._mac(payload) + payload).rstrip(b"=").decode()
+        return (
+            base64.urlsafe_b64encode(self._mac(self._keys[0], payload) + payload)
+            .rstrip(b"=")
+            .decode()
+        )
 
     def unseal(self, text: str) -> bytes:
         """The payload; ``Refusal`` ``invalid_header`` for what these regions did not make."""
@@ -200,9 +206,10 @@ class HeaderSeal:
         except (binascii.Error, ValueError):
             raw = b""
         payload = raw[self._TAG_BYTES :]
-        if not hmac.compare_digest(raw[: self._TAG_BYTES], self._mac(payload)):
+        tag = raw[: self._TAG_BYTES]
+        if not any(hmac.compare_digest(tag, self._mac(key, payload)) for key in self._keys):
             raise Refusal("invalid_header", "this header was not made by these regions")
         return payload
 
-    def _mac(self, payload: bytes) -> bytes:
-        return hmac.new(self._key, payload, sha256).digest()[: self._TAG_BYTES]
+    def _mac(self, key: bytes, payload: bytes) -> bytes:
+        return hmac.new(key, payload, sha256).digest()[: self._TAG_BYTES]

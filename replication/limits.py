@@ -58,6 +58,13 @@ POLLS_KEPT_MAX = 5_000
 ACK_WAIT_MS_MAX = 10_000
 CLOCK_AHEAD_MS_MAX = 60_000
 DRAIN_S_MAX = 8
+# Secrets that regions prove themselves with: the newest, and those that it replaces.
+PEER_SECRETS_MAX = 4
+# A link whose peer was known by a certificate is opened anew after so long.
+PEER_LINK_S_MAX = 86_400
+# How often it is looked whether the files of certificates have changed, and how long they may be.
+CERTIFICATES_LOOK_S = 60
+CERTIFICATE_FILE_BYTES_MAX = 1_048_576
 # What a claim's header may carry of a base that is on no other disk yet.
 REOPENING_BASE_BYTES_MAX = 1_048_576
 SEQ_MAX = 2**53 - 1

@@ -28,7 +28,7 @@ HOMES = {
         "regions/transport_dialing.py",
         "regions/transport_wire.py",
     },
-    "cryptography": {"regions/cipher.py"},
+    "cryptography": {"regions/certificates.py", "regions/cipher.py"},
     "fastapi": {
         "api/answers.py",
         "api/app.py",

@@ -317,7 +317,6 @@ SECURITY = [
         "S8",
         "the peer port: strangers, altered or recorded frames, a client's grant",
         "refused, counted, and the link closed",
-        missing="certificates (mTLS)",
     ),
     Failure("S9", "a webhook that leads inside", "blocked when it connects", open=WEBHOOKS),
     Failure(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket as sockets
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import aiohttp
 from aiohttp import web
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.cluster import free_ports
-from perdure.regions.config import Config
+from perdure.regions.config import Config, PeerFiles
 from perdure.regions.node import Node
 from perdure.regions.serving import build_node
 from perdure.regions.transport import PeerLinks
@@ -84,11 +85,20 @@ class Linked:
         self.share = 0.0
         # What the disks are encrypted with, if anything.
         self.storage_keys: tuple[bytes, ...] = ()
+        # The files of the regions that have certificates.
+        self.files: dict[str, PeerFiles] = {}
 
     async def start(
-        self, name: str, *, secret: bytes = SECRET, directory: str = "", bootstrap: bool = True
+        self,
+        name: str,
+        *,
+        secret: bytes = SECRET,
+        accepted: tuple[bytes, ...] = (),
+        directory: str = "",
+        bootstrap: bool = True,
     ) -> Node:
-        peers = {other: f"http://127.0.0.1:{self.ports[other]}" for other in self.links[name]}
+        scheme = "https" if name in self.files else "http"
+        peers = {other: f"{scheme}://127.0.0.1:{self.ports[other]}" for other in self.links[name]}
         if name in self.urls:
             peers = dict.fromkeys(peers, self.urls[name])
         config = Config(
@@ -98,6 +108,8 @@ class Linked:
             peer_port=self.ports[name],
             peers=peers,
             peer_secret=secret,
+            peer_secrets_accepted=accepted,
+            peer_files=self.files.get(name),
             bootstrap=bootstrap,
             storage_keys=self.storage_keys,
         )
@@ -210,13 +222,14 @@ async def welcome(socket: web.WebSocketResponse, channel: Channel) -> None:
 
 @contextlib.asynccontextmanager
 async def dialer(
-    regions: Linked, me: Identity = US, to: str = "eu"
+    regions: Linked, me: Identity = US, to: str = "eu", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Socket, Channel]]:
     """A link from ``us`` that the test speaks for."""
-    url = f"http://127.0.0.1:{regions.ports[to]}{PATH}"
+    scheme = "http" if tls is None else "https"
+    url = f"{scheme}://127.0.0.1:{regions.ports[to]}{PATH}"
     timeout = aiohttp.ClientWSTimeout(ws_close=0.01)
     async with aiohttp.ClientSession(ws_response_class=Socket) as http:
-        socket = await http.ws_connect(url, timeout=timeout)
+        socket = await http.ws_connect(url, timeout=timeout, ssl=True if tls is None else tls)
         assert isinstance(socket, Socket)
         channel = Channel("d", SECRET)
         opening = channel.decode(await socket.receive_bytes()).payload

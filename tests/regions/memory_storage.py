@@ -9,7 +9,7 @@ from perdure.regions.ports import Mark, StorageFailed, Stored
 from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
 from perdure.replication.rows import Image
-from perdure.replication.tenants import Range, tenant_of
+from perdure.replication.tenants import Range, is_session, tenant_of
 
 from tests.replication.memory_archive import MemoryArchive
 
@@ -133,9 +133,8 @@ class MemoryStorage:
 
     def sessions(self, among: Range, limit: int) -> list[tuple[str, bytes]]:
         ids = sorted(id_ for id_, (_, image) in self._images.items() if image.exists)
-        has_tenant = ":" in among.first
-        ids = [id_ for id_ in ids if among.first <= id_ < among.past]
-        ids = [id_ for id_ in ids if (":" in id_) == has_tenant]
+        ids = [id_ for id_ in ids if among.first <= id_ < among.past and is_session(id_)]
+        ids = [id_ for id_ in ids if (":" in id_) == (":" in among.first)]
         return [(id_, self._images[id_][1].summary) for id_ in ids[:limit]]
 
     def active(self) -> list[str]:

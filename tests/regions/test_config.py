@@ -9,18 +9,21 @@ import pytest
 from perdure.regions.config import (
     Config,
     ConfigError,
+    PeerFiles,
     check,
     is_loopback,
     parse_demo_page,
+    parse_peer_files,
     parse_peers,
-    read_secret,
+    read_secrets,
     read_storage_keys,
 )
-from perdure.replication.limits import STORAGE_KEYS_MAX
+from perdure.replication.limits import PEER_SECRETS_MAX, STORAGE_KEYS_MAX
 
 from tests.regions.processes import started
 
 SECRET = b"s" * 32
+FILES = PeerFiles(Path("c"), Path("k"), Path("a"))
 
 
 def config(**changes: Any) -> Config:
@@ -76,23 +79,47 @@ def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
     """A file's surrounding white space does not count; the variable goes before the file."""
     path = tmp_path / "secret"
     path.write_text("f" * 32 + "\n")
-    assert read_secret("S", {"S": "e" * 32}) == b"e" * 32
-    assert read_secret("S", {"S_FILE": str(path)}) == b"f" * 32
-    assert read_secret("S", {"S": "e" * 32, "S_FILE": str(path)}) == b"e" * 32
-    assert read_secret("S", {}) is None
+    assert read_secrets("S", {"S": "e" * 32}) == (b"e" * 32,)
+    assert read_secrets("S", {"S_FILE": str(path)}) == (b"f" * 32,)
+    assert read_secrets("S", {"S": "e" * 32, "S_FILE": str(path)}) == (b"e" * 32,)
+    assert read_secrets("S", {}) == ()
+
+
+def test_several_secrets_are_lines_and_the_first_is_for_proving(tmp_path: Path) -> None:
+    """Empty lines do not count; each must be long enough, and they are not many."""
+    path = tmp_path / "secrets"
+    path.write_text("n" * 32 + "\n\n  " + "o" * 32 + "\n")
+    assert read_secrets("S", {"S_FILE": str(path)}) == (b"n" * 32, b"o" * 32)
+    with pytest.raises(ConfigError, match="S must have at least 32 bytes") as error:
+        read_secrets("S", {"S": "n" * 32 + "\nguessable"})
+    assert "guessable" not in str(error.value)
+    accepted = tuple(bytes([65 + number]) * 32 for number in range(PEER_SECRETS_MAX))
+    check(config(peer_secrets_accepted=accepted[1:]))
+    with pytest.raises(ConfigError, match="PERDURE_PEER_SECRET holds 5 secrets; 4 is the most"):
+        check(config(peer_secrets_accepted=accepted))
+
+
+def test_the_three_files_of_tls_go_together() -> None:
+    """All or none; the message names those that are missing."""
+    assert parse_peer_files(None, None, None) is None
+    assert parse_peer_files(FILES.cert, FILES.key, FILES.ca) == FILES
+    with pytest.raises(ConfigError, match="--peer-key and --peer-ca are missing"):
+        parse_peer_files(FILES.cert, None, None)
+    with pytest.raises(ConfigError, match="--peer-ca is missing"):
+        parse_peer_files(FILES.cert, FILES.key, None)
 
 
 @pytest.mark.failure("S17")
 def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
     """And the message does not tell the secret."""
     with pytest.raises(ConfigError, match="S must have at least 32 bytes") as error:
-        read_secret("S", {"S": "guessable"})
+        read_secrets("S", {"S": "guessable"})
     assert "guessable" not in str(error.value)
     (tmp_path / "raw").write_bytes(b"\xff" * 40)
     with pytest.raises(ConfigError, match="not UTF-8; write it in hex"):
-        read_secret("S", {"S_FILE": str(tmp_path / "raw")})
+        read_secrets("S", {"S_FILE": str(tmp_path / "raw")})
     with pytest.raises(ConfigError, match=r"S_FILE: cannot read .*: No such file"):
-        read_secret("S", {"S_FILE": str(tmp_path / "none")})
+        read_secrets("S", {"S_FILE": str(tmp_path / "none")})
 
 
 @pytest.mark.parametrize(
@@ -103,6 +130,15 @@ def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
         ({"host": "0.0.0.0"}, "--dev-no-auth serves anybody, so it listens on loopback only"),
         ({"host": "example.org"}, "loopback only"),
         ({"peer_host": "0.0.0.0"}, "peers are taken on loopback only, not on 0"),
+        (
+            {"peer_host": "0.0.0.0", "jwt_secrets": (SECRET,)},
+            "taken on 0.0.0.0 in clear text: give --pe",
+        ),
+        ({"peers": {"us": "http://h"}}, "--peer us=http://h would be reached in clear text"),
+        ({"peers": {"us": "https://[::1]"}}, "--peer us=https://.* needs --peer-cert"),
+        ({"peers": {"us": "http://u:p@[::1]"}}, "^--peer us: the URL of a peer has no user"),
+        ({"peer_files": FILES, "peers": {"us": "ws://[::1]"}}, "give https:// or wss://"),
+        ({"peer_files": FILES, "peer_insecure": True}, "--peer-insecure is for links without"),
         ({"peer_secret": b""}, "set PERDURE_PEER_SECRET"),
         ({"port": 0}, "--port 0 must be 1 to 65535"),
         ({"peer_port": 65_536}, "--peer-port 65536 must be 1 to 65535"),
@@ -118,7 +154,10 @@ def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str)
 def test_good_settings() -> None:
     """Outside loopback with grants, on loopback without."""
     check(config())
-    check(config(host="0.0.0.0", jwt_secrets=(SECRET,), peers={"us": "http://h"}))
+    check(config(host="0.0.0.0", jwt_secrets=(SECRET,), peers={"us": "http://127.0.0.2:7"}))
+    outside = {"peer_host": "0.0.0.0", "jwt_secrets": (SECRET,)}
+    check(config(**outside, peer_files=FILES, peers={"us": "https://h", "ap": "wss://h"}))
+    check(config(**outside, peer_insecure=True, peers={"us": "http://h", "ap": "wss://h"}))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

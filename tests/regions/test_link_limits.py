@@ -167,16 +167,20 @@ async def test_handshakes_are_limited(tmp_path: Path) -> None:
 
 
 async def test_what_asks_for_no_websocket_gets_a_plain_answer(tmp_path: Path) -> None:
-    """A browser or a probe on the peer port; it costs no place among the handshakes."""
+    """A browser or a probe on the peer port; it costs no place among the handshakes, is counted,
+    and is told nothing but that it is none of the regions."""
     async with linked(tmp_path, PAIR, start=False) as regions:
         await regions.start("eu")
         url = f"http://127.0.0.1:{regions.ports['eu']}"
         async with aiohttp.ClientSession() as http:
             for _ in range(HANDSHAKES_MAX + 1):
                 async with http.get(url + PATH) as answered:
-                    assert answered.status == 400
-            async with http.get(url + "/") as answered:
-                assert answered.status == 404
+                    assert answered.status == 401
+            for method, path in (("GET", "/"), ("POST", PATH), ("HEAD", PATH), ("DELETE", "/x/y")):
+                async with http.request(method, url + path) as answered:
+                    assert (answered.status, await answered.read()) == (401, b"")
+                    assert "Server" not in answered.headers
+        assert regions.counters("eu")["links_refused.not_a_peer"] == HANDSHAKES_MAX + 5
 
 
 @pytest.mark.failure("L5", "C7")

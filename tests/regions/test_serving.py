@@ -14,7 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.regions.processes import DEADLINE_S, SECRET, Served, perdure, started
+from tests.regions.authority import Authority
+from tests.regions.processes import COMMAND, DEADLINE_S, SECRET, Served, perdure, started
 
 STOP_S_MAX = 10
 GOOD = {"PERDURE_PEER_SECRET": SECRET, "PERDURE_JWT_SECRET": SECRET}
@@ -177,11 +178,19 @@ async def test_a_port_that_is_taken_is_named(eu: Served, which: str) -> None:
 @pytest.mark.parametrize(
     ("more", "environment", "message"),
     [
-        ([], {}, "set PERDURE_JWT_SECRET (32 bytes or more), or use --dev-no-auth on loopback"),
+        ([], {}, "set PERDURE_JWT_SECRET (32 bytes or more) or give --jwks, or use --dev-no-auth"),
         ([], {"PERDURE_JWT_SECRET": SECRET}, "set PERDURE_PEER_SECRET"),
         ([], GOOD | {"PERDURE_JWT_SECRET": "short"}, "PERDURE_JWT_SECRET must have at least 32"),
         ([], GOOD | {"PERDURE_PEER_SECRET": "short"}, "PERDURE_PEER_SECRET must have at least 32"),
         (["--dev-no-auth", "--host", "0.0.0.0"], GOOD, "loopback only, not on 0.0.0.0"),
+        (["--peer-host", "0.0.0.0"], GOOD, "peers would be taken on 0.0.0.0 in clear text"),
+        (["--peer", "us=http://10.0.0.2:7201"], GOOD, "would be reached in clear text"),
+        (["--peer-cert", "c"], GOOD, "--peer-key and --peer-ca are missing"),
+        (
+            ["--peer-cert", "/no/c", "--peer-key", "k", "--peer-ca", "a"],
+            GOOD,
+            "--peer-cert: cannot read /no/c: No such file or directory",
+        ),
         (["--peer", "us"], GOOD, "--peer 'us' must be NAME=URL"),
         (["--peer", "eu=http://h"], GOOD, "--peer eu is this region itself"),
         (["--port", "7101", "--peer-port", "7101"], GOOD, "are both 7101"),
@@ -225,6 +234,27 @@ async def test_the_newer_of_two_nodes_with_one_name_stops(tmp_path: Path) -> Non
         assert "this node stops: " in ended.err and "eu" in ended.err
         await until_up(us, "eu")
         assert (await old.ask("PUT", "/v1/sessions/s"))["id"] == "s"
+
+
+@pytest.mark.failure("S8")
+async def test_regions_with_certificates_and_two_secrets_serve(tmp_path: Path) -> None:
+    """As processes: they say that links are mutual TLS, and come to know each other."""
+    authority = Authority()
+    eu, us = (Served(tmp_path / name, name) for name in ("eu", "us"))
+    flags = {}
+    for name, other in ((eu, us), (us, eu)):
+        files = authority.issue(tmp_path / "tls" / name.name, f"{name.name}.perdure")
+        flags[name.name] = ["--peer", f"{other.name}=https://127.0.0.1:{other.peer_port}"]
+        flags[name.name] += ["--peer-cert", files.cert, "--peer-key", files.key]
+        flags[name.name] += ["--peer-ca", files.ca]
+    several = {"PERDURE_PEER_SECRET": f"{SECRET}\nanother secret, that is long enough as well\n"}
+    async with eu.serve(*flags["eu"], environment=several):
+        us_command = [*COMMAND, *us.arguments(*flags["us"])]
+        async with started(*us_command, environment=GOOD) as running:
+            line = await running.line_with(us.url)
+            assert f"peers on 127.0.0.1:{us.peer_port} (mutual TLS)" in line
+            await until_up(eu, "us")
+            await until_up(us, "eu")
 
 
 async def until_up(region: Served, peer: str) -> None:

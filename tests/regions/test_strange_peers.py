@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jwt
 import pytest
 from aiohttp import web
 from perdure.regions.node import Node
@@ -206,17 +207,21 @@ async def test_this_region_offers_no_compression(tmp_path: Path) -> None:
 
 @pytest.mark.failure("S8")
 async def test_a_clients_grant_opens_no_link(tmp_path: Path) -> None:
-    """Neither as a header, nor as a secret: who has only the secret of grants is refused and
-    counted, and the port serves nothing else."""
+    """Neither as a header, on whatever path, nor as a secret: who has only the secret of grants is
+    refused and counted, and the port serves nothing else."""
     grants_secret = b"g" * 32
+    grant = jwt.encode({"sub": "ops", "exp": 4_000_000_000}, grants_secret, "HS256")
     async with linked(tmp_path, PAIR, start=False) as regions:
         eu = await regions.start("eu")
         url = f"http://127.0.0.1:{regions.ports['eu']}"
-        headers = {"Authorization": "Bearer a.good.grant"}
-        async with aiohttp.ClientSession(headers=headers) as http:
-            for path in ("/v1/sessions", "/v1/sessions/s/events", "/livez", "/"):
-                async with http.get(url + path) as answered:
-                    assert answered.status == 404
+        async with aiohttp.ClientSession() as http:
+            bearer = {"Authorization": f"Bearer {grant}"}
+            for path in ("/v1/sessions", "/v1/sessions/s/events", "/livez", "/metrics", "/", PATH):
+                async with http.get(url + path, headers=bearer) as answered:
+                    assert (answered.status, await answered.read()) == (401, b"")
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await http.ws_connect(url + PATH, headers=bearer)
+            assert refused.value.status == 401
             async with http.ws_connect(url + PATH) as socket:
                 await socket.receive_bytes()
                 hello = Channel("d", grants_secret).encode(Kind.HELLO, b"{}")
@@ -224,4 +229,5 @@ async def test_a_clients_grant_opens_no_link(tmp_path: Path) -> None:
                 await ended(socket)
         await regions.until(lambda: "frames_refused" in regions.counters("eu"))
         assert regions.counters("eu")["frames_refused.mac"] == 1
+        assert regions.counters("eu")["links_refused.not_a_peer"] == 7
         assert eu.gossip.peers["us"].heard_ms is None

@@ -61,7 +61,7 @@ class SimLinks(PeerLinks):
     process: "Process"
 
     async def start(self) -> None:
-        self._dial_all(self._over_the_network)
+        self._dial_all(lambda _: self._over_the_network)
 
     async def _over_the_network(self, url: str) -> DialedSocket:
         return await self.process.dial(url.split("/")[2])
