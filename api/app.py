@@ -54,9 +54,9 @@ class Cors(CORSMiddleware):
     answer, and appends come this way.
     """
 
-    def __init__(self, app: Any, region: str, **options: Any) -> None:
+    def __init__(self, app: Any, guards: list[tuple[bytes, bytes]], **options: Any) -> None:
         super().__init__(app, **options)
-        self._region = region
+        self._guards = guards
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -77,12 +77,12 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
             return
         refusal = Refusal("origin_refused", "this origin may not open a WebSocket here")
-        await refuse_socket(refusal, guard_headers(self._region), send)
+        await refuse_socket(refusal, self._guards, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""
         response = super().preflight_response(request_headers)
-        response.raw_headers[:] = guarded(response.raw_headers, guard_headers(self._region))
+        response.raw_headers[:] = guarded(response.raw_headers, self._guards)
         return response
 
 
@@ -100,9 +100,11 @@ def create_app(
     cors_origin_regex: str | None = None,
     demo_page: Mapping[str, str] | None = None,
     meter: Meter | None = None,
+    has_tls: bool = False,
 ) -> ASGIApp:
     """The ASGI application of one region. ``rules`` None: anybody may call. ``demo_page``: the
-    regions that the page of the demo offers, and their URLs; without any there is no page."""
+    regions that the page of the demo offers, and their URLs; without any there is no page.
+    ``has_tls``: it is served over TLS alone."""
     routes = FastAPI(
         title="perdure",
         version=version,
@@ -130,10 +132,11 @@ def create_app(
     meter = meter or Meter(Rates(node.clock), Callers())
     door.look = meter.check_guess
     open_under = UNDER if demo_page else None
-    edge: Any = Edge(node, door, _as_written(routes), meter, open_under)
+    guards = guard_headers(node.region, has_tls=has_tls)
+    edge: Any = Edge(node, door, _as_written(routes), meter, guards, open_under)
     return Cors(
         edge,
-        node.region,
+        guards,
         allow_origins=list(cors_origins),
         allow_origin_regex=cors_origin_regex,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],

@@ -28,7 +28,7 @@ from perdure.api.standing import Standing, give, standing_of
 from perdure.api.stream import stream
 from perdure.api.work import work_feed
 from perdure.regions.documents import Seat
-from perdure.regions.guard_headers import guard_headers, guarded
+from perdure.regions.guard_headers import guarded
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
@@ -60,9 +60,16 @@ class Edge:
     """Checks a request and carries it out, or hands it on to the other routes."""
 
     def __init__(
-        self, node: Node, door: Door, routes: ASGIApp, meter: Meter, open_under: str | None = None
+        self,
+        node: Node,
+        door: Door,
+        routes: ASGIApp,
+        meter: Meter,
+        headers: list[tuple[bytes, bytes]],
+        open_under: str | None = None,
     ) -> None:
-        """``open_under``: whatever is below this path is given without a grant."""
+        """``headers`` go with every answer; ``open_under``: whatever is below this path is given
+        without a grant."""
         self._node = node
         self._open_under = open_under
         self._door = door
@@ -71,7 +78,7 @@ class Edge:
         self._gate = Gate()
         self._polls = Polls(node)
         self._sockets = Sockets(node, door)
-        self._headers = guard_headers(node.region)
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""

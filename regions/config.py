@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -72,6 +73,9 @@ class Config:
     peer_files: PeerFiles | None = None
     # Links without certificates, also beyond this machine.
     peer_insecure: bool = False
+    # The certificate and key of the clients' port; or, beyond this machine, a proxy that has them.
+    tls: tuple[Path, Path] | None = None
+    behind_proxy: bool = False
     # The secrets of grants: the first mints, all are good.
     jwt_secrets: tuple[bytes, ...] = ()
     # A key set that checks grants: a file or a URL.
@@ -147,8 +151,8 @@ def _checked(name: str, value: str) -> bytes:
 
 
 def read_storage_keys(environment: Mapping[str, str] | None = None) -> tuple[bytes, ...]:
-    """The keys of the disk, from the environment or a file as :func:`read_secrets`: 32 bytes each in
-    hex or base64, one a line, the first for what is written. None where nothing is set.
+    """The keys of the disk, from the environment or a file, as :func:`read_secrets`: 32 bytes each
+    in hex or base64, one a line, the first for what is written. None where nothing is set.
 
     Raises ``ConfigError``, which tells the line and never the key. One that is set and empty is
     refused: somebody believes that the disk is encrypted.
@@ -285,6 +289,7 @@ def check(config: Config) -> None:
     if config.allowed.off and not is_loopback(config.host):
         raise ConfigError(f"--limit off is for loopback only, not for {config.host}")
     _check_links(config)
+    _check_clients(config)
     if config.demo_page and not is_loopback(config.host):
         raise ConfigError("--demo-page gives grants to who asks: it is served on loopback only")
     if not config.peer_secret:
@@ -306,6 +311,31 @@ def _check_grants(config: Config) -> None:
     host = urlsplit(config.jwks).hostname
     if host is None or not is_loopback(host):
         raise ConfigError(f"--jwks {config.jwks}: keys come over https, but from loopback")
+
+
+def parse_tls(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """The two files of the clients' port, or none; ``ConfigError`` for one of them, and for what
+    cannot be read or does not belong together."""
+    if cert is None or key is None:
+        if cert is not key:
+            raise ConfigError("--tls-cert and --tls-key go together; one is missing")
+        return None
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise ConfigError(f"--tls-cert {cert}, --tls-key {key}: {detail}") from error
+    return cert, key
+
+
+def _check_clients(config: Config) -> None:
+    if config.tls is not None and config.behind_proxy:
+        raise ConfigError("--behind-proxy says that TLS ends in front; there is --tls-cert")
+    if not (is_loopback(config.host) or config.tls or config.behind_proxy):
+        raise ConfigError(
+            f"clients would be served on {config.host} in clear text: give --tls-cert and"
+            " --tls-key; or --behind-proxy, where TLS ends in front"
+        )
 
 
 def _check_links(config: Config) -> None:

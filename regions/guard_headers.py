@@ -1,8 +1,8 @@
 """Headers that go with every answer: what a browser, or a cache, must not make of it.
 
 An answer that needs another value of one of them brings it itself: the demo's page has a policy of
-its own, and a file may be kept. ``Strict-Transport-Security`` is not here: a region speaks clear
-text, so who ends TLS in front of it is who can promise it.
+its own, and a file may be kept. ``Strict-Transport-Security`` is promised where TLS ends here; who
+ends it in front can promise it there.
 """
 
 from collections.abc import Iterable
@@ -20,9 +20,12 @@ GUARDS: Headers = [
 ]
 
 
-def guard_headers(region: str) -> Headers:
+_STRICT = (b"strict-transport-security", b"max-age=31536000")
+
+
+def guard_headers(region: str, *, has_tls: bool = False) -> Headers:
     """What an answer of this region carries."""
-    return [(b"perdure-region", region.encode()), *GUARDS]
+    return [(b"perdure-region", region.encode()), *GUARDS, *([_STRICT] if has_tls else [])]
 
 
 def guarded(own: Iterable[tuple[bytes, bytes]], guards: Headers) -> Headers:

@@ -27,6 +27,7 @@ from perdure.regions.config import (
     parse_demo_page,
     parse_peer_files,
     parse_peers,
+    parse_tls,
     parse_trusted_proxies,
     read_secrets,
     read_storage_keys,
@@ -110,6 +111,7 @@ def _add_serve(commands: Any) -> None:
         metavar="ORIGIN",
         help="a browser page's origin that may call; loopback: any page of this machine",
     )
+    _add_tls(serving)
     _add_grants(serving)
     serving.add_argument(
         "--bootstrap",
@@ -155,6 +157,14 @@ def _add_token(commands: Any, *, is_meant: bool) -> None:
         add_token(commands)
     else:
         commands.add_parser("token", help="make grants, and look into them")
+
+
+def _add_tls(serving: argparse.ArgumentParser) -> None:
+    text = "the certificate (PEM, with what it is signed by) of the clients' port"
+    serving.add_argument("--tls-cert", type=Path, metavar="FILE", help=text)
+    serving.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
+    text = "serve clients in clear text beyond loopback: TLS ends at a proxy in front"
+    serving.add_argument("--behind-proxy", action="store_true", help=text)
 
 
 def _add_grants(serving: argparse.ArgumentParser) -> None:
@@ -285,6 +295,8 @@ def _config(options: argparse.Namespace) -> Config:
         peer_secrets_accepted=peer_secrets[1:],
         peer_files=parse_peer_files(options.peer_cert, options.peer_key, options.peer_ca),
         peer_insecure=options.peer_insecure,
+        tls=parse_tls(options.tls_cert, options.tls_key),
+        behind_proxy=options.behind_proxy,
         jwt_secrets=jwt_secrets,
         jwks=jwks,
         jwt_audience=options.jwt_audience,
@@ -324,6 +336,7 @@ def _serve(options: argparse.Namespace) -> int:
             cors_origins=[origin for origin in config.cors_origins if origin != LOOPBACK],
             cors_origin_regex=LOOPBACK_ORIGINS if lets_loopback else None,
             demo_page=config.demo_page,
+            has_tls=config.tls is not None,
             meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
 

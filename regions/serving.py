@@ -281,6 +281,8 @@ def make_server(config: Config, app: Any) -> Server:
             ws_ping_interval=KEEPALIVE_S,
             ws_ping_timeout=PONG_S_MAX,
             log_config=None,
+            ssl_certfile=None if config.tls is None else config.tls[0],
+            ssl_keyfile=None if config.tls is None else config.tls[1],
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -294,8 +296,9 @@ def make_server(config: Config, app: Any) -> Server:
 def _announce(config: Config, node: Node) -> None:
     grants = "no grants needed" if config.no_auth else "grants needed"
     links = " (mutual TLS)" if config.peer_files else " (clear text)" * config.peer_insecure
+    url = f"http{'s' * bool(config.tls)}://{config.host}:{config.port}"
     print(
-        f"perdure {config.region}: http://{config.host}:{config.port} ({grants}),"
+        f"perdure {config.region}: {url} ({grants}),"
         f" peers on {config.peer_host}:{config.peer_port}{links}, data in {config.data},"
         f" {len(node.state)} sessions",
         flush=True,

@@ -190,7 +190,7 @@ class Regions:
         else:
             command = [*self.namespaces.inside(name), *command]
             command += ["--host", region.address, "--peer-host", region.address]
-            command += ["--peer-insecure"]
+            command += ["--peer-insecure", "--behind-proxy"]
         for other, way in region.dials.items():
             peer = self.all[other]
             port = way.port if isinstance(way, Proxy) else peer.peer_port

@@ -15,6 +15,7 @@ from perdure.regions.config import (
     parse_demo_page,
     parse_peer_files,
     parse_peers,
+    parse_tls,
     read_secrets,
     read_storage_keys,
 )
@@ -67,12 +68,12 @@ def test_the_page_of_the_demo_is_told_hosts_alone() -> None:
             parse_demo_page([f"eu={url}"])
 
 
-def test_the_page_of_the_demo_is_for_anybody() -> None:
-    """It carries no grant, so it is not for a region that asks for one."""
-    page = {"demo_page": {"eu": "http://h"}}
+def test_the_page_of_the_demo_is_for_this_machine() -> None:
+    """It gives grants to who asks, so nobody else may ask."""
+    page = {"demo_page": {"eu": "http://h"}, "jwt_secrets": (SECRET,)}
     check(config(**page))
-    with pytest.raises(ConfigError, match="--demo-page carries no grant"):
-        check(config(jwt_secrets=(SECRET,), **page))
+    with pytest.raises(ConfigError, match="--demo-page gives grants to who asks"):
+        check(config(host="10.0.0.1", behind_proxy=True, **page))
 
 
 def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
@@ -154,7 +155,8 @@ def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str)
 def test_good_settings() -> None:
     """Outside loopback with grants, on loopback without."""
     check(config())
-    check(config(host="0.0.0.0", jwt_secrets=(SECRET,), peers={"us": "http://127.0.0.2:7"}))
+    check(config(host="0.0.0.0", behind_proxy=True, jwt_secrets=(SECRET,)))
+    check(config(jwt_secrets=(SECRET,), peers={"us": "http://127.0.0.2:7"}))
     outside = {"peer_host": "0.0.0.0", "jwt_secrets": (SECRET,)}
     check(config(**outside, peer_files=FILES, peers={"us": "https://h", "ap": "wss://h"}))
     check(config(**outside, peer_insecure=True, peers={"us": "http://h", "ap": "wss://h"}))
@@ -238,3 +240,27 @@ def test_a_storage_key_file_that_cannot_be_read_is_refused(tmp_path: Path) -> No
         )
         == STORAGE_KEYS_MAX
     )
+
+
+# TLS of clients
+
+
+def test_clients_in_clear_text_need_a_word(tmp_path: Path) -> None:
+    """Beyond loopback they are served over TLS, or behind a proxy that ends it, as a flag says."""
+    outside = {"host": "10.0.0.1", "jwt_secrets": (SECRET,)}
+    with pytest.raises(ConfigError, match="in clear text: give --tls-cert"):
+        check(config(**outside))
+    check(config(**outside, behind_proxy=True))
+    check(config(**outside, tls=(tmp_path / "c", tmp_path / "k")))
+    with pytest.raises(ConfigError, match="there is --tls-cert"):
+        check(config(tls=(tmp_path / "c", tmp_path / "k"), behind_proxy=True))
+
+
+def test_files_of_tls_are_read_at_the_start(tmp_path: Path) -> None:
+    """Both or none; what is missing or no certificate is told with its name."""
+    assert parse_tls(None, None) is None
+    with pytest.raises(ConfigError, match="go together"):
+        parse_tls(tmp_path / "c", None)
+    (tmp_path / "c").write_text("no certificate")
+    with pytest.raises(ConfigError, match=f"--tls-cert {tmp_path}/c"):
+        parse_tls(tmp_path / "c", tmp_path / "k")
