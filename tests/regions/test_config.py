@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from perdure.regions.allowances import DEFAULTS, NOTHING
 from perdure.regions.config import (
     Config,
     ConfigError,
     PeerFiles,
     check,
     is_loopback,
+    parse_allowances,
     parse_demo_page,
     parse_peer_files,
     parse_peers,
     parse_tls,
+    parse_trusted_proxies,
     read_secrets,
     read_storage_keys,
 )
@@ -57,6 +60,27 @@ def test_wrong_peers_are_named(texts: list[str], message: str) -> None:
     """The message holds what was given."""
     with pytest.raises(ConfigError, match=message):
         parse_peers(texts)
+
+
+def test_limits_on_callers() -> None:
+    """The defaults where grants are asked for, nothing where anybody may call, what is said over
+    either; what is wrong is named."""
+    assert parse_allowances([], no_auth=False) == DEFAULTS
+    assert parse_allowances([], no_auth=True) == NOTHING
+    assert parse_allowances(["key=5/s"], no_auth=True).rates.keys() == {"key"}
+    assert parse_allowances(["key=5/s"], no_auth=False).rates.keys() == DEFAULTS.rates.keys()
+    with pytest.raises(ConfigError, match="--limit 'key=5'"):
+        parse_allowances(["key=5"], no_auth=False)
+    with pytest.raises(ConfigError, match="--trusted-proxy 'x'"):
+        parse_trusted_proxies(["x"])
+
+
+def test_no_limits_at_all_are_for_loopback() -> None:
+    """Where others can reach a region, some limit holds."""
+    off = parse_allowances(["off"], no_auth=False)
+    check(config(allowed=off, jwt_secrets=(SECRET,)))
+    with pytest.raises(ConfigError, match="--limit off is for loopback only"):
+        check(config(allowed=off, jwt_secrets=(SECRET,), host="0.0.0.0"))
 
 
 def test_the_page_of_the_demo_is_told_hosts_alone() -> None:
