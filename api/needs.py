@@ -5,6 +5,9 @@ What is not listed needs to be seen, and is then answered as what is not there.
 
 _OF_PATHS: dict[str, dict[str, str]] = {
     "": {"GET": "read", "PUT": "write", "DELETE": "admin"},
+    "erasure": {"GET": "read"},
+    "messages/*/erasure": {"GET": "read"},
+    "documents/*/erasure": {"GET": "read"},
     "metadata": {"GET": "read", "PATCH": "write"},
     "messages": {"GET": "read", "POST": "write"},
     "messages/*": {"GET": "read", "DELETE": "write"},

@@ -67,6 +67,9 @@ _ANSWERS = {
     ("/v1/revocations", "post"): "Revocation",
     ("/v1/revocations", "get"): "Revocations",
     ("/v1/audit", "get"): "Audited",
+    ("/v1/sessions/{s}/erasure", "get"): "Erasure",
+    ("/v1/sessions/{s}/messages/{m}/erasure", "get"): "Erasure",
+    ("/v1/sessions/{s}/documents/{d}/erasure", "get"): "Erasure",
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),

@@ -145,6 +145,16 @@ def _documents() -> dict[str, Any]:
     }
 
 
+def _erasure() -> dict[str, Any]:
+    told = {"type": "object", "additionalProperties": {"enum": ["done", "waiting"]}}
+    time = {"type": ["string", "null"], "format": "date-time"}
+    found = _object(
+        session="string", state={"enum": ["done", "under_way"]}, regions=told, requested=time
+    )
+    found["properties"] |= {"message": {"type": "string"}, "document": {"type": "string"}}
+    return {"Erasure": found}
+
+
 def _polled() -> dict[str, Any]:
     polled = _object(
         events=_list(_object(event="string", id="string", data="object")), cursor="string"
@@ -209,6 +219,7 @@ def _answers() -> dict[str, Any]:
         **_presence(created),
         **_runs(),
         **_documents(),
+        **_erasure(),
     }
 
 

@@ -13,9 +13,11 @@ from typing import Any
 from perdure.regions.catch_up import CatchUp
 from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.documents import DocumentDesk
+from perdure.regions.erasing import Eraser
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
+from perdure.regions.mending import mend
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
@@ -25,6 +27,7 @@ from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.coding import encode
+from perdure.replication.erasure import Subject
 from perdure.replication.errors import Refusal
 from perdure.replication.frames import VERSIONS
 from perdure.replication.gossip import Gossip
@@ -37,8 +40,6 @@ log = logging.getLogger("perdure")
 
 TICK_MS = 1_000
 RECONNECT_MS_MAX = 1_000
-# How often in a second a damaged session that is being written to is stored, to be built anew.
-MEND_SAVES_MAX = 20
 _INCARNATION_BITS = 64
 
 
@@ -97,6 +98,7 @@ class Node(Sharing):
         self.checkpoint = Checkpoint(
             state, storage, self.gossip, clock, lambda: self._writer.absorbed, limits or Limits()
         )
+        self.eraser = Eraser(self.state, storage, self.gossip, self.checkpoint, clock, self._writer)
         self.repair = Repair(
             self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump
         )
@@ -127,6 +129,7 @@ class Node(Sharing):
         self.state.settle()
         self.checkpoint.recovered()
         self.catch_up.recovered()
+        self.eraser.recovered()
 
     def start(self, links: Links | None) -> None:
         """Begin to work; ``links`` carry what is committed to the peers."""
@@ -138,6 +141,7 @@ class Node(Sharing):
             asyncio.create_task(self._tick(), name="perdure-tick"),
             asyncio.create_task(self.repair.run(), name="perdure-repair"),
             asyncio.create_task(self.desk.run(), name="perdure-presence"),
+            asyncio.create_task(self.eraser.run(), name="perdure-eraser"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._task_ended)
@@ -192,6 +196,7 @@ class Node(Sharing):
             if not self.failed.is_set():
                 with contextlib.suppress(StorageError):
                     await self.checkpoint.close()
+                    await self.eraser.remember()
         self._storage.close()
 
     async def _tick(self) -> None:
@@ -212,33 +217,13 @@ class Node(Sharing):
             raise self._writer.failed
         await self.checkpoint.step(self._clock.monotonic_ms() // 1000)
         with contextlib.suppress(StorageFull):
-            await self._mend_damaged()
+            await mend(self.state, self._storage, self.checkpoint, self.fanout, self.repair)
         with contextlib.suppress(StorageFull):
             await self.catch_up.step()
         with contextlib.suppress(StorageFull):
             await self.note_lapses()
-
-    async def _mend_damaged(self) -> None:
-        """Sessions of which something stored is damaged are fetched from a peer."""
-        self.state.damaged |= self._storage.take_damaged()
-        for id_ in sorted(self.state.damaged):
-            self.state.retain(id_)
-            # What is written to it meanwhile must be stored as well before it is built anew; where
-            # that goes on and on, the next second tries again.
-            for _ in range(MEND_SAVES_MAX):
-                if self.state.is_stored(id_):
-                    break
-                await self.checkpoint.session(id_)
-            if self.state.is_stored(id_):
-                log.error(
-                    "session %s was found damaged; the peers are asked for it",
-                    id_,
-                    extra={"session": id_},
-                )
-                self.fanout.send_away(id_)
-                self.state.rebuild(id_)
-                self.state.damaged.discard(id_)
-                self.repair.want(id_)
+        with contextlib.suppress(StorageFull):
+            await self.eraser.step(self._clock.monotonic_ms() // 1000)
 
     def tick(self) -> None:
         """What time brings: holds that end, keep-alives."""
@@ -279,6 +264,7 @@ class Node(Sharing):
                 self.watchers[name](id_)
             if name in sessions:
                 self.turns.check(sessions[name], id_)
+        self.eraser.look()
         self.peers_changed()
         if self._links is not None:
             self._links.wake()
@@ -358,6 +344,13 @@ class Node(Sharing):
         now_ms = self._clock.monotonic_ms()
         return any(peer.state(now_ms) != "up" for peer in self.gossip.peers.values())
 
+    def erasure(
+        self, session: str, message: str | None = None, document: str | None = None
+    ) -> dict[str, Any]:
+        """How far it is that what was deleted is gone (PROTOCOL A.4). Raises ``Refusal``."""
+        self._check_readable()
+        return self.eraser.told(self.region, Subject(session, message, document))
+
     def version(self) -> dict[str, Any]:
         """Who this is."""
         return {
@@ -392,6 +385,7 @@ class Node(Sharing):
             "evictions": self.state.evictions,
             "checkpointed": self.checkpoint.saved,
             "truncated": self.checkpoint.truncated,
+            "erased": self.eraser.erased,
             "log_bytes": self._storage.log_bytes,
             **self.repair.counters,
         }

@@ -7,6 +7,7 @@ clock, with simulated disk and network, from a seed.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from perdure.replication.erasure import Deletion, Erasure, Subject
 from perdure.replication.records import Origin, Record, Vector
 from perdure.replication.rows import Archive, Image
 from perdure.replication.tenants import Range
@@ -100,8 +101,8 @@ class Storage(Protocol):
         """How many pieces of sessions this region has ever absorbed: the last lsn of ``ABSORBED``,
         as :meth:`replay` found it."""
 
-    async def commit(self, records: Sequence[Record]) -> None:
-        """Log records: all are on disk when this returns, else none."""
+    async def commit(self, records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
+        """Log records, and note what they delete: all is on disk when this returns, else none."""
 
     async def read(self, origin: Origin, after_lsn: int, bytes_max: int) -> list[Record]:
         """Records of an origin, without a gap."""
@@ -140,6 +141,24 @@ class Storage(Protocol):
 
     async def truncate(self, upto: Vector) -> int:
         """Let go of a part of the logs that is in images, up to these lsns; how many records."""
+
+    # Erasing
+
+    def waiting(self, limit: int) -> list[Subject]:
+        """Some of what is deleted and not gone yet."""
+
+    def placeless(self, known_ms: int, limit: int) -> list[Subject]:
+        """Some of what was known to be deleted by then, by nothing that stands in a log."""
+
+    def erasure(self, subject: Subject) -> Erasure | None:
+        """What is known of one subject; None: it was never deleted here."""
+
+    async def erase(self, subjects: Sequence[Subject]) -> bool:
+        """Take these out of the logs, and what is stored no more out of all files; False: not now,
+        try again."""
+
+    async def erased(self, subjects: Sequence[Subject], vector: Vector | None) -> None:
+        """They are gone; with a vector, so is whatever is deleted up to there: it is noted."""
 
     def notes(self) -> dict[str, str]:
         """Small things to be remembered, by name."""

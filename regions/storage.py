@@ -6,67 +6,55 @@ the event loop, by a third connection: a look-up takes some tens of microseconds
 never has to wait in the middle of a step.
 """
 
-import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from perdure.regions import image_tables, log_tables, quarantine
+from perdure.regions import erasure_tables, image_tables, log_tables, quarantine
 from perdure.regions.cipher import Clear
 from perdure.regions.damage import Damage
+from perdure.regions.free_space import FreeSpace
 from perdure.regions.image_tables import Sums
 from perdure.regions.key_record import admit
-from perdure.regions.ports import Mark, StorageError, StorageFailed, StorageFull, Stored
+from perdure.regions.ports import Mark, StorageError, StorageFailed, Stored
 from perdure.regions.storage_engine import (
     DirectoryLock,
     OpenFile,
     engine_for,
-    is_full,
     make_directory,
     migrate,
+    rewrite_older,
     sync_directory,
 )
+from perdure.regions.storage_erasing import ErasingStorage
+from perdure.replication.erasure import Deletion
 from perdure.replication.records import ABSORBED, Origin, Record, Vector
 from perdure.replication.rows import Image
 from perdure.replication.tenants import Range
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-T = TypeVar("T")
 # How many records one transaction lets go of: commits wait for it.
 TRUNCATE_ROWS_MAX = 2_000
 
 
-class SqliteStorage:
+class SqliteStorage(ErasingStorage):
     """The storage of one region. ``open`` first, then ``replay`` once, then the rest."""
 
     def __init__(self, directory: Path, cipher: Clear | None = None) -> None:
         """In the clear, unless told how to encrypt."""
+        super().__init__(cipher or Clear())
         self.directory = directory
-        self._cipher = cipher or Clear()
-        self.position = 0
         self.log_bytes = 0
         self.hlc = 0
         self._lock = DirectoryLock(directory)
-        self._failed: Exception | None = None
-        self._closed = False
-        self._file: OpenFile | None = None
-        self._ids: dict[Origin, int] = {}
         self._vector: Vector = {}
         self._floors: Vector = {}
-        self._notes: dict[str, str] = {}
         # What the loop answers from, and what the last transaction wrote.
         self._sums = self._sums_on_disk = Sums()
         self._watermark = 0
         self._damage = Damage()
-        self._writer: Engine | None = None
-        self._reader: Engine | None = None
-        self._loader: Connection | None = None
         self._loader_engine: Engine | None = None
-        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-commit")
-        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="perdure-read")
 
     @property
     def damaged(self) -> int:
@@ -90,8 +78,9 @@ class SqliteStorage:
             # Made here, before SQLite does: its WAL takes over the permissions of the database.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self.path.chmod(0o600)
-            self._file = OpenFile(self.path)
+            self._free = FreeSpace(self.path)
             self._connect()
+            self._file = OpenFile(self.path)
             sync_directory(self.directory)
         except OSError as error:
             self.close()
@@ -105,6 +94,7 @@ class SqliteStorage:
 
     def _connect(self) -> None:
         self._writer = engine_for(self.path, "IMMEDIATE")
+        rewrite_older(self._writer)
         with self._writer.begin() as connection:
             migrate(connection, self.path)
             admit(connection, self._cipher, self.directory)
@@ -112,6 +102,7 @@ class SqliteStorage:
                 self._ids[origin] = id_
                 self._floors[origin] = floor
                 self._vector[origin] = max(floor, held)
+            erasure_tables.note_older(connection, self._cipher, self._ids)
             meta = log_tables.meta(connection, self._cipher)
             if (sums := Sums.stored(connection, self._cipher)) is None:
                 self._damage.note("sums", 0, "")
@@ -173,17 +164,18 @@ class SqliteStorage:
 
     # Records
 
-    async def commit(self, records: Sequence[Record]) -> None:
-        """All of the records are on disk, fsynced, when this returns; else none.
+    async def commit(self, records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
+        """All of the records are on disk, fsynced, when this returns, and so is what they delete;
+        else none.
 
         Raises ``StorageFull`` (try again later) or ``StorageFailed`` (now and ever after).
         """
         if self._failed is not None:
             raise StorageFailed(str(self._failed))
         if records:
-            await self._run(self._write_thread, lambda: self._commit(records))
+            await self._run(self._write_thread, lambda: self._commit(records, deletions))
 
-    def _commit(self, records: Sequence[Record]) -> None:
+    def _commit(self, records: Sequence[Record], deletions: Sequence[Deletion]) -> None:
         fresh: dict[Origin, int] = {}
 
         def append(connection: Connection) -> None:
@@ -191,6 +183,7 @@ class SqliteStorage:
                 fresh[origin] = log_tables.add_origin(connection, origin)
             ids = self._ids | fresh if fresh else self._ids
             log_tables.append(connection, self._cipher, self.position + 1, ids, records)
+            erasure_tables.note(connection, ids, deletions)
 
         self._in_transaction(append)
         # Here and not after the wait: whoever waits may have been cancelled.
@@ -219,6 +212,7 @@ class SqliteStorage:
                 if id_ is None:
                     id_ = fresh[origin] = log_tables.add_origin(connection, origin)
                 log_tables.set_floor(connection, id_, lsn)
+            erasure_tables.jumped(connection, self._cipher, self._ids | fresh, vector)
             return fresh
 
         self._ids.update(await self._write(jump))
@@ -268,15 +262,6 @@ class SqliteStorage:
     def in_buckets(self, numbers: Sequence[int]) -> dict[str, bytes]:
         """The digests of the stored sessions of some buckets."""
         return self._look(lambda loader: image_tables.in_buckets(loader, self._cipher, numbers))
-
-    def _look(self, look: Callable[[Connection], T]) -> T:
-        if self._closed or self._loader is None:
-            raise StorageFailed("the storage is closed")
-        try:
-            return look(self._loader)
-        except DBAPIError as error:
-            self._failed = error.orig if isinstance(error.orig, Exception) else error
-            raise StorageFailed(str(error.orig)) from error
 
     def take_damaged(self) -> set[str]:
         """The sessions of which something was found damaged since this was last asked."""
@@ -339,49 +324,6 @@ class SqliteStorage:
 
     # The disk
 
-    def check(self) -> None:
-        """Raises ``StorageFailed`` when the file that was opened is no longer there, or whole."""
-        if self._failed is None and not self._closed and self._file is not None:
-            try:
-                self._file.check()
-            except OSError as error:
-                self._failed = error
-        if self._failed is not None:
-            raise StorageFailed(str(self._failed))
-
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        def read() -> T:
-            assert self._reader is not None
-            try:
-                with self._reader.connect() as connection:
-                    return work(connection)
-            except DBAPIError as error:
-                raise StorageFailed(str(error.orig)) from error
-
-        return await self._run(self._read_thread, read)
-
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        return await self._run(self._write_thread, lambda: self._in_transaction(work))
-
-    def _in_transaction(self, work: Callable[[Connection], T]) -> T:
-        assert self._writer is not None
-        # It may have failed while this one waited for the thread.
-        self.check()
-        try:
-            with self._writer.begin() as connection:
-                return work(connection)
-        except DBAPIError as error:
-            if is_full(error.orig):
-                raise StorageFull(str(error.orig)) from error
-            self._failed = error.orig if isinstance(error.orig, Exception) else error
-            raise StorageFailed(str(error.orig)) from error
-
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        if self._closed:
-            raise StorageFailed("the storage is closed")
-        # Shielded: a cancelled caller must not leave a transaction without its owner.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, work))
-
     def close(self) -> None:
         """Wait for the running commit, close the database, let go of the directory."""
         self._closed = True
@@ -392,4 +334,7 @@ class SqliteStorage:
         for engine in (self._reader, self._loader_engine, self._writer):
             if engine is not None:
                 engine.dispose()
+        if self._free is not None:
+            self._free.close()
+            self._free = None
         self._lock.release()

@@ -14,7 +14,7 @@ from perdure.regions.ports import StorageFailed, StorageLocked
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # Added to the version of a database that is encrypted: older programs take it for a newer one, and
 # keep their hands off what they would find damaged.
 ENCRYPTED = 1_000
@@ -48,6 +48,18 @@ _VERSION_3 = (
     "ALTER TABLE message ADD COLUMN open INTEGER NOT NULL DEFAULT 0",
     "CREATE INDEX message_open ON message (session) WHERE open",
 )
+# What was deleted, when that became known here, where that stands, and whether it is gone yet.
+# ``subject``: "m/" or "d/" and an id, or nothing for the session.
+_VERSION_4 = (
+    "CREATE TABLE erasure (session TEXT NOT NULL, subject TEXT NOT NULL, known_ms INTEGER NOT NULL,"
+    " origin INTEGER, lsn INTEGER NOT NULL, erased INTEGER NOT NULL DEFAULT 0,"
+    " PRIMARY KEY (session, subject)) WITHOUT ROWID",
+    "CREATE INDEX erasure_waiting ON erasure (session) WHERE NOT erased",
+    "CREATE INDEX erasure_placeless ON erasure (known_ms) WHERE origin IS NULL AND lsn = 0",
+)
+_VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# From this one on, what is deleted is overwritten.
+_OVERWRITES_SINCE = 4
 BUSY_TIMEOUT_MS = 5_000
 # Of the database that each connection keeps in memory.
 CACHE_KIB_MAX = 8_192
@@ -103,6 +115,7 @@ def engine_for(path: Path, begin: str | None) -> Engine:
         connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")
         connection.execute(f"PRAGMA cache_size=-{CACHE_KIB_MAX}")
 
     @event.listens_for(engine, "begin")
@@ -111,6 +124,23 @@ def engine_for(path: Path, begin: str | None) -> Engine:
             connection.exec_driver_sql(f"BEGIN {begin}")
 
     return engine
+
+
+def rewrite_older(engine: Engine) -> None:
+    """Write a database anew that was written when what is deleted was not overwritten yet. That
+    takes as much room again as the database has."""
+    with engine.connect() as connection:
+        version: int = connection.exec_driver_sql("PRAGMA user_version").scalar_one() % ENCRYPTED
+    if not 0 < version < _OVERWRITES_SINCE:
+        return
+    # Not in a transaction.
+    raw = engine.raw_connection()
+    try:
+        raw.cursor().execute("VACUUM")
+    except sqlite3.Error as error:
+        raise StorageFailed(f"cannot write the database anew: {error}") from error
+    finally:
+        raw.close()
 
 
 def migrate(connection: Connection, path: Path) -> None:
@@ -123,7 +153,7 @@ def migrate(connection: Connection, path: Path) -> None:
             f" this one knows {SCHEMA_VERSION})"
         )
     # Version 1 made its tables one by one, so an early crash may have left some of them.
-    for number, statements in enumerate((_VERSION_1, _VERSION_2, _VERSION_3)):
+    for number, statements in enumerate(_VERSIONS):
         if version - encrypted <= number:
             for statement in statements:
                 connection.exec_driver_sql(statement)

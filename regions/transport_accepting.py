@@ -18,6 +18,7 @@ from perdure.regions.transport_wire import (
     Abortable,
     PeerSocket,
     Surroundings,
+    beat,
     frame_of,
     log,
     take_leave,
@@ -228,7 +229,7 @@ class Acceptor:
     async def _beat(self, link: AcceptedLink) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
-            await self._send(link, Kind.VECTOR, vector_payload(self._gossip.vector, full=True))
+            await self._send(link, Kind.VECTOR, beat(self._gossip))
 
     @staticmethod
     async def _send(link: AcceptedLink, kind: Kind, payload: bytes) -> None:

@@ -20,11 +20,11 @@ from perdure.regions.transport_wire import (
     Dial,
     PeerSocket,
     Surroundings,
+    beat,
     frame_of,
     log,
     take_leave,
     until_one_ends,
-    vector_payload,
 )
 from perdure.replication.frames import (
     Channel,
@@ -230,7 +230,7 @@ class DialedLink:
                 next_heartbeat = loop.time() + HEARTBEAT_S
                 await self._push_digest(socket, channel)
                 below = self._gossip.is_below(self.name)
-                payload = vector_payload(self._gossip.vector, full=True, below=below)
+                payload = beat(self._gossip, below=below)
                 await socket.send_bytes(channel.encode(Kind.VECTOR, payload))
             self.wake.clear()
             while self._questions:

@@ -164,7 +164,12 @@ class Surroundings:
         value = decode_json(payload)
         vector = vector_from_json(value.get("vector"))
         full, gap = value.get("full") is True, value.get("gap") is True
+        # Older regions never say it.
+        erased = value.get("erased", {}) if full else {}
+        said = vector if erased is True else vector_from_json(erased)
         self.gossip.heard(name, vector, full, self.clock.monotonic_ms())
+        if full and "erased" in value:
+            self.gossip.heard_erased(name, said)
         if gap:
             self.gossip.resend(name)
         if value.get("below") is True:
@@ -173,12 +178,16 @@ class Surroundings:
         return gap
 
 
-def vector_payload(
-    vector: Mapping[Origin, int], *, full: bool, gap: bool = False, below: bool = False
-) -> bytes:
-    """The payload of a ``vector`` frame."""
-    value: dict[str, Any] = {"vector": vector_to_json(dict(vector)), "full": full, "gap": gap}
+def beat(gossip: Gossip, *, below: bool = False) -> bytes:
+    """What is said every second: the whole vector, and how far what is deleted is gone."""
+    erased = True if gossip.erased is None else vector_to_json(gossip.erased)
+    value = {"vector": vector_to_json(gossip.vector), "full": True, "gap": False, "erased": erased}
     return encode_json({**value, "below": True} if below else value)
+
+
+def vector_payload(vector: Mapping[Origin, int], *, full: bool, gap: bool = False) -> bytes:
+    """The payload of a ``vector`` frame that acknowledges."""
+    return encode_json({"vector": vector_to_json(dict(vector)), "full": full, "gap": gap})
 
 
 def frame_of(channel: Channel, message: WSMessage) -> Frame:

@@ -17,6 +17,7 @@ from perdure.regions.fair_queue import FairQueue
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
 from perdure.replication.coding import encode
+from perdure.replication.erasure import Deletion
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import (
@@ -85,6 +86,7 @@ class Batch:
     own: int = 0
     absorbed: int = 0
     bytes: int = 0
+    deletions: list[Deletion] = field(default_factory=list)
 
 
 class Writer:
@@ -111,6 +113,9 @@ class Writer:
         self._apply = apply
         self._told = told
         self._decode = decode
+        # A record from elsewhere as it may be stored; what one deletes.
+        self.screen: Callable[[Applied], Applied] = lambda applied: applied
+        self.deletions: Callable[[Applied], Sequence[Deletion]] = lambda _: ()
         self._queue: FairQueue[Intent] = FairQueue()
         self._arrivals: deque[Arrival] = deque()
         self._jumps: deque[Jump] = deque()
@@ -273,12 +278,18 @@ class Writer:
             batch.bytes += bytes_of(arrival.records) + sum(map(len, arrival.pieces))
             for piece in arrival.pieces:
                 batch.absorbed += 1
-                record = seal(ABSORBED, self.absorbed + batch.absorbed, piece)
-                batch.applied.append(Applied(self._decode(record), record))
+                self._take(batch, seal(ABSORBED, self.absorbed + batch.absorbed, piece))
             batch.waiting.append((arrival.done, True))
         # Another link may have brought the same records since the link looked.
         fresh, _ = self._gossip.admit(arrived)
-        batch.applied += [Applied(self._decode(record), record) for record in fresh]
+        for record in fresh:
+            self._take(batch, record)
+
+    def _take(self, batch: Batch, record: Record) -> None:
+        """A record that was logged elsewhere: what is deleted here already is not stored again."""
+        applied = self.screen(Applied(self._decode(record), record))
+        batch.applied.append(applied)
+        batch.deletions += self.deletions(applied)
 
     def _admit(self, batch: Batch, intent: Intent) -> None:
         pending = batch.pending.setdefault(intent.session, {})
@@ -295,6 +306,7 @@ class Writer:
             lsn = self._gossip.vector.get(self._origin, 0) + batch.own
             record = seal(self._origin, lsn, encode(operation))
             batch.applied.append(Applied(operation, record))
+            batch.deletions += self.deletions(batch.applied[-1])
             batch.bytes += len(record.body)
         if operations:
             batch.touched.add(intent.session)
@@ -307,11 +319,13 @@ class Writer:
         records = [applied.record for applied in batch.applied]
         if records:
             try:
-                await self._store(lambda: self._storage.commit(records))
+                await self._store(lambda: self._storage.commit(records, batch.deletions))
             except StorageError as error:
                 self._refuse(batch, error)
                 return
             self.absorbed += batch.absorbed
+            if any(deletion.is_news for deletion in batch.deletions):
+                self._gossip.deleting()
             logged = [r for r in records if r.origin != ABSORBED] if batch.absorbed else records
             self._gossip.stored(logged, self._clock.monotonic_ms())
             self._apply(batch.applied, self._storage.position)

@@ -21,6 +21,7 @@ from perdure.replication.operations import (
     Delete,
     Discard,
     Edit,
+    Erased,
     Fork,
     Header,
     Input,
@@ -80,6 +81,8 @@ def fields(op: Operation) -> list[Any]:
             return ["document", op.session, op.document, update, *keyed]
         case Discard():
             return ["discard", op.session, op.document]
+        case Erased():
+            return ["erased", op.session, op.message, op.document, op.born]
         case Absorb():
             return [
                 "absorb",
@@ -350,6 +353,14 @@ def _decode_discard(fields: list[Any]) -> Operation:
     return Discard(session, document)
 
 
+def _decode_erased(fields: list[Any]) -> Operation:
+    session, message, document, born = _exactly(fields, 4)
+    if document is not None and (message, born) != (None, None):
+        raise Malformed("what is erased is a session, or a message, or a document of it")
+    message, document = (None if name is None else _message(name) for name in (message, document))
+    return Erased(session, message, document, None if born is None else _number(born, _HLC_MAX))
+
+
 def _decode_absorb(fields: list[Any]) -> Operation:
     session, wires, notes = _exactly(fields, 3)
     operations: list[Single] = []
@@ -384,5 +395,6 @@ _DECODERS: dict[str, Callable[[list[Any]], Operation]] = {
     "input": _decode_of_run("input"),
     "document": _decode_edit,
     "discard": _decode_discard,
+    "erased": _decode_erased,
     "absorb": _decode_absorb,
 }

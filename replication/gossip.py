@@ -9,7 +9,7 @@ nothing is sent twice, and where A and C cannot reach each other, B carries thei
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from perdure.replication.peers import (
@@ -51,6 +51,8 @@ class Gossip:
         self.vector: Vector = {}
         # Up to here the logs are no longer on disk: what is in them is in the sessions alone.
         self.floors: Vector = {}
+        # Whatever is deleted up to here is gone from this disk; None: by all that is held.
+        self.erased: Vector | None = None
         self.peers: dict[str, Peer] = {name: Peer(name) for name in peers}
         self._stable: Vector = {}
         self._recent: dict[Origin, Recent] = {}
@@ -113,6 +115,19 @@ class Gossip:
     def _drop_oldest(self) -> None:
         recent = self._recent[self._recent_order.popleft()]
         self._recent_bytes -= _memory_bytes(recent.records.popleft())
+
+    def deleting(self) -> None:
+        """What comes to be on disk next deletes something that is not gone yet."""
+        if self.erased is None:
+            self.erased = dict(self.vector)
+
+    def replace(self, instead: Callable[[Record], Record]) -> None:
+        """Other bodies stand in the logs now, at the same lsns."""
+        for recent in self._recent.values():
+            replaced = [instead(record) for record in recent.records]
+            self._recent_bytes -= sum(map(_memory_bytes, recent.records))
+            self._recent_bytes += sum(map(_memory_bytes, replaced))
+            recent.records = deque(replaced)
 
     def admit(self, records: Sequence[Record]) -> tuple[list[Record], bool]:
         """Of what a peer sent, the records to store; and whether some lie beyond a gap (they are
@@ -178,6 +193,11 @@ class Gossip:
             else:
                 peer.newer = peer.vector.copy()
             self._confirm(peer)
+
+    def heard_erased(self, name: str, vector: Vector) -> None:
+        """The peer says that whatever is deleted up to here is gone from its disk."""
+        if (peer := self.peers.get(name)) is not None:
+            peer.erased = dict(vector)
 
     def resend(self, name: str) -> None:
         """The peer met a gap, and its full vector was heard: go on from that."""

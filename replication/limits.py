@@ -88,6 +88,9 @@ LOG_AGE_S_MAX = 604_800
 LOG_BYTES_MAX = 4_294_967_296
 # A disk's keys: the first encrypts, the others are there until everything is rewritten.
 STORAGE_KEYS_MAX = 16
+# What is deleted is made gone from the disk at most so often, and so many things at a time.
+ERASE_EVERY_S = 2
+ERASE_SUBJECTS_MAX = 1_000
 PRESENCE_DATA_BYTES_MAX = 4_096
 PRESENCE_TTL_S_MAX = 3_600
 PRESENCE_TTL_S_DEFAULT = 60

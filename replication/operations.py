@@ -204,11 +204,23 @@ class Edit:
     keyed: tuple[Keyed, ...] = ()
 
 
+@dataclass(frozen=True)
+class Erased:
+    """Here stood an operation on what has been deleted: the message, the document, or (both None)
+    the session. ``born``: when a message was created that was opened here, for its session is as
+    old as that."""
+
+    session: str
+    message: str | None
+    document: str | None
+    born: int | None
+
+
 OfRun: TypeAlias = Step | Lapse | Input
 OfMessage: TypeAlias = Open | Items | Claim | Cancel | Fork | OfRun
 OfDocument: TypeAlias = Edit | Discard
 Single: TypeAlias = (
-    Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun | OfDocument
+    Create | Open | Items | Claim | Cancel | Delete | Metadata | Fork | OfRun | OfDocument | Erased
 )
 
 

@@ -35,6 +35,9 @@ class Peer:
     vector: Vector = field(default_factory=dict)
     # Reports of the vector that this region can vouch for: see settled_lsn.
     confirmed: Vector = field(default_factory=dict)
+    # It has said that whatever is deleted up to here is gone from its disk. The last word counts,
+    # also where that is less than before: its disk may be another.
+    erased: Vector = field(default_factory=dict)
     unconfirmed: Vector | None = None
     newer: Vector | None = None
     incarnation: int | None = None

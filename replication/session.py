@@ -29,6 +29,7 @@ from perdure.replication.operations import (
     Delete,
     Discard,
     Edit,
+    Erased,
     Fork,
     Items,
     Metadata,
@@ -101,11 +102,17 @@ class Session:
         match op:
             case Create(hlc=hlc, metadata=values) | Metadata(hlc=hlc, values=values):
                 self._born(hlc)
-                self._merge_metadata(hlc, op.region, values)
+                if self._metadata.merge(hlc, op.region, values):
+                    self._touched[""] = None
             case Delete():
                 self._delete(op.message)
             case Edit() | Discard():
                 self.documents.apply(op)
+            case Erased(document=str(document)):
+                self.documents.apply(Discard(self.id, document))
+            case Erased(born=born):
+                self._born(born)
+                self._delete(op.message)
             case Absorb():
                 self._absorb(op)
             case _:
@@ -122,9 +129,8 @@ class Session:
                 opened = origins.opened_at
                 message.stands(origins.reach, None if opened is None else Place(*opened))
 
-    def _born(self, hlc: int) -> None:
-        if self.created is None or hlc < self.created:
-            self.created = hlc
+    def _born(self, hlc: int | None) -> None:
+        self.created = min((at for at in (self.created, hlc) if at is not None), default=None)
 
     def _apply_to_message(self, op: OfMessage, place: Place | None, own: bool) -> None:
         if isinstance(op, Open):
@@ -147,10 +153,6 @@ class Session:
                 message.apply_of_run(op, place)
         self.messages.touch(op.message)
         self._touched[op.message] = None
-
-    def _merge_metadata(self, hlc: int, region: str, values: str) -> None:
-        if self._metadata.merge(hlc, region, values):
-            self._touched[""] = None
 
     def _delete(self, message: str | None) -> None:
         if message is None:
@@ -187,7 +189,7 @@ class Session:
             # Nobody here was told of it; but elsewhere readers may have been.
             message.refresh()
         known = message is not None and message.shown is not None
-        content = _content(message) if message is not None and known else 0
+        content = int.from_bytes(message.content(), "big") if message and known else 0
         if told is not None and message is not None:
             self.messages.unlist(serial(told.created, id_))
         self.messages.remove(id_, content)
@@ -392,7 +394,3 @@ class Session:
         sums = [shelf.count, f"{shelf.sums.wholes():x}", shelf.graves_count, shelf.graves_sum]
         known = [self.created, stamps, sums, *self.documents.wholes()]
         return digest(DIGEST_BYTES, self.id, canonical(known))
-
-
-def _content(message: Message) -> int:
-    return int.from_bytes(message.content(), "big")

@@ -35,6 +35,7 @@ HOMES = {
         "api/auditing.py",
         "api/description_page.py",
         "api/documents.py",
+        "api/erasure.py",
         "api/granting.py",
         "api/openapi.py",
         "api/page.py",
@@ -60,6 +61,8 @@ HOMES = {
     },
     "pydantic_core": {"api/bodies.py"},
     "sqlalchemy": {
+        "regions/erasure_tables.py",
+        "regions/free_space.py",
         "regions/image_tables.py",
         "regions/key_record.py",
         "regions/log_tables.py",
@@ -68,6 +71,8 @@ HOMES = {
         "regions/rewriting.py",
         "regions/storage.py",
         "regions/storage_engine.py",
+        "regions/storage_erasing.py",
+        "regions/storage_threads.py",
     },
     "starlette": {"api/app.py"},
     "uvicorn": {"regions/serving.py"},
@@ -76,7 +81,7 @@ HOMES = {
     "random": set(),
     # cluster.py: the secret of regions that it starts itself and that live as long as it does.
     "secrets": {"regions/clock.py", "regions/cluster.py"},
-    "sqlite3": {"regions/storage_engine.py"},
+    "sqlite3": {"regions/free_space.py", "regions/storage_engine.py"},
     "time": {"regions/clock.py"},
     "uuid": set(),
 }

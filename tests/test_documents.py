@@ -38,6 +38,7 @@ INSIDE = {
     "STORAGE_KEYS_MAX",
     "BUCKETS_MAX",
     "BUCKETS_SHARED_MAX",
+    "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.
 MANUALS = ("README.md", "CONTRIBUTING.md", "deploy/README.md", "sdk/python/README.md")
@@ -152,6 +153,7 @@ OPERATIONS = {
     "input": operations.Input("s", "m", 1, "n"),
     "discard": operations.Discard("s", "d"),
     "document": operations.Edit("s", "d", b"\0\0"),
+    "erased": operations.Erased("s", "m", None, 1),
     "absorb": operations.Absorb("s", (), ()),
 }
 

@@ -172,11 +172,11 @@ class Failing(SqliteStorage):
 
     failure: StorageError | None = None
 
-    async def commit(self, records: Any) -> None:
+    async def commit(self, records: Any, deletions: Any = ()) -> None:
         """Fail, when that was asked for."""
         if self.failure is not None:
             raise self.failure
-        await super().commit(records)
+        await super().commit(records, deletions)
 
 
 class Region:

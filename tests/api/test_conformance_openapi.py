@@ -245,8 +245,12 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("DELETE", MEMBER, None, 204),
     ("DELETE", MESSAGE, None, 204),
     ("GET", MESSAGE, None, 410),
+    ("GET", f"{SESSION}/erasure", None, 404),
+    ("GET", f"{MESSAGE}/erasure", None, 200),
+    ("GET", f"{SESSION}/documents/{{d}}/erasure", None, 200),
     ("DELETE", SESSION, None, 204),
     ("PUT", SESSION, None, 410),
+    ("GET", f"{SESSION}/erasure", None, 200),
 )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.regions.node import Node
+from perdure.replication.erasure import Subject, is_gone, without
 from perdure.replication.errors import Refusal
 from perdure.replication.records import Origin, Record, Vector
 
@@ -133,14 +134,31 @@ class Ledger:
                 yield f"a message of {summary['id']} is there twice"
 
     async def rewritten(self, node: Node, storage: Any) -> list[str]:
-        """Records that another region was given and that are something else here now."""
+        """Records that another region was given and that are something else here now; but what
+        was deleted may have become a word that it was, and where it is said to be gone, must."""
         found = []
         for origin in {origin for origin, _ in self.given}:
             for record in await storage.read(origin, storage.floors().get(origin, 0), 2**40):
                 body = self.given.get((record.origin, record.lsn))
-                if body is not None and body != record.body:
+                if body is None:
+                    continue
+                instead = without(body, lambda subject: _is_gone(node, subject))
+                is_stub = instead is not None and record.body.startswith(b'["erased",')
+                if body != record.body and not is_stub:
                     found.append(f"{origin}/{record.lsn} was given away with another content")
+                if not is_stub and without(body, lambda subject: _is_erased(node, subject)):
+                    found.append(f"{origin}/{record.lsn} is said to be gone")
         return found
+
+
+def _is_gone(node: Node, subject: Subject) -> bool:
+    session = node.state.find(subject.session)
+    return session is not None and is_gone(session, subject)
+
+
+def _is_erased(node: Node, subject: Subject) -> bool:
+    known = node._storage.erasure(subject)
+    return known is not None and known.is_done
 
 
 def _is_shown(node: Node, session: str, message: str | None) -> bool:

@@ -85,13 +85,15 @@ _commit = SqliteStorage.commit
 
 
 @_mutant(SqliteStorage, "commit")
-async def acknowledged_first(self: Any, records: Sequence[Any]) -> None:
+async def acknowledged_first(
+    self: Any, records: Sequence[Any], deletions: Sequence[Any] = ()
+) -> None:
     """A commit says that it is done a moment before it is."""
     self.check()
 
     async def later() -> None:
         await asyncio.sleep(0.001)
-        await _commit(self, records)
+        await _commit(self, records, deletions)
 
     task = asyncio.create_task(later())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -8,6 +8,7 @@ from perdure.regions.clock import SystemEntropy
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.regions.storage import SqliteStorage
+from perdure.replication.erasure import Deletion
 from perdure.replication.records import Record
 
 
@@ -38,11 +39,11 @@ class WatchedStorage(SqliteStorage):
         self.failure: StorageError | None = None
         self.before_commit: Callable[[], None] = lambda: None
 
-    async def commit(self, records: Sequence[Record]) -> None:
+    async def commit(self, records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
         self.before_commit()
         if self.failure is not None:
             raise self.failure
-        await super().commit(records)
+        await super().commit(records, deletions)
         self.commits.append(list(records))
 
 

@@ -1,11 +1,13 @@
 """A storage without a disk, whose commits end when the test says so."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from perdure.regions.image_tables import BUCKETS, Sums, term_of
 from perdure.regions.ports import Mark, StorageFailed, Stored
+from perdure.replication.erasure import Deletion, Erasure, Gone, Subject
 from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
 from perdure.replication.rows import Image
@@ -36,6 +38,9 @@ class MemoryStorage:
         self._mark = Mark(0, {}, 0, 0, 0)
         self._floors: Vector = {}
         self._notes: dict[str, str] = {}
+        self._erasures: dict[Subject, Erasure] = {}
+        # Where a delete stands that a jump came past, in place of what is not known.
+        self._jumped: Vector = {}
         self._open = False
 
     def hold(self) -> None:
@@ -90,8 +95,13 @@ class MemoryStorage:
         if self.failure is not None:
             raise self.failure
 
-    async def commit(self, records: Sequence[Record]) -> None:
+    async def commit(self, records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
         await self._pass()
+        for subject, place, is_news, known_ms in deletions:
+            places = {} if place is None else {place.origin: place.lsn}
+            known = self._erasures.get(subject, Erasure(known_ms, {}, False))
+            places = places if known.places in ({}, self._jumped) and places else known.places
+            self._erasures[subject] = Erasure(known.known_ms, places, known.is_done and not is_news)
         for record in records:
             self.position += 1
             self._log[(record.origin, record.lsn)] = (self.position, record)
@@ -113,6 +123,11 @@ class MemoryStorage:
     async def jump(self, vector: Vector) -> None:
         await self._pass()
         self._floors.update(vector)
+        for origin, lsn in vector.items():
+            self._jumped[origin] = max(lsn, self._jumped.get(origin, 0))
+        for subject, known in self._erasures.items():
+            if not known.places:
+                self._erasures[subject] = known._replace(places=self._jumped)
 
     async def truncate(self, upto: Vector) -> int:
         before = len(self._log)
@@ -170,6 +185,34 @@ class MemoryStorage:
             self._images[image.session] = (archive, image)
         self.saves.append([image.session for image in images])
         self._mark = mark or self._mark
+
+    # Erasing
+
+    def waiting(self, limit: int) -> list[Subject]:
+        return [s for s, known in self._erasures.items() if not known.is_done][:limit]
+
+    def placeless(self, known_ms: int, limit: int) -> list[Subject]:
+        found = [
+            subject
+            for subject, known in self._erasures.items()
+            if not known.places and known.known_ms <= known_ms
+        ]
+        return found[:limit]
+
+    def erasure(self, subject: Subject) -> Erasure | None:
+        return self._erasures.get(subject)
+
+    async def erase(self, subjects: Sequence[Subject]) -> bool:
+        gone = Gone(subjects)
+        for key, (position, record) in list(self._log.items()):
+            self._log[key] = (position, gone.erased(record))
+        return True
+
+    async def erased(self, subjects: Sequence[Subject], vector: Vector | None) -> None:
+        for subject in subjects:
+            self._erasures[subject] = self._erasures[subject]._replace(is_done=True)
+        if vector is not None:
+            self._notes["erased"] = json.dumps({str(o): lsn for o, lsn in vector.items()})
 
     def notes(self) -> dict[str, str]:
         return dict(self._notes)

@@ -1,12 +1,18 @@
 """What any storage of a region must do: derive from the class, and say how yours is made."""
 
 import abc
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from perdure.regions.ports import Storage, StorageFailed
-from perdure.replication.records import LSN_MAX, Origin, Record, seal
+from perdure.replication.coding import encode
+from perdure.replication.erasure import Deletion, Erasure, Subject
+from perdure.replication.ids import LaneKey, parse_epoch
+from perdure.replication.lane import Place
+from perdure.replication.operations import Cancel, Delete
+from perdure.replication.records import LSN_MAX, Origin, Record, intact, seal
 
 EU, US = Origin("eu", 1), Origin("us", 2**64 - 1)
 
@@ -118,3 +124,55 @@ class StorageContract(abc.ABC):
             await stored.commit(batch(EU, 1))
         with pytest.raises(StorageFailed, match="closed"):
             await stored.read(EU, 0, 1)
+
+    async def test_what_is_deleted_waits_until_it_is_gone(self, stored: Storage) -> None:
+        """It is noted with the record; taken out of the logs, whose lsns and checksums hold; and
+        done when that is said, also after a restart. Told again it is not done once more, but where
+        its tombstone was lost."""
+        about = encode(Cancel("s", "m", LaneKey("p", parse_epoch("1-0123456789abcdef"))))
+        other = encode(Cancel("s", "n", LaneKey("p", parse_epoch("1-0123456789abcdef"))))
+        delete = encode(Delete("s", "m"))
+        bodies = [about, other, delete, about]
+        records = [seal(EU, lsn, body) for lsn, body in enumerate(bodies, 1)]
+        gone = Subject("s", "m")
+        await stored.commit(records[:3], [Deletion(gone, Place(EU, 3), True, 7)])
+        await stored.commit(records[3:])
+        assert stored.waiting(9) == [gone] and stored.waiting(0) == []
+        assert stored.erasure(gone) == Erasure(7, {EU: 3}, False)
+        assert stored.erasure(Subject("s")) is None
+        assert await stored.erase([gone])
+        stub = b'["erased","s","m",null,null]'
+        found = await stored.read(EU, 0, 10**6)
+        assert [record.body for record in found] == [stub, other, delete, stub]
+        assert all(map(intact, found)) and [record.lsn for record in found] == [1, 2, 3, 4]
+        assert stored.waiting(9) == [gone]
+        await stored.erased([gone], {EU: 4})
+        reopened = self.again(stored)
+        assert list(reopened.replay()) == found and reopened.damaged == 0
+        assert reopened.waiting(9) == []
+        assert reopened.notes()["erased"] == json.dumps({str(EU): 4})
+        for is_news in (False, True):
+            await reopened.commit([], [])
+            again = [Deletion(gone, Place(US, 1), is_news, 9)]
+            await reopened.commit(batch(US, 2 if is_news else 1), again)
+            assert reopened.erasure(gone) == Erasure(7, {EU: 3}, not is_news)
+        reopened.close()
+
+    async def test_where_a_delete_stands_becomes_known(self, stored: Storage) -> None:
+        """Of what was told by a session nothing is known until the record comes, or a jump is past
+        it; what came by a record stays."""
+        names = [Subject("s"), Subject("s", "m"), Subject("s", None, "d")]
+        placeless = [Deletion(name, None, True, number) for number, name in enumerate(names)]
+        await stored.commit(batch(EU, 1), placeless)
+        assert [stored.erasure(name) for name in names] == [
+            Erasure(number, {}, False) for number in range(3)
+        ]
+        assert stored.placeless(1, 9) == names[:2] and stored.placeless(9, 1) == names[:1]
+        await stored.commit(batch(EU, 2), [Deletion(names[0], Place(EU, 2), False, 9)])
+        await stored.jump({US: 50})
+        await stored.jump({EU: 2, US: 60})
+        places = [(stored.erasure(name) or Erasure(0, {}, True)).places for name in names]
+        assert places == [{EU: 2}, {EU: 2, US: 60}, {EU: 2, US: 60}]
+        assert stored.placeless(9, 9) == []
+        await stored.commit(batch(EU, 3), [Deletion(names[1], Place(EU, 3), False, 9)])
+        assert stored.erasure(names[1]) == Erasure(1, {EU: 3}, False)

@@ -13,6 +13,7 @@ from perdure.replication.operations import (
     Claim,
     Create,
     Delete,
+    Erased,
     Header,
     Items,
     Metadata,
@@ -35,6 +36,9 @@ SAMPLES: list[Operation] = [
     Delete("s", "m"),
     Delete("s", None),
     Metadata("s", 9, "us", '{"k":null}'),
+    Erased("s", None, None, None),
+    Erased("s", "m", None, 7),
+    Erased("s", None, "d", None),
 ]
 
 

@@ -11,12 +11,22 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from tests.seeded import commit, quiet, report, run_all
-from tests.simulation import document_mutants, mutants, presence_mutants, run_mutants
+from tests.simulation import (
+    document_mutants,
+    erasure_mutants,
+    mutants,
+    presence_mutants,
+    run_mutants,
+)
 from tests.simulation.checkers import TooLittle, judge
 from tests.simulation.world import simulate
 
 MUTANTS = (
-    mutants.MUTANTS | presence_mutants.MUTANTS | run_mutants.MUTANTS | document_mutants.MUTANTS
+    mutants.MUTANTS
+    | presence_mutants.MUTANTS
+    | run_mutants.MUTANTS
+    | document_mutants.MUTANTS
+    | erasure_mutants.MUTANTS
 )
 
 # Every so many-th seed runs through the ASGI application, on SQLite.

@@ -7,6 +7,7 @@ name their writer and their number, so what is shown tells by itself who wrote i
 from collections.abc import Callable, Iterator
 
 from tests.simulation.document_checks import drafts, edits, numbers
+from tests.simulation.erasure_checks import erased
 from tests.simulation.history import History
 from tests.simulation.presence_checks import ghosts, gone, missing, settled
 from tests.simulation.reader_checks import elsewhere, forward, in_step, readers
@@ -54,6 +55,7 @@ CHECKS: dict[str, Check] = {
         drafts,
         edits,
         numbers,
+        erased,
     )
 }
 

@@ -12,16 +12,18 @@ from typing import Any
 
 from perdure.regions.image_tables import Sums
 from perdure.regions.ports import Mark, StorageFailed, StorageFull
+from perdure.replication.erasure import Deletion, Erasure, Subject
 from perdure.replication.records import Origin, Record, Vector
 from perdure.replication.rows import Image
 
 from tests.regions.memory_storage import MemoryStorage
 from tests.replication.memory_archive import MemoryArchive
+from tests.simulation.remains import in_images, in_records
 
 # So many buckets of digests: what 4,096 cost would be most of a simulation.
 BUCKETS = 64
 # What one disk keeps, by the names that the storage has for it.
-_KEPT = ("_log", "_images", "_sums", "_mark", "_floors", "_notes")
+_KEPT = ("_log", "_images", "_sums", "_mark", "_floors", "_notes", "_erasures", "_jumped")
 
 
 class Disk:
@@ -34,6 +36,8 @@ class Disk:
         self.latency_s = 0.001
         # The storage that has it open.
         self.owner: SimStorage | None = None
+        # What of it was said to be gone, and was not.
+        self.remains: list[str] = []
         self.kept: dict[str, Any] = {
             "_log": dict[tuple[Origin, int], tuple[int, Record]](),
             "_images": dict[str, tuple[MemoryArchive, Image]](),
@@ -41,6 +45,8 @@ class Disk:
             "_mark": Mark(0, {}, 0, 0, 0),
             "_floors": Vector(),
             "_notes": dict[str, str](),
+            "_erasures": dict[Subject, Erasure](),
+            "_jumped": Vector(),
         }
 
     def copy(self, name: str) -> "Disk":
@@ -95,8 +101,9 @@ class SimStorage(MemoryStorage):
         if self.is_cut:
             raise StorageFailed("the process is dead")
 
-    async def commit(self, records: Sequence[Record]) -> None:
-        await super().commit(records)
+    async def commit(self, records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
+        await super().commit(records, deletions)
+        self._note_remains(records)
         self.commits.clear()
         await self._settle()
 
@@ -108,6 +115,23 @@ class SimStorage(MemoryStorage):
         await super().save(images, mark)
         self.disk.kept["_mark"] = self._mark
         self.saves.clear()
+        await self._settle()
+
+    def _note_remains(self, records: Sequence[Record]) -> None:
+        for record, subject in in_records(records, self._erasures):
+            place = f"{record.origin}/{record.lsn}"
+            self.disk.remains.append(f"{self.disk.name} has {subject} at {place}")
+
+    async def erase(self, subjects: Sequence[Subject]) -> bool:
+        await self._pass()
+        return await super().erase(subjects)
+
+    async def erased(self, subjects: Sequence[Subject], vector: Vector | None) -> None:
+        await self._pass()
+        await super().erased(subjects, vector)
+        self._note_remains([record for _, record in self._log.values()])
+        for subject in in_images(self._images, self._erasures):
+            self.disk.remains.append(f"{self.disk.name} has a body of {subject}")
         await self._settle()
 
     async def truncate(self, upto: Vector) -> int:

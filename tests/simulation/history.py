@@ -277,6 +277,10 @@ class History:
     equal_after_s: float | None = None
     # And how long after the last writer had said everything.
     converged_s: float = 0.0
+    # By region and message that it knows to be deleted: whether that is gone everywhere. And what
+    # disks hold of such messages.
+    erasures: dict[tuple[str, str], str] = field(default_factory=dict)
+    remains: list[str] = field(default_factory=list)
     verified: dict[str, Any] = field(default_factory=dict)
     calls: int = 0
     counts: Counter[str] = field(default_factory=Counter)

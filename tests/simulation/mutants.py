@@ -46,7 +46,7 @@ _commit = SimStorage.commit
 
 
 @mutant(SimStorage, "commit")
-async def ack_before_fsync(self: Any, records: Any) -> None:
+async def ack_before_fsync(self: Any, records: Any, deletions: Any = ()) -> None:
     """A commit says that it is done before it is on disk."""
     await self._pass()
 

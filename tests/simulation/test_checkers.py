@@ -413,6 +413,17 @@ def a_delete_is_forgotten(history: History) -> None:
     history.asked.append(Asked(2.0, "delete", M, True, "us/1"))
 
 
+@broken("erased", "waiting for ['eu']")
+def a_region_never_says_that_it_is_gone(history: History) -> None:
+    history.erasures["us", M] = "waiting for ['eu']"
+
+
+@broken("erased", "has a body of")
+def a_disk_keeps_what_was_deleted(history: History) -> None:
+    history.erasures["us", M] = "done"
+    history.remains.append(f"us/1 has a body of {M} of s0")
+
+
 @broken("cancelled", "after a cancel")
 def a_cancelled_producer_goes_on(history: History) -> None:
     history.asked.append(Asked(0.5, "cancel", M, True, "eu/1"))

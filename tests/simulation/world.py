@@ -16,6 +16,7 @@ from perdure.regions.checkpoint import Limits
 from perdure.replication import gossip, shelf
 
 from tests.regions import memory_storage
+from tests.simulation import erasure_checks
 from tests.simulation.clients import Surroundings
 from tests.simulation.crowd import Crowd
 from tests.simulation.disk import BUCKETS, Disk
@@ -97,6 +98,7 @@ class World:
         self.running: dict[str, Process] = {}
         self.offsets: dict[str, list[int]] = {name: [0] for name in self.names}
         self._starts = self._disks_made = 0
+        self._all_disks: list[Disk] = []
         self.disks = {name: self.new_disk(name) for name in self.names}
         self.sessions = [f"s{n}" for n in range(self.settings.sessions)]
         self.history = History(self.names, self.sessions)
@@ -139,6 +141,7 @@ class World:
         new = self.disk_name(name)
         disk = Disk(new) if self._files is None else FileDisk(new, self._files)
         disk.latency_s = self._latency_s
+        self._all_disks.append(disk)
         return disk
 
     def make(self, name: str, disk: Disk) -> Process:
@@ -185,6 +188,7 @@ class World:
         self.history.lost_disks[self.disks[name].name] = self.loop.now_s
         if instead is not None:
             self.history.old_disks.add(instead.name)
+            self._all_disks.append(instead)
         self.disks[name] = instead or self.new_disk(name)
 
     # The phases
@@ -216,6 +220,8 @@ class World:
         await self.crowd.look()
         if self.meeting is not None:
             await self.meeting.look()
+        nodes = {name: process.node for name, process in sorted(self.running.items())}
+        await erasure_checks.look(self.history, nodes, self._all_disks)
         self._tell_counts()
         return self.history
 
