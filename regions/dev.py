@@ -26,7 +26,7 @@ async def dev(directory: Path, mint: Mint) -> int:
         environment = _write_environment(directory, cluster.grant or "")
         print("data is kept in", directory)
         print(f"in another terminal:  . {environment}   (gives curl and perdure the grant)")
-        print("then:  curl -N http://127.0.0.1:7102/v1/sessions/demo/events", flush=True)
+        print("try:  curl -N http://127.0.0.1:7102/v1/sessions/demo/events", flush=True)
         await stop.wait()
         print("stopping", flush=True)
         for task in watching:

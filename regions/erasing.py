@@ -16,9 +16,7 @@ from perdure.regions.ports import Clock, Storage, StorageError, StorageFull
 from perdure.regions.state import State
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.erasure import (
-    Deletion,
     Gone,
-    Subject,
     covers,
     deleting,
     deletions,
@@ -34,6 +32,7 @@ from perdure.replication.ids import check_id
 from perdure.replication.lane import Place
 from perdure.replication.limits import ERASE_EVERY_S, ERASE_SUBJECTS_MAX
 from perdure.replication.records import ABSORBED, Vector, parse_origin
+from perdure.replication.subjects import Deletion, Subject
 from perdure.replication.tenants import check_session, name_of
 
 log = logging.getLogger("perdure")

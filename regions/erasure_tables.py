@@ -8,10 +8,11 @@ from typing import NamedTuple
 from perdure.regions.cipher import Clear
 from perdure.regions.log_tables import meta, put_meta
 from perdure.replication.coding import decode
-from perdure.replication.erasure import Deletion, Erasure, Gone, Subject, deletions
+from perdure.replication.erasure import Gone, deletions
 from perdure.replication.errors import Malformed
 from perdure.replication.lane import Place
 from perdure.replication.records import Origin, Record, Vector, intact, seal
+from perdure.replication.subjects import Deletion, Erasure, Subject
 from sqlalchemy import Connection
 
 # About so much of the logs is looked at in one step, and so many rows.

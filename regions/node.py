@@ -27,13 +27,13 @@ from perdure.regions.state import State
 from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.coding import encode
-from perdure.replication.erasure import Subject
 from perdure.replication.errors import Refusal
 from perdure.replication.frames import VERSIONS
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import KEEPALIVE_S
 from perdure.replication.records import Origin, Record
 from perdure.replication.retelling import tell
+from perdure.replication.subjects import Subject
 from perdure.replication.tenants import check_session
 
 log = logging.getLogger("perdure")

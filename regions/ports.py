@@ -7,9 +7,9 @@ clock, with simulated disk and network, from a seed.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from perdure.replication.erasure import Deletion, Erasure, Subject
 from perdure.replication.records import Origin, Record, Vector
 from perdure.replication.rows import Archive, Image
+from perdure.replication.subjects import Deletion, Erasure, Subject
 from perdure.replication.tenants import Range
 
 

@@ -27,9 +27,9 @@ from perdure.regions.storage_engine import (
     sync_directory,
 )
 from perdure.regions.storage_erasing import ErasingStorage
-from perdure.replication.erasure import Deletion
 from perdure.replication.records import ABSORBED, Origin, Record, Vector
 from perdure.replication.rows import Image
+from perdure.replication.subjects import Deletion
 from perdure.replication.tenants import Range
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError

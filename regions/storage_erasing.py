@@ -7,8 +7,9 @@ from perdure.regions import erasure_tables, log_tables
 from perdure.regions.cipher import Clear
 from perdure.regions.free_space import FreeSpace
 from perdure.regions.storage_threads import Threads
-from perdure.replication.erasure import Erasure, Gone, Subject
+from perdure.replication.erasure import Gone
 from perdure.replication.records import Origin, Vector
+from perdure.replication.subjects import Erasure, Subject
 from sqlalchemy import Connection
 
 # What this region had taken in when last all of it that is deleted was gone.

@@ -17,7 +17,6 @@ from perdure.regions.fair_queue import FairQueue
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
 from perdure.replication.coding import encode
-from perdure.replication.erasure import Deletion
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import (
@@ -28,6 +27,7 @@ from perdure.replication.limits import (
 from perdure.replication.operations import Operation
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, seal
 from perdure.replication.session import Session
+from perdure.replication.subjects import Deletion
 
 # A commit that answered so many writes is followed by the next after so long, and not at once.
 BUSY_WRITES_MIN = 4

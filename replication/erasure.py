@@ -8,11 +8,9 @@ instead, before the delete or after it, comes to hold the same.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from perdure.replication.coding import decode, encode
 from perdure.replication.errors import Malformed
-from perdure.replication.lane import Place
 from perdure.replication.operations import (
     Absorb,
     Delete,
@@ -26,40 +24,13 @@ from perdure.replication.operations import (
 )
 from perdure.replication.records import Record, Vector, seal
 from perdure.replication.session import Session
+from perdure.replication.subjects import Subject
 
 # The canonical beginning of a body: its kind and session, whether this version knows the kind or
 # not, and what comes next, if that is a name.
 _HEAD = re.compile(rb'\["([a-z_]+)","([A-Za-z0-9._~:-]+)"(?:,"([A-Za-z0-9._~-]+)"[,\]])?')
 # They name what is deleted and say nothing of it.
 _BARE = frozenset({b"delete", b"discard", b"erased"})
-
-
-class Subject(NamedTuple):
-    """What is deleted: a message or a document of a session, or (both None) the session."""
-
-    session: str
-    message: str | None = None
-    document: str | None = None
-
-
-class Deletion(NamedTuple):
-    """A subject of which it was told that it is deleted. ``place``: where in an origin log that
-    stands, None for a piece of a session, and for what stands in another operation's place.
-    ``is_news``: it had no tombstone here until now, ``known_ms`` by the wall clock."""
-
-    subject: Subject
-    place: Place | None
-    is_news: bool
-    known_ms: int
-
-
-class Erasure(NamedTuple):
-    """What is known of the erasure of one subject: since when, by the wall clock (0: since before
-    anybody noted that), where it was deleted (see :func:`covers`), and whether it is done here."""
-
-    known_ms: int
-    places: Vector
-    is_done: bool
 
 
 IsGone = Callable[[Subject], bool]

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.regions.node import Node
-from perdure.replication.erasure import Subject, is_gone, without
+from perdure.replication.erasure import is_gone, without
 from perdure.replication.errors import Refusal
 from perdure.replication.records import Origin, Record, Vector
+from perdure.replication.subjects import Subject
 
 
 @dataclass(eq=False)

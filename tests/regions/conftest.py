@@ -8,8 +8,8 @@ from perdure.regions.clock import SystemEntropy
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.regions.storage import SqliteStorage
-from perdure.replication.erasure import Deletion
 from perdure.replication.records import Record
+from perdure.replication.subjects import Deletion
 
 
 class ManualClock:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from perdure.regions.image_tables import BUCKETS, Sums, term_of
 from perdure.regions.ports import Mark, StorageFailed, Stored
-from perdure.replication.erasure import Deletion, Erasure, Gone, Subject
+from perdure.replication.erasure import Gone
 from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
 from perdure.replication.rows import Image
+from perdure.replication.subjects import Deletion, Erasure, Subject
 from perdure.replication.tenants import Range, is_session, tenant_of
 
 from tests.replication.memory_archive import MemoryArchive

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from perdure.regions.ports import Storage, StorageFailed
 from perdure.replication.coding import encode
-from perdure.replication.erasure import Deletion, Erasure, Subject
 from perdure.replication.ids import LaneKey, parse_epoch
 from perdure.replication.lane import Place
 from perdure.replication.operations import Cancel, Delete
 from perdure.replication.records import LSN_MAX, Origin, Record, intact, seal
+from perdure.replication.subjects import Deletion, Erasure, Subject
 
 EU, US = Origin("eu", 1), Origin("us", 2**64 - 1)
 

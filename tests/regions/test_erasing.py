@@ -12,7 +12,6 @@ from perdure.regions.node import Node
 from perdure.regions.ports import StorageFull
 from perdure.replication.admission import Draft
 from perdure.replication.coding import encode
-from perdure.replication.erasure import Subject
 from perdure.replication.errors import Refusal
 from perdure.replication.frames import Kind, encode_json
 from perdure.replication.ids import LaneKey, parse_epoch
@@ -20,6 +19,7 @@ from perdure.replication.limits import ERASE_EVERY_S
 from perdure.replication.operations import Absorb, Delete, Erased, Items, Operation
 from perdure.replication.records import Record
 from perdure.replication.rows import Image
+from perdure.replication.subjects import Subject
 
 from tests.regions.linked import Linked, dialer, ended, linked
 

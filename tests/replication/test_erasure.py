@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from perdure.replication.coding import decode, encode
 from perdure.replication.erasure import (
     Gone,
-    Subject,
     covers,
     deletions,
     erased,
@@ -39,6 +38,7 @@ from perdure.replication.operations import (
 from perdure.replication.records import Origin, intact, seal
 from perdure.replication.retelling import tell
 from perdure.replication.session import Session
+from perdure.replication.subjects import Subject
 from pycrdt import Doc, Text
 
 from tests.replication.memory_archive import MemoryArchive, store

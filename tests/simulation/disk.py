@@ -12,9 +12,9 @@ from typing import Any
 
 from perdure.regions.image_tables import Sums
 from perdure.regions.ports import Mark, StorageFailed, StorageFull
-from perdure.replication.erasure import Deletion, Erasure, Subject
 from perdure.replication.records import Origin, Record, Vector
 from perdure.replication.rows import Image
+from perdure.replication.subjects import Deletion, Erasure, Subject
 
 from tests.regions.memory_storage import MemoryStorage
 from tests.replication.memory_archive import MemoryArchive

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from perdure.replication.erasure import Erasure, Subject
 from perdure.replication.records import Record
+from perdure.replication.subjects import Erasure, Subject
 
 _NAMES_ONLY = ("delete", "discard", "erased")
 
