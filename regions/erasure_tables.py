@@ -21,8 +21,8 @@ LOOK_ROWS_MAX = 20_000
 # Where the delete stands is not known, but it is behind the last jump.
 _JUMPED = -1
 _JUMPED_TO = "erasure:jumped"
-# Says that what was deleted before anybody noted that has been noted.
-_NOTED = "erasure:noted"
+# Says that what was deleted before anybody noted that is to be noted still.
+_OLDER = "erasure:older"
 _COLUMNS = "position, origin, CAST(lsn AS INTEGER), CAST(body AS BLOB), CAST(crc AS INTEGER)"
 
 
@@ -64,7 +64,7 @@ def note(connection: Connection, ids: Mapping[Origin, int], deletions: Iterable[
 def note_older(connection: Connection, cipher: Clear, ids: Mapping[Origin, int]) -> None:
     """Remember, once, what is deleted in images and by records that were stored before anybody
     noted that. Where that stands is not known of images: they have all that is held."""
-    if _NOTED in meta(connection, cipher):
+    if _OLDER not in meta(connection, cipher):
         return
     origins = {id_: origin for origin, id_ in ids.items()}
     note(connection, ids, list(_logged(connection, cipher, origins)))
@@ -83,7 +83,7 @@ def note_older(connection: Connection, cipher: Clear, ids: Mapping[Origin, int])
     if subjects:
         held = connection.exec_driver_sql("SELECT id, MAX(floor, held) FROM origin").all()
         jumped(connection, cipher, ids, {origins[id_]: lsn for id_, lsn in held})
-    put_meta(connection, cipher, _NOTED, b"yes")
+    put_meta(connection, cipher, _OLDER, b"")
 
 
 def _logged(

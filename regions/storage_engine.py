@@ -56,6 +56,8 @@ _VERSION_4 = (
     " PRIMARY KEY (session, subject)) WITHOUT ROWID",
     "CREATE INDEX erasure_waiting ON erasure (session) WHERE NOT erased",
     "CREATE INDEX erasure_placeless ON erasure (known_ms) WHERE origin IS NULL AND lsn = 0",
+    # What was deleted before is to be noted. Empty, for it is not encrypted.
+    "INSERT INTO meta SELECT 'erasure:older', x'' WHERE EXISTS (SELECT 1 FROM origin)",
 )
 _VERSIONS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 # From this one on, what is deleted is overwritten.

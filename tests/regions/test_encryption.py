@@ -165,7 +165,7 @@ async def test_nothing_that_was_said_is_in_any_file(tmp_path: Path) -> None:
 def test_what_is_written_without_a_key_is_as_it_was(tmp_path: Path) -> None:
     """The schema, its number and its columns; a program that knows no keys can open it."""
     made(tmp_path / "clear")
-    assert query(tmp_path / "clear", "PRAGMA user_version") == [(3,)]
+    assert query(tmp_path / "clear", "PRAGMA user_version") == [(4,)]
     assert query(tmp_path / "clear", "SELECT * FROM meta WHERE key = 'encryption'") == []
     (crc,) = query(tmp_path / "clear", "SELECT MIN(crc) FROM log")[0]
     assert crc > 0
@@ -175,8 +175,8 @@ def test_an_older_program_keeps_its_hands_off(tmp_path: Path) -> None:
     """It takes what is encrypted for the schema of a newer one; else it would put all of it into
     quarantine."""
     made(tmp_path / "eu", KEY)
-    assert query(tmp_path / "eu", "PRAGMA user_version") == [(1_003,)]
-    query(tmp_path / "eu", "PRAGMA user_version = 1004")
+    assert query(tmp_path / "eu", "PRAGMA user_version") == [(1_004,)]
+    query(tmp_path / "eu", "PRAGMA user_version = 1005")
     with pytest.raises(StorageFailed, match="written by a newer perdure"):
         opened(tmp_path / "eu", KEY)
 

@@ -421,3 +421,27 @@ async def test_a_word_that_is_none_closes_the_link(regions: Linked) -> None:
             await ended(socket)
     assert eu.gossip.peers["us"].erased == {} == eu.gossip.peers["us"].vector
     assert regions.counters("eu")["frames_refused.payload"] == 4
+
+
+async def test_an_encrypted_region_erases_too(regions: Linked) -> None:
+    """What nobody could read anyway: its records say so afterwards, and are whole; what it had
+    deleted before anybody noted that is noted at the upgrade."""
+    regions.storage_keys = (b"k" * 32,)
+    eu = await regions.start("eu")
+    await fill(eu)
+    eu.eraser.erase = eu.eraser.remember  # type: ignore[method-assign,assignment]
+    await eu.delete("s", "asks")
+    await eu.checkpoint.all()
+    await eu.delete("s", "m")
+    await regions.stop("eu")
+    with sqlite3.connect(regions.path / "eu" / "perdure.sqlite") as database:
+        database.executescript("DROP TABLE erasure; PRAGMA user_version = 1003;")
+    database.close()
+    eu = await regions.start("eu")
+    await regions.until(lambda: not eu._storage.waiting(1))
+    assert [eu.erasure("s", m)["regions"]["eu"] for m in ("m", "asks")] == ["done", "done"]
+    records = await eu._storage.read(next(iter(eu.gossip.vector)), 0, 10**7)
+    bodies = b"".join(record.body for record in records)
+    assert f"{MARKER} asks".encode() not in bodies and f" {MARKER} 7".encode() not in bodies
+    assert len(records) == 26 and eu._storage.damaged == 0
+    assert eu.document("s", "notes")["text"] == f"{MARKER} notes"
