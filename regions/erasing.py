@@ -186,7 +186,9 @@ class Eraser:
         before_ms = self._clock.wall_ms() - PLACELESS_S_MAX * 1000
         for subject in self._storage.placeless(before_ms, PLACELESS_MAX):
             operation = deleting(subject)
-            await self._writer.write(subject.session, lambda *_, again=operation: [again])
+            await self._writer.write(
+                subject.session, lambda *_, again=operation: [again], counted=False
+            )
 
     async def remember(self) -> None:
         """Keep what the peers have said. Raises ``StorageFull`` and ``StorageFailed``."""
