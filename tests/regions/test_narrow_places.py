@@ -17,6 +17,7 @@ from perdure.regions.repair import Repair
 from perdure.regions.state import MESSAGES_HOT_MAX
 from perdure.regions.storage import SqliteStorage
 from perdure.replication.coding import encode
+from perdure.replication.erasure import Deletion
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
 from perdure.replication.ids import LaneKey, parse_epoch
@@ -107,8 +108,8 @@ async def test_a_tick_between_a_commit_and_its_applying(regions: Regions) -> Non
     await passes(node, regions.clock, QUIET_S + 2)
     committed, commit = asyncio.Event(), disk.commit
 
-    async def slow(records: Sequence[Record]) -> None:
-        await commit(records)
+    async def slow(records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
+        await commit(records, deletions)
         committed.set()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -264,7 +265,7 @@ async def test_what_cannot_be_read_is_not_acknowledged(
 
     commit = disk.commit
 
-    async def then_broken(records: Sequence[Record]) -> None:
+    async def then_broken(records: Sequence[Record], deletions: Sequence[Deletion] = ()) -> None:
         await commit(records)
         node.state._drop("s")
         monkeypatch.setattr(disk, "_look", broken)
