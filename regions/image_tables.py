@@ -174,10 +174,10 @@ def active(connection: Connection) -> list[str]:
 
 
 def tenants(connection: Connection) -> dict[str, int]:
-    """How many sessions exist, of each tenant."""
+    """How many sessions exist, of each tenant; those whose names are damaged are none."""
     rows = connection.exec_driver_sql(
         "SELECT substr(id, 1, max(instr(id, ':') - 1, 0)) AS tenant, count(*)"
-        " FROM session WHERE present GROUP BY tenant"
+        " FROM session WHERE present AND id NOT GLOB '*[^A-Za-z0-9._~:-]*' GROUP BY tenant"
     )
     return {str(tenant): int(count) for tenant, count in rows}
 

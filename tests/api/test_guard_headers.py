@@ -145,9 +145,9 @@ async def test_what_is_no_request_gets_a_guarded_answer(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("status", "raw"),
     [
-        (404, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
-        (405, b"POST /v1/peer HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"),
-        (400, b"GET /v1/peer HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (401, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (401, b"POST /v1/peer HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"),
+        (401, b"GET /v1/peer HTTP/1.1\r\nhost: x\r\n\r\n"),
         (400, b"nonsense\r\n\r\n"),
         (
             101,

@@ -17,7 +17,6 @@ from perdure.regions.repair import Repair
 from perdure.regions.state import MESSAGES_HOT_MAX
 from perdure.regions.storage import SqliteStorage
 from perdure.replication.coding import encode
-from perdure.replication.erasure import Deletion
 from perdure.replication.errors import Refusal
 from perdure.replication.gossip import Gossip
 from perdure.replication.ids import LaneKey, parse_epoch
@@ -28,6 +27,7 @@ from perdure.replication.peers import DOWN_MS
 from perdure.replication.records import Origin, Record, seal
 from perdure.replication.rows import Image
 from perdure.replication.session import Session
+from perdure.replication.subjects import Deletion
 from sqlalchemy.exc import OperationalError
 
 from tests.regions.conftest import ManualClock, Regions, WatchedStorage
