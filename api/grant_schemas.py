@@ -64,6 +64,21 @@ GRANT_SCHEMAS: dict[str, Any] = {
             **{name: {"type": ["string", "null"]} for name in ("grant", "session", "target")},
         }
     ),
+    "EraseSubject": _body({"subject": _TEXT, "tenant": _TEXT}, "subject"),
+    "SubjectErasure": _answer(
+        {
+            "id": _TEXT,
+            "subject": _TEXT,
+            "requested": _TIME,
+            "by": _TEXT,
+            "state": {"enum": ["under_way", "done"]},
+            "regions": {
+                "type": "object",
+                "additionalProperties": {"enum": ["done", "waiting"]},
+            },
+            "messages": {"type": "integer"},
+        }
+    ),
     "Audited": _answer(
         {
             "entries": {"type": "array", "items": {"$ref": "#/components/schemas/Entry"}},

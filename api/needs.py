@@ -93,6 +93,7 @@ _AUDITED_OUTSIDE = {
     ("GET", "/v1/regions"): "regions.show",
     ("GET", "/v1/verify"): "verify",
     ("GET", "/v1/audit"): "audit.read",
+    ("POST", "/v1/erasures"): "subject.erase",
 }
 
 

@@ -30,6 +30,7 @@ _BODIES = {
     ("/v1/tokens", "post"): "Mint",
     ("/v1/keys", "post"): "MakeKey",
     ("/v1/revocations", "post"): "Revoke",
+    ("/v1/erasures", "post"): "EraseSubject",
 }
 # Bodies that may be left out.
 _OPTIONAL = frozenset({"Create", "Put", "Mint"})
@@ -67,6 +68,8 @@ _ANSWERS = {
     ("/v1/revocations", "post"): "Revocation",
     ("/v1/revocations", "get"): "Revocations",
     ("/v1/audit", "get"): "Audited",
+    ("/v1/erasures", "post"): "SubjectErasure",
+    ("/v1/erasures/{e}", "get"): "SubjectErasure",
     ("/v1/sessions/{s}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/messages/{m}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/documents/{d}/erasure", "get"): "Erasure",
@@ -94,6 +97,7 @@ _QUERIES = {
     ("/v1/sessions/{s}/messages", "post"): ("ack", "wait_ms"),
     ("/v1/verify", "get"): ("session",),
     ("/v1/audit", "get"): ("after", "limit"),
+    ("/v1/erasures/{e}", "get"): ("tenant",),
 }
 
 

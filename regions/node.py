@@ -351,6 +351,10 @@ class Node(Sharing):
         self._check_readable()
         return self.eraser.told(self.region, Subject(session, message, document))
 
+    def is_erased(self) -> bool:
+        """Whether all that was deleted is gone from this region's disk."""
+        return self.gossip.erased is None
+
     def version(self) -> dict[str, Any]:
         """Who this is."""
         return {

@@ -62,6 +62,11 @@ def check_serial(text: str, field: str) -> str:
     return text
 
 
+def to_wall_ms(reading: int) -> int:
+    """The time of a reading, in milliseconds since 1970."""
+    return reading >> _COUNTER_BITS
+
+
 def wall_time(wall_ms: int) -> str:
     """RFC 3339 UTC of a wall clock's time."""
     return to_time(wall_ms << _COUNTER_BITS)

@@ -13,6 +13,8 @@ REVOCATIONS_MAX = 100_000
 API_KEYS_MAX = 10_000
 # Entries of one log of the audit log; the next begins another.
 AUDIT_ENTRIES_MAX = 1_000
+# Sessions that are looked through for what a subject has written.
+FORGET_SESSIONS_PER_S_MAX = 50
 TOKEN_TTL_S_DEFAULT = 900
 TOKEN_TTL_S_MAX = 86_400
 # How often a key set is read again; a key that is not in it any more is good for so long.

@@ -194,6 +194,8 @@ OPEN = {"id": "m", "role": "assistant", "producer": "p", "claim_id": "claim-0001
 CLAIM = {"producer": "q", "claim_id": "claim-0002", "mode": "continue"}
 TEXT = {"id": "t", "role": "user", "text": "hi"}
 EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
+    ("POST", "/v1/erasures", {"subject": "x"}, 202),
+    ("GET", "/v1/erasures/{e}", None, 404),
     ("GET", SESSION, None, 404),
     ("PUT", SESSION, {"metadata": {"a": 1}}, 201),
     ("PUT", SESSION, None, 200),
@@ -258,7 +260,12 @@ async def test_answers_are_as_described(region, document):
     """What a region answers, to what it takes and what it refuses, fits the document's schemas."""
     for method, path, body, status in EXCHANGES:
         target = path.replace("{s}", "s").replace("{m}", "m").replace("{member}", "ana")
-        target = target.replace("{r}", "r").replace("{a}", "bot").replace("{d}", "d")
+        target = (
+            target.replace("{e}", "none")
+            .replace("{r}", "r")
+            .replace("{a}", "bot")
+            .replace("{d}", "d")
+        )
         reply = await region.json(method, target, body)
         assert reply.status == status, (method, path, reply)
         check(document, method, path, reply)

@@ -289,6 +289,8 @@ OPERATIONS = {
     ("/v1/grants/renew", "post"),
     ("/v1/tokens", "post"),
     ("/v1/audit", "get"),
+    ("/v1/erasures", "post"),
+    ("/v1/erasures/{e}", "get"),
     ("/v1/keys", "get"),
     ("/v1/keys", "post"),
     ("/v1/keys/{k}", "delete"),

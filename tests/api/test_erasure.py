@@ -1,6 +1,9 @@
 """Asking whether what was deleted is gone."""
 
 import pytest
+from perdure.api.grants import Grants
+
+from .test_granting import SECRET, bearer, grant
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,27 @@ async def test_each_says_what_it_is_of(region):
 async def test_bad_questions(region, path, status):
     """Bad ids and unknown parameters are refused."""
     assert (await region.json("GET", path)).status == status
+
+
+async def test_who_may(serve) -> None:
+    """Administrators of the tenant; and the request is noted."""
+    async with serve(grants=Grants(SECRET)) as region:
+        body = {"subject": "ana"}
+        for token, status in (
+            (grant(can={"*": ["read", "write"]}), 403),
+            (grant(tenant="acme"), 202),
+            (grant(), 202),
+        ):
+            reply = await region.json("POST", "/v1/erasures", body, bearer(token))
+            assert reply.status == status
+        path = f"/v1/erasures/{reply.json['id']}"
+        assert (await region.request("GET", path, None, bearer(grant()))).status == 200
+        other = await region.request("GET", path, None, bearer(grant(tenant="acme")))
+        other.assert_problem(404, "not_found")
+        for wrong in ({}, {"subject": ""}, {"subject": 1}, {"x": 1}):
+            assert (await region.json("POST", "/v1/erasures", wrong, bearer(grant()))).status == 400
+        log = (await region.request("GET", "/v1/audit", None, bearer(grant()))).json["entries"]
+        assert [(e["action"], e["target"], e["tenant"]) for e in log] == [
+            ("subject.erase", "ana", "acme"),
+            ("subject.erase", "ana", ""),
+        ]

@@ -16,7 +16,7 @@ from random import Random
 
 import httpx2
 import jwt
-from perdure.regions.cluster import free_ports
+from perdure.regions.cluster import EVERYTHING, free_ports
 from perdure.regions.config import JWT_SECRET, PEER_SECRET
 
 from tests.chaos.namespaces import Namespaces, Route
@@ -139,7 +139,12 @@ class Regions:
             PEER_SECRET: secrets.token_hex(32),
             JWT_SECRET: (secret := secrets.token_hex(32)),
         }
-        claims = {"sub": "chaos", "exp": int(time.time()) + GRANT_S}
+        claims = {
+            "sub": "chaos",
+            "exp": int(time.time()) + GRANT_S,
+            "can": {"*": list(EVERYTHING)},
+            "as": ["*"],
+        }
         grant = jwt.encode(claims, secret, "HS256")
         # For clients: nobody else is served outside loopback.
         self.headers = {"authorization": f"Bearer {grant}"} if namespaces is not None else {}
