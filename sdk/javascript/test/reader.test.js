@@ -183,6 +183,24 @@ test("a region that drains is left at once, for another, after a share of its re
   assert.ok(asked[0].signal.aborted);
 });
 
+test("a reader whose grant is over goes on with the next, at the same region and at once", async () => {
+  const { client, time, asked } = scripted([
+    stream(sse("ready", "c0", {}) + sse("expired", "c1", { reason: "expired" })),
+    stream(sse("metadata", "c2", { metadata: { a: 1 } })),
+  ]);
+  const seen = [];
+  await time.run(until(client.session("s").events(), ({ event }) => seen.push(event) === 2));
+  assert.deepEqual(seen, ["ready", "metadata"]);
+  assert.deepEqual(time.slept, []);
+  assert.deepEqual(
+    asked.map(({ origin, cursor }) => [origin, cursor]),
+    [
+      [A, null],
+      [A, "c1"],
+    ],
+  );
+});
+
 test("a retry_ms that is nonsense makes nobody wait for ever", async () => {
   for (const [retry_ms, expected] of [
     [1e12, 30_000],
