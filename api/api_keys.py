@@ -92,7 +92,8 @@ class ApiKeys:
         ttl_s = whole(fields.value("ttl_s"), "ttl_s", 1, TOKEN_TTL_S_MAX) or TOKEN_TTL_S_DEFAULT
         said: dict[str, Any] = {"can": value["can"], "as": value["as"]}
         if fields.has("can") or fields.has("as") or subject != value["subject"]:
-            said.update(_said(fields, subject, value["can"]))
+            own = value["as"] if subject == value["subject"] else None
+            said.update(_said(fields, subject, value["can"], own))
         _check_within(held, subject, said)
         return {
             "sub": subject,
@@ -122,8 +123,8 @@ def _subject(text: str) -> str:
     return text
 
 
-def _said(fields: Fields, subject: str, can: Any = None) -> dict[str, Any]:
-    """What a grant is to say, as it was asked for, and checked."""
+def _said(fields: Fields, subject: str, can: Any = None, names: Any = None) -> dict[str, Any]:
+    """What a grant is to say, as it was asked for, and checked; else what is given here."""
     can = fields.value("can") if fields.has("can") else can
     try:
         if not read_can(can):
@@ -131,7 +132,7 @@ def _said(fields: Fields, subject: str, can: Any = None) -> dict[str, Any]:
     except Unreadable as error:
         raise Refusal("invalid_body", str(error), field="can") from error
     try:
-        names = read_names(fields.value("as"), subject)
+        names = read_names(fields.value("as") if fields.has("as") else names, subject)
     except Unreadable as error:
         raise Refusal("invalid_body", str(error), field="as") from error
     return {"can": can, "as": list(names)}

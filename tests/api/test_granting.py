@@ -478,6 +478,9 @@ async def test_a_key_mints_grants(guarded, key):
     claims = jwt.decode(plain.json["grant"], SECRET, algorithms=["HS256"])
     assert (claims["sub"], claims["tenant"], claims["can"]) == ("web", "acme", key["can"])
     assert claims["exp"] - claims["iat"] == 900
+    narrow = await guarded.json("POST", "/v1/tokens", {"can": {"chat-1": ["read"]}}, head)
+    claims = jwt.decode(narrow.json["grant"], SECRET, algorithms=["HS256"])
+    assert (claims["can"], claims["as"]) == ({"chat-1": ["read"]}, key["as"])
     for more in (
         {"subject": "root"},
         {"can": {"*": ["read"]}},
