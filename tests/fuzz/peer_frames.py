@@ -6,6 +6,7 @@ import zlib
 from random import Random
 from typing import Any
 
+from perdure.replication import frames
 from perdure.replication.coding import decode, encode
 from perdure.replication.errors import Malformed
 from perdure.replication.frames import (
@@ -112,7 +113,7 @@ def seal(body: bytes) -> bytes:
     """A frame of this head and payload, with the checksum and the MAC of its kind."""
     text = body + zlib.crc32(body).to_bytes(_CRC_BYTES, "big")
     kind = Kind(body[3]) if len(body) > 3 and body[3] in set(Kind) else Kind.VECTOR
-    return text + channel("d")._mac(kind, b"d", text)
+    return text + frames._mac(channel("d")._key(kind), b"d" + text)
 
 
 class FramesTarget(Target):

@@ -75,7 +75,7 @@ def test_what_no_decoder_may_do_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
         return found[0][1] if found else ""
 
     with monkeypatch.context() as patch:
-        patch.setattr(peer_frames.Channel, "_mac", lambda *_: b"m" * 16)
+        patch.setattr(frames, "_mac", lambda *_: b"m" * 16)
         patch.setattr(frames.zlib, "crc32", lambda *_: 0)
         assert "nobody made" in of("frames")
     with monkeypatch.context() as patch:

@@ -21,7 +21,8 @@ class Client:
     """Talks to the first region that answers, and goes on at the next by itself.
 
     ``urls``: the regions in the order of preference. ``grant``: a JWT, where the regions ask for
-    one, or a function that gives the one to use now. ``give_up_s``: for so long a request is tried,
+    one, or a function that gives the one to use now (None: that of the environment,
+    ``PERDURE_GRANT``, if there is one). ``give_up_s``: for so long a request is tried,
     at one region after the other, before it raises ``Unavailable``; a reader tries for ever.
     ``transport``: how events come, ``websocket``, ``sse`` or ``poll``; ``auto`` takes the first of
     them that gets through to a region. ``jitter``, ``sleep``, ``clock`` and ``http`` are for tests.
