@@ -43,7 +43,7 @@ class Audit:
         for message in self._newest_first():
             header = message.header
             if header is not None and header.lane.producer == self._node.region:
-                lines = message.value()["text"].splitlines()
+                lines = _lines(message)
                 if lines:
                     entry = json.loads(lines[-1])
                     return entry["n"], entry["hash"]
@@ -85,7 +85,7 @@ class Audit:
         """Entries of all regions after a place, in the order of their logs, each with its place."""
         serial, _, index = (after or "").rpartition("_")
         for message in self._logs_from(serial):
-            lines = message.value()["text"].splitlines()
+            lines = _lines(message)
             first = int(index) + 1 if message.serial == serial else 0
             for number in range(first, len(lines)):
                 yield f"{message.serial}_{number}", json.loads(lines[number])
@@ -110,3 +110,9 @@ class Audit:
                 if message is not None:
                     before = message.serial
                     yield message
+
+
+def _lines(message: Message) -> list[str]:
+    """The entries of a log. Only a newline ends one: a name may hold U+2028, or U+0085."""
+    text: str = message.value()["text"]
+    return text.split("\n")[:-1]

@@ -197,3 +197,17 @@ def test_a_chain_shows_what_was_done_to_it(values, data):
     if 0 < at < len(chain) - 1:
         assert faults(chain[:at] + chain[at + 1 :])
     assert faults([*chain, chain[at]])
+
+
+async def test_names_with_other_line_ends(serve):
+    """A name that holds what some take for the end of a line breaks no entry, and no start."""
+    names = ["a\u2028b", "a\u2029b", "a\x85b"]
+    async with serve(grants=Grants(SECRET)) as region:
+        for name in names:
+            what = {"subject": name}
+            reply = await region.json("POST", "/v1/revocations", what, bearer(grant(tenant="acme")))
+            assert reply.status == 201
+    async with serve(grants=Grants(SECRET)) as region:
+        found = await entries(region)
+        assert [entry["target"] for entry in found] == [f"subject {name}" for name in names]
+        assert faults(found) == []
