@@ -117,8 +117,10 @@ class Standings:
         return len(self._held)
 
     def hold(self, held: Held) -> None:
-        """One more."""
+        """One more. What ended while it was on its way here is seen by the next look."""
         self._held[held] = None
+        if self.ends(held.standing.authority, held.session) is not None:
+            self._seen = (-1, -1)
 
     def let_go(self, held: Held) -> None:
         """It is over; idempotent."""

@@ -256,6 +256,25 @@ async def test_revocations_of_other_regions(guarded):
     assert (await stream.event())["event"] == "expired"
 
 
+@pytest.mark.failure("S4")
+async def test_a_revocation_between_the_door_and_the_stream(guarded):
+    """What was let in before a revocation and begins after it ends as well."""
+    from perdure.api.guarding import Rules, build_door
+    from perdure.api.standing import Standing
+
+    door, _ = build_door(guarded.node, Rules(Grants(SECRET)))
+    assert door.guard is not None
+    standings, revocations = door.guard.standings, door.guard.revocations
+    standing = Standing(Grants(SECRET).check(f"Bearer {grant(jti='j')}"), standings)
+    await revocations.add(("grant", "", "j"), time.time(), "root")
+    # As the tick does, while the request waits for its turn at the gate.
+    standings.look()
+    ended: list[str] = []
+    standing.hold(None, ended.append)
+    standings.look()
+    assert ended == ["revoked"] and len(standings) == 0
+
+
 async def test_strict_while_cut_off(serve, clock, tmp_path):
     """Where that is asked for, old grants are good no more while a region is not heard."""
     from perdure.api.guarding import Rules, build_door
