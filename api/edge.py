@@ -178,14 +178,26 @@ class Edge:
         if _is_hot(parts):
             await self._hot(parts, scope, receive, send, headers)
         else:
-            send = self._noted(scope, parts, standing, _marked(send, headers))
+            unnoted: list[Refusal | StorageError] = []
+            send = self._noted(scope, parts, standing, _marked(send, headers), unnoted)
             await self._routes(_inside(scope, parts), receive, send)
+            if unnoted:
+                raise unnoted[0]
 
     def _is_open(self, path: str) -> bool:
         return self._open_under is not None and path.startswith(self._open_under)
 
-    def _noted(self, scope: Scope, parts: list[str], standing: Standing, send: Send) -> Send:
-        """What is noted in the audit log is on disk there before its answer leaves."""
+    def _noted(
+        self,
+        scope: Scope,
+        parts: list[str],
+        standing: Standing,
+        send: Send,
+        unnoted: list[Refusal | StorageError],
+    ) -> Send:
+        """What is noted in the audit log is on disk there before its answer leaves; ``unnoted``:
+        why it could not be, and nothing is answered. (The routes would make an internal error of
+        what is raised while they answer.)"""
         action = audited(scope["method"], scope["path"], parts)
         guard = self._door.guard
         if action is None or guard is None:
@@ -194,8 +206,12 @@ class Edge:
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] < 400:
-                await note(guard.audit, action, standing.authority, parts[3:6:2], told)
-            await send(message)
+                try:
+                    await note(guard.audit, action, standing.authority, parts[3:6:2], told)
+                except (Refusal, StorageError) as error:
+                    unnoted.append(error)
+            if not unnoted:
+                await send(message)
 
         return noted
 

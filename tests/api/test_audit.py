@@ -160,6 +160,20 @@ async def test_nothing_is_answered_that_is_not_noted(guarded):
     guarded.storage.failure = None
 
 
+async def test_what_is_only_noted_says_why_it_could_not_be(guarded):
+    """What writes nothing but its note is refused as a write is, and is no internal error."""
+    guarded.storage.failure = StorageFull("full")
+    for method, target in (
+        ("GET", "/v1/regions"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/sessions/s/tickets"),
+    ):
+        reply = await guarded.request(method, target, None, READER)
+        reply.assert_problem(507, "storage_full")
+    guarded.storage.failure = None
+    assert (await guarded.request("GET", "/v1/regions", None, READER)).status == 200
+
+
 async def test_no_client_reaches_it(guarded):
     """The log is a session that nobody can name."""
     await guarded.json("POST", "/v1/revocations", {"subject": "x"}, READER)
