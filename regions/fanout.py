@@ -257,7 +257,9 @@ class Reader:
 
     def expire_grant(self, why: str) -> None:
         """End this subscription, whose grant is over, with that as a last word after all that was
-        told before."""
+        told before; once."""
+        if self._is_last:
+            return
         draft = Draft("expired", f'{{"reason":"{why}"}}')
         if self.returning is not None:
             last = self.returning.tell(draft)
