@@ -51,8 +51,8 @@ class Door:
         self.look: Callable[[Scope], None] = lambda _: None
 
     async def standing(self, scope: Scope, session: str | None) -> Standing:
-        """Who this comes from; ``session``: the id of the session that it is about. A ticket is
-        taken out of the query.
+        """Who this comes from; ``session``: the id of the session of which it opens a stream, None
+        for what opens none. A ticket for that is taken out of the query.
 
         Raises ``Refusal`` ``unauthorized``.
         """

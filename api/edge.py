@@ -248,7 +248,8 @@ class Edge:
             self._meter.check_guess(scope)
             standing = ANYBODYS
         else:
-            standing = await self._door.standing(scope, parts[3] if len(parts) > 3 else None)
+            opened = parts[3] if _opens_stream(scope, parts) else None
+            standing = await self._door.standing(scope, opened)
         give(scope, standing)
         reason = self._node.readiness()
         if reason in _CLOSED:
@@ -283,6 +284,13 @@ def _marked(send: Send, headers: Headers) -> Send:
         await send(message)
 
     return marked
+
+
+def _opens_stream(scope: Scope, parts: list[str]) -> bool:
+    """Whether a ticket is good for this: events, or a WebSocket."""
+    if scope["type"] == "websocket":
+        return len(parts) > 3
+    return scope["method"] == "GET" and parts[4:] == ["events"]
 
 
 def _is_hot(parts: list[str]) -> bool:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import poll_wait_ms, query
 from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
-from perdure.api.standing import standing_of
+from perdure.api.standing import Standing, standing_of
 from perdure.regions.guard_headers import guarded
 from perdure.regions.node import Node
 from perdure.regions.work_readers import Told, WorkReader
+from perdure.replication.errors import Refusal
 
 Headers = list[tuple[bytes, bytes]]
 _EVENT_STREAM = b"text/event-stream"
@@ -40,7 +41,7 @@ async def work_feed(
             return
         wait_s = poll_wait_ms(values) / 1000 if "wait_ms" in values else 0.0
         asked = Asked(values.get("cursor"), wait_s, values.get("worker"))
-        body = await _poll(node, agent, asked, gone)
+        body = await _poll(node, standing, agent, asked, gone)
         content = (b"content-type", JSON.encode())
         await respond(send, 200, body, [*headers, content])
     finally:
@@ -53,12 +54,23 @@ def _wants_stream(scope: Scope) -> bool:
     )
 
 
-async def _poll(node: Node, agent: str, asked: Asked, gone: asyncio.Future[None]) -> bytes:
+async def _poll(
+    node: Node, standing: Standing, agent: str, asked: Asked, gone: asyncio.Future[None]
+) -> bytes:
     # A worker that polls is at work while it waits.
     reader = node.follow_agent(agent, asked.worker)
+    over: list[str] = []
+
+    def end(why: str) -> None:
+        over.append(why)
+        reader.wake()
+
+    let_go = standing.hold(None, end)
     deadline = asyncio.get_running_loop().time() + asked.wait_s
     try:
         while True:
+            if over:
+                raise Refusal("unauthorized", f"the grant is over: it is {over[0]}")
             text, cursor = node.agent_runs(agent)
             rest_s = deadline - asyncio.get_running_loop().time()
             if cursor != asked.cursor or rest_s <= 0 or gone.done() or reader.is_over:
@@ -70,6 +82,7 @@ async def _poll(node: Node, agent: str, asked: Asked, gone: asyncio.Future[None]
             finally:
                 changed.cancel()
     finally:
+        let_go()
         reader.close()
 
 
