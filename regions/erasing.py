@@ -186,9 +186,14 @@ class Eraser:
         before_ms = self._clock.wall_ms() - PLACELESS_S_MAX * 1000
         for subject in self._storage.placeless(before_ms, PLACELESS_MAX):
             operation = deleting(subject)
-            await self._writer.write(
-                subject.session, lambda *_, again=operation: [again], counted=False
-            )
+            try:
+                await self._writer.write(
+                    subject.session, lambda *_, again=operation: [again], counted=False
+                )
+            except Refusal as refusal:
+                # Too many writes wait just now: it is still to be done the next time.
+                log.info("deleting it once more has to wait: %s", refusal)
+                return
 
     async def remember(self) -> None:
         """Keep what the peers have said. Raises ``StorageFull`` and ``StorageFailed``."""

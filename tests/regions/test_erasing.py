@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
 import pytest
-from perdure.regions import free_space, repair, storage_erasing
+from perdure.regions import free_space, repair, storage_erasing, writer
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageFull
 from perdure.replication.admission import Draft
@@ -409,6 +409,25 @@ async def test_what_no_log_says_is_deleted_once_more(regions: Linked) -> None:
     vector = {"ap": "waiting", "eu": "done", "us": "done"}
     await regions.until(lambda: us.erasure("s", "m")["regions"] == vector)
     await regions.until(lambda: eu.erasure("s", "m")["regions"] == vector)
+
+
+async def test_a_region_that_is_busy_deletes_it_later(
+    regions: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no more writes are taken just now, it is not the end of the region."""
+    us = await regions.start("us")
+    await fill(us)
+    await us._writer.absorb([encode(Absorb("s", (Delete("s", "m"),), ()))])
+    real = us._clock.wall_ms
+    us.eraser._clock.wall_ms = lambda: real() + 61_000  # type: ignore[method-assign]
+    monkeypatch.setattr(writer, "WRITE_QUEUE_ITEMS_MAX", 0)
+    us.eraser._next_note_s = 0
+    await us.work()
+    assert us.readiness() is None and not us.failed.is_set()
+    monkeypatch.undo()
+    us.eraser._next_note_s = 0
+    await us.work()
+    assert us._storage.placeless(10**15, 9) == []
 
 
 async def test_a_word_that_is_none_closes_the_link(regions: Linked) -> None:
