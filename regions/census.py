@@ -12,7 +12,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.limits import SESSION_MESSAGES_MAX, TENANT_SESSIONS_MAX
 from perdure.replication.operations import Open, Operation
 from perdure.replication.session import Session
-from perdure.replication.tenants import tenant_of
+from perdure.replication.tenants import is_own, tenant_of
 
 
 class Census:
@@ -50,7 +50,11 @@ class Census:
 
     def admit(self, session: Session, operations: Iterable[Operation], fresh: set[str]) -> None:
         """Operations of a client may be logged; ``fresh``: the sessions that begin to exist with
-        what was admitted before them and is not applied yet. Raises ``Refusal`` ``too_large``."""
+        what was admitted before them and is not applied yet. What the regions keep themselves
+        (revocations, API keys, the audit log) has limits of its own. Raises ``Refusal``
+        ``too_large``."""
+        if is_own(session.id):
+            return
         opened = sum(isinstance(operation, Open) for operation in operations)
         most = self._messages_max
         known = session.messages.count + session.messages.graves_count

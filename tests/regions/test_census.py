@@ -6,7 +6,7 @@ import pytest
 from perdure.regions.node import Node
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
-from perdure.replication.tenants import session_key
+from perdure.replication.tenants import own_key, session_key
 
 from tests.regions.conftest import Regions
 
@@ -110,3 +110,15 @@ async def test_what_another_region_has_accepted_needs_no_room(regions: Regions) 
     await refused(us, ACME[1])
     await eu.stop()
     await us.stop()
+
+
+async def test_what_the_regions_keep_themselves_is_not_limited(regions: Regions) -> None:
+    """Revocations, API keys and the audit log are no session of a client: a low limit on those must
+    not end them."""
+    node, _ = regions.node()
+    node.state.census.limit(1, 2)
+    node.start(None)
+    for number in range(4):
+        await node.send(own_key("revocations"), user(f"r-{number}"))
+    assert node.state.find(own_key("revocations")) is not None
+    await node.stop()
