@@ -174,8 +174,8 @@ def look(
     upto: int,
     gone: Gone,
 ) -> tuple[int, list[Change]]:
-    """One step through the logs, after a position: where to go on, and what is to be changed. A
-    damaged record that looks as if it were of such a subject stays damaged, and becomes empty."""
+    """One step through the logs, after a position: where to go on, and what is to be changed. Of a
+    damaged record nobody knows whose it was: it stays damaged, and becomes empty."""
     # S608: the columns stand in this file
     rows = connection.execution_options(stream_results=True).exec_driver_sql(
         f"SELECT {_COLUMNS} FROM log WHERE position > ? AND position <= ?"  # noqa: S608
@@ -188,10 +188,11 @@ def look(
         origin = origins.get(id_)
         if origin is not None and stored is not None:
             body, crc = cipher.get(("log", origin, lsn), stored, stored_crc)
-            if (instead := gone.without(body)) is not None:
-                put = (b"", stored_crc)
-                if intact(Record(origin, lsn, body, crc)):
-                    put = cipher.put(("log", origin, lsn), *seal(origin, lsn, instead)[2:])
+            if not intact(Record(origin, lsn, body, crc)):
+                if stored:
+                    changes.append(Change(b"", stored_crc, position))
+            elif (instead := gone.without(body)) is not None:
+                put = cipher.put(("log", origin, lsn), *seal(origin, lsn, instead)[2:])
                 changes.append(Change(*put, position))
         size += len(stored or b"")
         if size >= LOOK_BYTES_MAX or count == LOOK_ROWS_MAX:
@@ -207,15 +208,10 @@ def change(connection: Connection, changes: Sequence[Change]) -> None:
     )
 
 
-def clear_quarantine(connection: Connection, cipher: Clear, subjects: Iterable[Subject]) -> None:
+def clear_quarantine(connection: Connection, subjects: Iterable[Subject]) -> None:
     """Let go of what was put aside of them. Of a head whose name was damaged nobody knows whose it
-    was, so it goes with the first session or document that does."""
-    records = connection.exec_driver_sql(
-        "SELECT number, CAST(body AS BLOB), crc FROM quarantine WHERE what = 'record'"
-    ).all()
-    bodies = {
-        number: cipher.get(("quarantine", number), body, crc)[0] for number, body, crc in records
-    }
+    was, so it goes with the first session or document that does; and a record, with the first of
+    anything."""
     for session, message, document in subjects:
         if message is not None:
             where, values = "name = ?", [f"{session}/{message}"]
@@ -226,7 +222,4 @@ def clear_quarantine(connection: Connection, cipher: Clear, subjects: Iterable[S
             values = [session, f"{session}/", f"{session}/"]
         # S608: all parts stand here
         connection.exec_driver_sql(f"DELETE FROM quarantine WHERE {where}", tuple(values))  # noqa: S608
-        name = f'"{message or document or session}"'.encode()
-        found = [(number,) for number, body in bodies.items() if name in body]
-        if found:
-            connection.exec_driver_sql("DELETE FROM quarantine WHERE number = ?", found)
+    connection.exec_driver_sql("DELETE FROM quarantine WHERE what = 'record'")

@@ -51,7 +51,7 @@ class ErasingStorage(Threads):
         gone, at, upto = Gone(subjects), 0, self.position
         while at < upto:
             at = await self._erase_step(at, upto, gone)
-        await self._write(lambda c: erasure_tables.clear_quarantine(c, self._cipher, subjects))
+        await self._write(lambda c: erasure_tables.clear_quarantine(c, subjects))
         return await self._clear_free_space()
 
     async def _erase_step(self, after: int, upto: int, gone: Gone) -> int:

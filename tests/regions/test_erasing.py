@@ -175,6 +175,36 @@ async def test_what_was_put_aside_as_damaged_is_gone_as_well(regions: Linked) ->
     assert holds(regions.path) == []
 
 
+@pytest.mark.parametrize("keys", [(), (b"k" * 32,)], ids=["clear", "encrypted"])
+async def test_a_record_that_was_put_aside_is_gone_as_well(
+    regions: Linked, keys: tuple[bytes, ...]
+) -> None:
+    """A record that was damaged when its region started, also where the name in it was."""
+    regions.storage_keys = keys
+    eu = await regions.start("eu")
+    opened = await eu.open("s", Draft("a", id="m", producer="agent", claim_id="claim-01"))
+    for seq in range(2):
+        await eu.append("s", "m", "agent", opened.epoch, seq, [MARKER])
+    eu.checkpoint.close = eu.eraser.remember  # type: ignore[method-assign]
+    await regions.stop("eu")
+    with sqlite3.connect(regions.path / "eu" / "perdure.sqlite") as database:
+        (body,) = database.execute("SELECT body FROM log WHERE lsn = 3").fetchone()
+        at = len(body) - 1 if keys else body.index(b'"s"') + 1
+        spoilt = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        database.execute("UPDATE log SET body = ? WHERE lsn = 3", (spoilt,))
+    database.close()
+    eu = await regions.start("eu")
+    await eu.checkpoint.all()
+    with sqlite3.connect(regions.path / "eu" / "perdure.sqlite") as database:
+        assert database.execute("SELECT what FROM quarantine").fetchall() == [("record",)]
+    await eu.delete("s")
+    await regions.until(lambda: eu.erasure("s")["regions"]["eu"] == "done")
+    with sqlite3.connect(regions.path / "eu" / "perdure.sqlite") as database:
+        assert database.execute("SELECT what FROM quarantine").fetchall() == []
+        assert database.execute("SELECT 1 FROM log WHERE lsn = 3 AND LENGTH(body)").fetchall() == []
+    database.close()
+
+
 async def test_a_backup_is_erased_when_it_is_restored(regions: Linked) -> None:
     """The others take back that this region was done, until it is again."""
     eu, us, ap = await started(regions)
