@@ -139,6 +139,8 @@ def rewrite_older(engine: Engine) -> None:
     raw = engine.raw_connection()
     try:
         raw.cursor().execute("VACUUM")
+        # From now on the file may not become shorter (OpenFile); so far it is only in the WAL.
+        raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
         raise StorageFailed(f"cannot write the database anew: {error}") from error
     finally:

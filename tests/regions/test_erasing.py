@@ -359,6 +359,25 @@ async def test_what_an_older_program_has_deleted_is_gone_after_the_upgrade(regio
     assert eu._storage.erasure(Subject("stored", "gone")).places  # type: ignore[union-attr]
 
 
+async def test_what_an_upgrade_has_made_shorter_is_not_taken_for_cut_off(regions: Linked) -> None:
+    """Writing an older database anew frees its pages; the file has its length before it is watched."""
+    eu = await regions.start("eu")
+    await fill(eu, "stays", "some-text")
+    await regions.stop("eu")
+    path = regions.path / "eu" / "perdure.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE more AS SELECT randomblob(100000) AS more")
+        database.execute("DROP TABLE more")
+        database.executescript("DROP TABLE erasure; PRAGMA user_version = 3;")
+    database.close()
+    size = path.stat().st_size
+    eu = await regions.start("eu")
+    await eu.delete("stays")
+    await regions.until(lambda: eu.erasure("stays")["regions"]["eu"] == "done")
+    await eu.work()
+    assert path.stat().st_size < size and eu.readiness() is None
+
+
 async def test_a_full_disk_puts_it_off(regions: Linked) -> None:
     """The word is given when there is room again, and not before; nothing else is lost."""
     eu = await regions.start("eu")
