@@ -6,7 +6,9 @@ append does here. Whether it is over, revoked, or its key gone, is looked at eac
 
 import asyncio
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from perdure.api.authority import ANYBODY, Authority
@@ -47,6 +49,8 @@ class Door:
         self._trusted: dict[str, Authority] = {}
         self._trusted_until = 0.0
         self._version = 0
+        # Hashes of grants that were good when they were last looked at, the longest ago first.
+        self._met: OrderedDict[bytes, None] = OrderedDict()
         # Asked before anything is looked at that is not known to be good; raises ``Refusal``.
         self.look: Callable[[Scope], None] = lambda _: None
 
@@ -91,13 +95,19 @@ class Door:
         known = self._trusted.get(authorization or "")
         if known is not None:
             return known
-        if scope is not None and authorization is not None:
+        tag = sha256((authorization or "").encode()).digest()
+        if scope is not None and authorization is not None and tag not in self._met:
             self.look(scope)
+        # One that is good no more is a guess the next time.
+        self._met.pop(tag, None)
         try:
             authority = guard.grants.check(authorization)
         except UnknownKey:
             authority = await self._with_new_keys(guard, authorization)
         self._trusted[authorization or ""] = authority
+        self._met[tag] = None
+        if len(self._met) > TRUSTED_GRANTS_MAX:
+            self._met.popitem(last=False)
         return authority
 
     async def renew(self, before: Authority, grant: str) -> dict[str, Any]:

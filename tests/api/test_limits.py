@@ -5,6 +5,7 @@ import json
 
 import jwt
 import pytest
+from perdure.api import door
 from perdure.api.grants import Grants
 from perdure.regions.clock import SystemClock
 from perdure.replication.buckets import Buckets
@@ -153,6 +154,23 @@ async def test_guessing_at_grants_is_slow(serve):
         assert (await region.json("GET", "/v1/sessions", None, grant())).status == 200
         # Without a grant nothing is guessed.
         assert (await region.json("GET", "/v1/sessions")).status == 401
+
+
+async def test_who_was_let_in_is_not_shut_out_by_who_guesses(serve, monkeypatch):
+    """Behind the same address, and when what is known to be good has been forgotten for a while; a
+    grant that is good no more is a guess like any."""
+    monkeypatch.setattr(door, "TRUST_GRANT_S", 0)
+    clock = Shifted()
+    limits = ["guess=1/min,burst=4"]
+    async with serve(grants=Grants(SECRET), clock=clock, limits=limits) as region:
+        ana = grant()
+        assert (await region.json("GET", "/v1/sessions", None, ana)).status == 200
+        wrong = [("authorization", "Bearer wrong")]
+        for _ in range(5):
+            assert (await region.json("GET", "/v1/sessions", None, wrong)).status == 401
+        refused(await region.json("GET", "/v1/sessions", None, wrong), "guess")
+        for _ in range(3):
+            assert (await region.json("GET", "/v1/sessions", None, ana)).status == 200
 
 
 async def test_streams_and_sockets_are_counted(serve):

@@ -360,7 +360,7 @@ async def test_what_an_older_program_has_deleted_is_gone_after_the_upgrade(regio
 
 
 async def test_what_an_upgrade_has_made_shorter_is_not_taken_for_cut_off(regions: Linked) -> None:
-    """Writing an older database anew frees its pages; the file has its length before it is watched."""
+    """Writing an older database anew frees pages; the file has its length before it is watched."""
     eu = await regions.start("eu")
     await fill(eu, "stays", "some-text")
     await regions.stop("eu")
