@@ -21,6 +21,9 @@ const FIRST_MS_MAX = 5_000;
 const FORGET_MS = 600_000;
 const TRANSPORTS = ["websocket", "sse", "poll"];
 /** Behind these a region has told everything that it has at once; `runs` is an agent's feed's. */
+/** A grant is followed by the next when so much of what is left of it is over. */
+const RENEWED_AT = 0.75;
+const RENEW_MS_MIN = 1_000;
 const CAUGHT_UP = new Set(["ready", "stale", "deleted", "reconnect", "runs"]);
 /** A poll that is cut on the way is asked for less time, down to this. */
 const WAIT_MS_MAX = 20_000;
@@ -525,9 +528,50 @@ export class Regions {
     return new this.#WebSocket(region.replace(/^http/, "ws") + path, protocols);
   }
 
+  /**
+   * Let what goes on in a region under a grant go on under those that follow it, until there is no next
+   * one. What comes of it in any case: a stream that ends goes on where it was.
+   */
+  async keep(region, held, signal) {
+    try {
+      for (let leftMs = leftOf(held); leftMs > 0; leftMs = leftOf(held)) {
+        await this.sleep(Math.max(leftMs * RENEWED_AT, RENEW_MS_MIN), signal);
+        const next = await this.granted();
+        if (next && next !== held) {
+          await this.#renew(region, held, signal);
+          held = next;
+        }
+      }
+    } catch {
+      // It ends with its grant, and the next connection brings another.
+    }
+  }
+
+  async #renew(region, held, signal) {
+    const headers = { "content-type": "application/json" };
+    const request = { method: "POST", headers, body: JSON.stringify({ grant: held }) };
+    const connection = new Connection(this.sleep, signal);
+    try {
+      await this.ask(connection, region, "/v1/grants/renew", request, ANSWER_MS_MAX, (answer) => jsonOf(connection, answer));
+    } finally {
+      connection.close();
+    }
+  }
+
   /** The grant for a request that is made now; undefined: there is none. */
   async granted() {
     return typeof this.#grant === "function" ? this.#grant() : this.#grant;
+  }
+}
+
+/** For how long a grant is good; NaN where it does not say so. */
+function leftOf(grant) {
+  try {
+    const [, payload] = grant.split(".");
+    const claims = JSON.parse(atob(payload.replace(/-/g, "+").replace(/_/g, "/")));
+    return claims.exp * 1_000 - Date.now();
+  } catch {
+    return NaN;
   }
 }
 
@@ -1106,14 +1150,22 @@ class Following {
       sse: () => this.streamed(region, cursor, bound, signal),
       poll: () => this.polled(region, cursor, bound, signal),
     };
+    const held = await this.regions.granted();
+    const renewing = new AbortController();
     let isFirst = true;
-    for await (const event of ways[name]()) {
-      if (isFirst) {
-        isFirst = false;
-        transports.worked(region, name);
-        onRegion?.(region);
+    try {
+      for await (const event of ways[name]()) {
+        if (isFirst) {
+          isFirst = false;
+          transports.worked(region, name);
+          // A poll brings the grant of its moment.
+          if (name !== "poll" && held) this.regions.keep(region, held, renewing.signal);
+          onRegion?.(region);
+        }
+        yield { ...event, region };
       }
-      yield { ...event, region };
+    } finally {
+      renewing.abort();
     }
   }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { PerdureError, newView } from "../perdure.js";
+import { Client, PerdureError, newView } from "../perdure.js";
 import { BREAK, CLOSE, answer, gone, mute, scripted, sse, stream } from "./script.js";
 
 const [A, B, C] = ["http://a", "http://b", "http://c"];
@@ -199,6 +199,41 @@ test("a reader whose grant is over goes on with the next, at the same region and
       [A, "c1"],
     ],
   );
+});
+
+test("a grant that nears its end is followed by the next, and the stream goes on", async () => {
+  const jwt = (id, seconds) =>
+    `x.${Buffer.from(JSON.stringify({ id, exp: Date.now() / 1_000 + seconds })).toString("base64url")}.y`;
+  const grants = [jwt(1, 60), jwt(2, 1e6)];
+  const told = [];
+  let renewed;
+  const until2 = new Promise((done) => (renewed = done));
+  const fetch = async (url, { headers, body }) => {
+    told.push([new URL(url).pathname, headers.authorization, body]);
+    if (url.endsWith("/renew")) {
+      renewed();
+      return Response.json({ renewed: 1 });
+    }
+    const said = async function* () {
+      yield sse("ready", "c0", {});
+      await until2;
+      yield sse("metadata", "c1", { metadata: {} });
+    };
+    const encoded = ReadableStream.from(said()).pipeThrough(new TextEncoderStream());
+    return new Response(encoded, { headers: { "content-type": "text/event-stream" } });
+  };
+  const sleep = async (ms, signal) => {
+    if (ms < 1_000_000 && ms > 40_000) grants.shift();
+    else await new Promise((_, fail) => signal?.addEventListener("abort", () => fail(signal.reason)));
+  };
+  const client = new Client(["http://eu"], { grant: () => grants[0], fetch, sleep, transport: "sse" });
+  const seen = [];
+  for await (const { event } of client.session("s").events()) if (seen.push(event) === 2) break;
+  assert.deepEqual(seen, ["ready", "metadata"]);
+  assert.deepEqual(told.map(([path]) => path), ["/v1/sessions/s/events", "/v1/grants/renew"]);
+  const [first, second] = [told[0][1], told[1][1]];
+  assert.ok(first !== second && second === `Bearer ${grants[0]}`);
+  assert.equal(`Bearer ${JSON.parse(told[1][2]).grant}`, first);
 });
 
 test("a retry_ms that is nonsense makes nobody wait for ever", async () => {

@@ -146,6 +146,7 @@ class _Bearer(httpx2.Auth):
     def auth_flow(
         self, request: httpx2.Request
     ) -> Generator[httpx2.Request, httpx2.Response, None]:
-        grant = self._grant if isinstance(self._grant, str) else self._grant()
-        request.headers["authorization"] = f"Bearer {grant}"
+        if "authorization" not in request.headers:
+            grant = self._grant if isinstance(self._grant, str) else self._grant()
+            request.headers["authorization"] = f"Bearer {grant}"
         yield request

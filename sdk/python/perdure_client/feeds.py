@@ -17,14 +17,14 @@ class FeedConnecting(Connecting):
     _streamed_at = ""
 
     async def _streamed(
-        self, region: str, cursor: str | None, bound: Mapping[str, Any]
+        self, region: str, cursor: str | None, bound: Mapping[str, Any], own: Mapping[str, str]
     ) -> AsyncGenerator[Event, None]:
         del cursor
-        async for event in super()._streamed(region, None, bound):
+        async for event in super()._streamed(region, None, bound, own):
             yield event
 
     async def _polled(
-        self, region: str, cursor: str | None, bound: Mapping[str, Any]
+        self, region: str, cursor: str | None, bound: Mapping[str, Any], _: Mapping[str, str]
     ) -> AsyncGenerator[Event, None]:
         cursor = None
         while True:

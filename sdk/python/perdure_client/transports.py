@@ -21,6 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from perdure_client.errors import error_of, invalid
 from perdure_client.ids import query
 from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, Regions, problem_of
+from perdure_client.renewing import keep
 from perdure_client.sse import EVENT_CHARS_MAX, EventParser
 
 Transport = Literal["auto", "websocket", "sse", "poll"]
@@ -149,23 +150,40 @@ class Connecting:
         ``ValueError`` for a region that fails.
         """
         ways = {"websocket": self._over_socket, "sse": self._streamed, "poll": self._polled}
+        # The grant that this connection is opened with: it is followed by others while it goes on.
+        own = self._headers()
         is_first = True
-        async with aclosing(ways[name](region, cursor, bound)) as events:
-            async for event in events:
-                if is_first:
-                    is_first = False
-                    self._regions.worked(region)
-                    self._transports.worked(region, name)
-                    if on_region is not None:
-                        on_region(region)
-                yield event
+        renewing: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(ways[name](region, cursor, bound, own)) as events:
+                async for event in events:
+                    if is_first:
+                        is_first = False
+                        self._regions.worked(region)
+                        self._transports.worked(region, name)
+                        renewing = self._renewing(name, region, own)
+                        if on_region is not None:
+                            on_region(region)
+                    yield event
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+
+    def _renewing(
+        self, name: str, region: str, own: Mapping[str, str]
+    ) -> "asyncio.Task[None] | None":
+        held = own.get("authorization")
+        if held is None or name == "poll":
+            # A poll brings the grant of its moment.
+            return None
+        return asyncio.ensure_future(keep(self._regions, region, held, self._headers))
 
     # Server-sent events
 
     async def _streamed(
-        self, region: str, cursor: str | None, bound: Mapping[str, Any]
+        self, region: str, cursor: str | None, bound: Mapping[str, Any], own: Mapping[str, str]
     ) -> AsyncGenerator[Event, None]:
-        headers = {"accept": "text/event-stream"}
+        headers = {"accept": "text/event-stream", **own}
         if cursor:
             headers["last-event-id"] = cursor
         path = self._path + self._streamed_at + query(**_in_query(bound))
@@ -210,9 +228,9 @@ class Connecting:
     # WebSocket
 
     async def _over_socket(
-        self, region: str, cursor: str | None, bound: Mapping[str, Any]
+        self, region: str, cursor: str | None, bound: Mapping[str, Any], own: Mapping[str, str]
     ) -> AsyncGenerator[Event, None]:
-        opened = await self._open(region)
+        opened = await self._open(region, own)
         try:
             subscribe = {"do": "subscribe", "number": 1, **bound}
             if cursor:
@@ -240,7 +258,7 @@ class Connecting:
         finally:
             await opened.close()
 
-    async def _open(self, region: str) -> ClientConnection:
+    async def _open(self, region: str, own: Mapping[str, str]) -> ClientConnection:
         parts = urlsplit(region)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         # By itself, so that a region that is away is told from an upgrade that is forbidden.
@@ -249,7 +267,7 @@ class Connecting:
             return await connect(
                 f"ws{region.removeprefix('http')}{self._path}/ws",
                 sock=dialled,
-                additional_headers=self._headers(),
+                additional_headers=dict(own),
                 compression=None,
                 max_size=EVENT_CHARS_MAX,
                 open_timeout=FIRST_S_MAX,
@@ -269,7 +287,7 @@ class Connecting:
     # Long poll
 
     async def _polled(
-        self, region: str, cursor: str | None, bound: Mapping[str, Any]
+        self, region: str, cursor: str | None, bound: Mapping[str, Any], _: Mapping[str, str]
     ) -> AsyncGenerator[Event, None]:
         handle: str | None = None
         while True:
