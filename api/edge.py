@@ -24,7 +24,7 @@ from perdure.api.problems import problem
 from perdure.api.rates import Meter
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.sockets import Sockets
-from perdure.api.standing import Standing, give, standing_of
+from perdure.api.standing import Needs, Standing, give, standing_of
 from perdure.api.stream import stream
 from perdure.api.work import work_feed
 from perdure.regions.documents import Seat
@@ -118,7 +118,11 @@ class Edge:
         if seat is None:
             await self._sockets.serve(scope, receive, send, parts[3], headers)
             return
-        with self._sockets.counted(), standing.held(key, seat.end):
+        verbs = {"read", *(["write"] * seat.may_write), *(["presence"] * seat.is_seen)}
+        with (
+            self._sockets.counted(),
+            standing.held(key, seat.end, Needs(frozenset(verbs))),
+        ):
             await serve_document(self._node, seat, scope, receive, send, headers)
 
     def _seat(self, standing: Standing, parts: list[str], key: str) -> Seat:

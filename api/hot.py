@@ -21,7 +21,7 @@ from perdure.api.bodies import (
 from perdure.api.fields import Fields, ack_wait_ms, member_of, query
 from perdure.api.pace import cost_of, pace_of
 from perdure.api.patience import within
-from perdure.api.standing import standing_of
+from perdure.api.standing import reads, standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Gathered, Reader
 from perdure.regions.guard_headers import guarded
@@ -192,7 +192,7 @@ async def events(
     if member is not None:
         standing.check_member(session, member)
     reader = node.subscribe(session, cursor, member, data)
-    with standing.held(session, reader.expire_grant):
+    with standing.held(session, reader.expire_grant, reads(member)):
         await _tell(node, reader, receive, send, headers)
 
 

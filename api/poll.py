@@ -15,7 +15,7 @@ from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import member_of, poll_wait_ms, query
 from perdure.api.hot import JSON, WRITE_S_MAX, respond
 from perdure.api.patience import within
-from perdure.api.standing import standing_of
+from perdure.api.standing import reads, standing_of
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
@@ -79,7 +79,7 @@ class Polls:
         reader = turn.reader
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            with standing.held(session, reader.expire_grant):
+            with standing.held(session, reader.expire_grant, reads(asked.member)):
                 await turn.wait(gone)
         except BaseException:
             turn.reader.close()

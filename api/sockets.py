@@ -31,9 +31,10 @@ from perdure.api.socket_frames import (
     parse_frame,
     refusal_of,
 )
-from perdure.api.standing import standing_of
+from perdure.api.standing import Needs, reads, standing_of
 from perdure.api.transports import PROTOCOL
 from perdure.api.verbs import Answer, Lane, Whose, ack_value, carry_out
+from perdure.api.work import needs_of_feed
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
@@ -123,6 +124,7 @@ class Socket:
         self._readers: dict[str, Reader] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
         self._feeds: dict[str, WorkReader] = {}
+        self._feeds_held: dict[str, Callable[[], None]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
         self._lanes: dict[Lane, Ack] = {}
         self._watching = False
@@ -135,7 +137,7 @@ class Socket:
         still carried out."""
         self._start(self._read())
         self._start(self._leave())
-        let_go = self._whose.standing.hold(None, self._grant_over)
+        let_go = self._whose.standing.hold(None, self._grant_over, Needs())
         try:
             code = await self._end
             self._end_all(self._tasks - self._verbs)
@@ -155,6 +157,8 @@ class Socket:
             reader.close()
         for feed in self._feeds.values():
             feed.close()
+        for agent in list(self._feeds_held):
+            self._let_go(agent)
         for task in tasks:
             task.cancel()
 
@@ -262,7 +266,7 @@ class Socket:
         if len(self._readers) >= SOCKET_SESSIONS_MAX:
             raise Refusal("too_many", "this socket follows too many sessions", retry_after_s=1)
         self._readers[session] = reader = self._node.subscribe(session, cursor, member, data)
-        let_go = self._whose.standing.hold(session, reader.expire_grant)
+        let_go = self._whose.standing.hold(session, reader.expire_grant, reads(member))
         reader.on_close(let_go)
 
         async def start() -> None:
@@ -325,6 +329,8 @@ class Socket:
         if len(self._feeds) >= SOCKET_SESSIONS_MAX:
             raise Refusal("too_many", "this socket follows too many agents", retry_after_s=1)
         self._feeds[agent] = reader = self._node.follow_agent(agent, worker)
+        needs = needs_of_feed(agent, worker)
+        self._feeds_held[agent] = self._whose.standing.hold(None, reader.expire_grant, needs)
 
         async def start() -> None:
             if self._feeds.get(agent) is reader and not self._end.done():
@@ -335,12 +341,17 @@ class Socket:
     async def rest(self, agent: str) -> None:
         """End a feed; nothing of it is sent when this returns."""
         reader = self._feeds.pop(agent, None)
+        self._let_go(agent)
         task = self._working.pop(agent, None)
         if reader is not None:
             reader.close()
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
+
+    def _let_go(self, agent: str) -> None:
+        if (let_go := self._feeds_held.pop(agent, None)) is not None:
+            let_go()
 
     async def _tell_work(self, agent: str, reader: WorkReader) -> None:
         while (told := await reader.next()) is not None:
@@ -351,6 +362,7 @@ class Socket:
         self._working.pop(agent, None)
         reader.close()
         self._feeds.pop(agent, None)
+        self._let_go(agent)
         await self._send(f'{{"agent":"{name_of(agent)}","over":true}}')
 
     # Acknowledgements

@@ -8,7 +8,7 @@ on the old one.
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from perdure.api.authority import ANYBODY, Authority
 from perdure.api.bodies import Scope
@@ -48,6 +48,37 @@ class Signers(Protocol):
         """Whether what this key signed is still good."""
 
 
+class Needs(NamedTuple):
+    """What something needs that goes on: verbs on its session, or on all where it is of none, and
+    names that it goes under."""
+
+    verbs: frozenset[str] = frozenset()
+    names: tuple[str | None, ...] = ()
+
+    def allowed(self, authority: Authority, session: str | None) -> bool:
+        """Whether a grant allows this on a session (its name inside)."""
+        try:
+            for verb in self.verbs:
+                if session is None:
+                    authority.check_everywhere(verb)
+                else:
+                    authority.check(name_of(session), verb)
+            for name in self.names:
+                if name is not None:
+                    authority.check_name(name, "name")
+        except Refusal:
+            return False
+        return True
+
+
+READS = Needs(frozenset({"read"}))
+
+
+def reads(member: str | None) -> Needs:
+    """What reading a session needs, and being present in it meanwhile."""
+    return READS if member is None else Needs(READS.verbs | {"presence"}, (member,))
+
+
 class Standing:
     """The authority of one connection."""
 
@@ -71,19 +102,19 @@ class Standing:
         self.authority.check(name_of(session), "presence")
         self.authority.check_name(member, "presence")
 
-    def hold(self, session: str | None, end: End) -> Callable[[], None]:
+    def hold(self, session: str | None, end: End, needs: Needs = READS) -> Callable[[], None]:
         """Something goes on from now, for a session (its name inside) or for none, until what is
-        given back is called."""
+        given back is called. A renewal by a grant that does not allow what it ``needs`` ends it."""
         if self.authority is ANYBODY:
             return _nothing
-        held = Held(self, session, end)
+        held = Held(self, session, end, needs)
         self._among.hold(held)
         return lambda: self._among.let_go(held)
 
     @contextlib.contextmanager
-    def held(self, session: str | None, end: End) -> Iterator[None]:
+    def held(self, session: str | None, end: End, needs: Needs = READS) -> Iterator[None]:
         """What goes on within."""
-        let_go = self.hold(session, end)
+        let_go = self.hold(session, end, needs)
         try:
             yield
         finally:
@@ -97,10 +128,11 @@ def _nothing() -> None:
 class Held:
     """Something that goes on under a standing."""
 
-    def __init__(self, standing: Standing, session: str | None, end: End) -> None:
+    def __init__(self, standing: Standing, session: str | None, end: End, needs: Needs) -> None:
         self.standing = standing
         self.session = session
         self.end = end
+        self.needs = needs
 
 
 class Standings:
@@ -155,7 +187,7 @@ class Standings:
         meant = [held for held in self._held if _stands_on(held, token, authority)]
         for held in meant:
             held.standing.authority = authority
-            if held.session is not None and not _reaches(authority, held.session):
+            if not held.needs.allowed(authority, held.session):
                 self.let_go(held)
                 held.end(REVOKED)
         return len(meant)
@@ -165,10 +197,6 @@ def _stands_on(held: Held, token: str, authority: Authority) -> bool:
     before = held.standing.authority
     is_same = (before.tenant, before.subject) == (authority.tenant, authority.subject)
     return before.token == token and is_same
-
-
-def _reaches(authority: Authority, session: str) -> bool:
-    return any(each.first <= session < each.past for each in authority.readable())
 
 
 def standing_of(scope: Scope) -> Standing:

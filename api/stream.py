@@ -24,7 +24,7 @@ from perdure.api.hot import (
 from perdure.api.pace import Pace, cost_of, pace_of
 from perdure.api.patience import within
 from perdure.api.problems import problem
-from perdure.api.standing import standing_of
+from perdure.api.standing import Needs, standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -315,7 +315,8 @@ async def stream(
     try:
         start = [(b"content-type", MEDIA_TYPE.encode()), *headers]
         await send({"type": "http.response.start", "status": 200, "headers": start})
-        with standing.held(session, appending.end):
+        needs = Needs(frozenset({"write"}), (producer.id,))
+        with standing.held(session, appending.end, needs):
             await appending.run(lines)
     except TimeoutError:
         return

@@ -6,11 +6,12 @@ from typing import NamedTuple
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.fields import poll_wait_ms, query
 from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
-from perdure.api.standing import Standing, standing_of
+from perdure.api.standing import Needs, Standing, standing_of
 from perdure.regions.guard_headers import guarded
 from perdure.regions.node import Node
 from perdure.regions.work_readers import Told, WorkReader
 from perdure.replication.errors import Refusal
+from perdure.replication.tenants import name_of
 
 Headers = list[tuple[bytes, bytes]]
 _EVENT_STREAM = b"text/event-stream"
@@ -36,7 +37,7 @@ async def work_feed(
     try:
         if _wants_stream(scope):
             reader = node.follow_agent(agent, worker)
-            with standing.held(None, reader.expire_grant):
+            with standing.held(None, reader.expire_grant, needs_of_feed(agent, worker)):
                 await _stream(node, reader, send, gone, headers)
             return
         wait_s = poll_wait_ms(values) / 1000 if "wait_ms" in values else 0.0
@@ -46,6 +47,11 @@ async def work_feed(
         await respond(send, 200, body, [*headers, content])
     finally:
         gone.cancel()
+
+
+def needs_of_feed(agent: str, worker: str | None) -> Needs:
+    """What following an agent (its name inside) needs."""
+    return Needs(frozenset({"run"}), (name_of(agent), worker))
 
 
 def _wants_stream(scope: Scope) -> bool:
@@ -65,7 +71,7 @@ async def _poll(
         over.append(why)
         reader.wake()
 
-    let_go = standing.hold(None, end)
+    let_go = standing.hold(None, end, needs_of_feed(agent, asked.worker))
     deadline = asyncio.get_running_loop().time() + asked.wait_s
     try:
         while True:

@@ -69,7 +69,9 @@ class WorkReader:
         return None if self.is_over and not told else told
 
     def expire_grant(self, why: str) -> None:
-        """End it, whose grant is over, with that as a last word after what waits."""
+        """End it, whose grant is over, with that as a last word after what waits; once."""
+        if self.is_over:
+            return
         self._last.append(("expired", f'{{"reason":"{why}"}}'))
         self.is_over = True
         self._woken.set()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jwt
 import pytest
+import websockets
 from jsonschema import Draft202012Validator
 from perdure.api.authority import VERBS
 from perdure.api.grants import Grants
@@ -149,6 +150,48 @@ async def test_a_renewal_that_reaches_less_ends_the_rest(guarded):
     reply = await guarded.json("POST", "/v1/grants/renew", {"grant": old}, bearer(new))
     assert reply.json["renewed"] == 1
     assert json.loads((await stream.events("expired"))[-1]["data"]) == {"reason": "revoked"}
+
+
+async def test_a_renewal_takes_what_it_does_not_allow(guarded):
+    """Who may only read from now on appends no more over what was open, edits no document, and is
+    told of no runs."""
+    old = grant(**{"as": ["*"]})
+    opened = await guarded.json(
+        "POST",
+        "/v1/sessions/s/messages",
+        {"id": "m", "role": "a", "producer": "p", "claim_id": "claim-0001"},
+        bearer(old),
+    )
+    long = await guarded.connect()
+    lane = [("producer-id", "p"), ("producer-epoch", opened.json["epoch"])]
+    chunked = [("transfer-encoding", "chunked"), ("content-type", "application/x-ndjson")]
+    await long.start("POST", "/v1/sessions/s/messages/m/stream", [*bearer(old), *lane, *chunked])
+    await long.chunk(b'{"seq":0,"token":"a"}\n')
+    assert (await long.head()).status == 200
+    assert b'"next":1' in await long.piece()
+    feed = await guarded.connect()
+    await feed.start("GET", "/v1/agents/bot/runs", [*bearer(old), ("accept", "text/event-stream")])
+    assert (await feed.head()).status == 200
+    assert b"event: runs" in await feed.piece()
+    socket = await plug(guarded, additional_headers=dict(bearer(old)))
+    assert (await socket.do("work", agent="bot"))["status"] == 200
+    url = f"ws://127.0.0.1:{guarded.port}/v1/sessions/s/documents/d/ws"
+    document = await websockets.connect(url, additional_headers=dict(bearer(old)), proxy=None)
+    kept = await follow(guarded, old)
+    new = grant(can={"s": ["read"]})
+    reply = await guarded.json("POST", "/v1/grants/renew", {"grant": old}, bearer(new))
+    assert reply.json["renewed"] == 6
+    assert b'"code": "unauthorized"' in await long.piece()
+    assert b"event: expired" in await feed.piece()
+    await guarded.node.request_run("s", RunDraft("bot", id="r"))
+    while "over" not in await socket.take():
+        pass
+    assert [f["event"] for f in socket.frames if "event" in f] == ["runs", "expired"]
+    assert (await socket.do("work", agent="bot"))["body"]["code"] == "forbidden"
+    await document.wait_closed()
+    assert document.close_code == 4401
+    assert (await kept.event())["event"] in ("message", "run")
+    await socket.connection.close()
 
 
 @pytest.mark.failure("S2")
