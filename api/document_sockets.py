@@ -63,6 +63,10 @@ class Closing(NamedTuple):
     reason: str = ""
 
 
+def _over(why: str) -> Closing:
+    return Closing(_OVER.get(why, TRY_LATER), why)
+
+
 def closing(error: Exception) -> Closing:
     """How a socket is closed that did this."""
     if isinstance(error, YjsError):
@@ -130,6 +134,9 @@ class DocumentSocket:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 return Closing(None)
+            if (why := self._seat.over) is not None:
+                # It may be that the client takes nothing, and was not told yet.
+                return _over(why)
             data = message.get("bytes")
             if data is None:
                 return Closing(NOT_TEXT, "binary")
@@ -169,8 +176,7 @@ class DocumentSocket:
             except TimeoutError:
                 self._node.counters["readers_cut"] += 1
                 return Closing(TRY_LATER, "behind")
-        why = self._seat.over or ""
-        return Closing(_OVER.get(why, TRY_LATER), why)
+        return _over(self._seat.over or "")
 
     async def _next(self) -> bytes | None:
         """A client of y-websocket that hears nothing for 30 s takes the region to be gone."""

@@ -10,11 +10,15 @@ import pytest
 import websockets
 from jsonschema import Draft202012Validator
 from perdure.api.authority import VERBS
+from perdure.api.document_sockets import DocumentSocket
 from perdure.api.grants import Grants
 from perdure.regions.clock import SystemClock
 from perdure.replication.admission import Draft
+from perdure.replication.errors import Refusal
 from perdure.replication.limits import TICKET_S_MAX
 from perdure.replication.runs import RunDraft
+from perdure.replication.yjs_sync import encode_sync_update
+from pycrdt import Doc, Text
 
 from .conftest import Region
 from .followers import plug
@@ -332,6 +336,35 @@ async def test_a_revocation_between_the_door_and_the_stream(guarded):
     standing.hold(None, ended.append)
     standings.look()
     assert ended == ["revoked"] and len(standings) == 0
+
+
+@pytest.mark.failure("S4")
+async def test_who_takes_nothing_edits_nothing_more(guarded):
+    """A document's socket whose client does not read what it is told ends with its next edit."""
+    seat = guarded.node.join_document("s", "d")
+    edit = asyncio.Event()
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await edit.wait()
+        document = Doc({"text": Text("after")})
+        update = document.get_update()
+        return {"type": "websocket.receive", "bytes": encode_sync_update(update)}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if message["type"] == "websocket.send":
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(DocumentSocket(guarded.node, seat, receive, send).run())
+    await asyncio.sleep(0.01)
+    seat.end("revoked")
+    edit.set()
+    await asyncio.wait_for(running, 5)
+    assert (sent[-1]["code"], sent[-1]["reason"]) == (4401, "revoked")
+    with pytest.raises(Refusal, match="not_found"):
+        guarded.node.document("s", "d")
+    seat.close()
 
 
 async def test_strict_while_cut_off(serve, clock, tmp_path):
