@@ -48,7 +48,10 @@ class Keys(NamedTuple):
     def read(cls, text: bytes) -> "Keys":
         """The keys of a JWK set (RFC 7517) that can check grants: Ed25519, P-256, and RSA of 2,048
         bits or more. Others are left out. ``ValueError``: it is no JWK set, or none is left."""
-        value = json.loads(text)
+        try:
+            value = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
         listed = value.get("keys") if isinstance(value, dict) else None
         if not isinstance(listed, list) or len(listed) > KEYS_MAX:
             raise ValueError(f"a JWK set is an object with keys, at most {KEYS_MAX}")
@@ -63,8 +66,10 @@ class Keys(NamedTuple):
 
 
 def _usable(data: Any) -> jwt.PyJWK | None:
-    # A secret in a set that others read is none; an encryption key signs nothing.
+    # What is secret and stands in a set that others read is none; an encryption key signs nothing.
     if not isinstance(data, dict) or data.get("kty") == "oct" or data.get("use", "sig") != "sig":
+        return None
+    if "d" in data:
         return None
     try:
         key = jwt.PyJWK(data)

@@ -87,6 +87,8 @@ async def fetch(where: str) -> bytes:
         return text
     pieces = bytearray()
     async with (
+        # All of it: the client's own limit is one of each piece.
+        asyncio.timeout(FETCH_S_MAX),
         httpx2.AsyncClient(timeout=FETCH_S_MAX, follow_redirects=False) as client,
         client.stream("GET", where, headers={"accept": "application/json"}) as answer,
     ):

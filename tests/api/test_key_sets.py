@@ -225,3 +225,18 @@ async def test_where_sets_are_read_from():
             await fetch(base + path)
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("algorithm", MADE)
+def test_private_keys_are_left_out(algorithm):
+    """What stands in a key set is no secret: who put one there is told, and nothing is checked by
+    it."""
+    value = jwt.get_algorithm_by_name(algorithm).to_jwk(MADE[algorithm], as_dict=True)
+    with pytest.raises(ValueError, match="no key"):
+        Keys.read(key_set({**value, "kid": "k"}))
+
+
+def test_a_key_set_that_is_nested_too_deep():
+    """It is none, and is no reason to stop."""
+    with pytest.raises(ValueError, match="nested"):
+        Keys.read(b'{"keys":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
