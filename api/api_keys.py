@@ -45,7 +45,7 @@ class ApiKeys:
         """A new key of a tenant. Raises ``Refusal``: ``invalid_body``, ``too_many``."""
         subject = _subject(fields.needed("subject"))
         said = _said(fields, subject)
-        if sum(1 for _ in self._ledger.all()) >= API_KEYS_MAX:
+        if sum(value["tenant"] == tenant for _, value in self._ledger.all()) >= API_KEYS_MAX:
             raise Refusal("too_many", "too many API keys are kept", retry_after_s=60)
         id_ = f"k-{self._entropy.token(_ID_BITS):016x}"
         key = f"{PREFIX}{id_}_{self._entropy.token(_SECRET_BITS):064x}"
@@ -67,7 +67,7 @@ class ApiKeys:
         if value is None or value["tenant"] != tenant:
             raise Refusal("not_found", f"there is no API key {id_[:128]}")
         # In this order: one that is interrupted between can be repeated.
-        await self._revocations.add(("key", tenant, id_), at_s, by)
+        await self._revocations.add(("key", tenant, id_), at_s, by, counted=False)
         await self._ledger.remove(id_)
 
     def find(self, authorization: str | None) -> tuple[str, dict[str, Any]]:
@@ -78,7 +78,8 @@ class ApiKeys:
         id_ = key.removeprefix(PREFIX).partition("_")[0]
         value = self._ledger.get(id_) if scheme.lower() == "bearer" else None
         kept = _hash("") if value is None else value["hash"]
-        if not hmac.compare_digest(kept, _hash(key)) or value is None:
+        is_it = hmac.compare_digest(kept, _hash(key))
+        if not is_it or value is None or self._revocations.has("key", value["tenant"], id_):
             raise Refusal("unauthorized", "send Authorization: Bearer <API key>")
         return id_, value
 

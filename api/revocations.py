@@ -16,6 +16,8 @@ from perdure.replication.limits import REVOCATIONS_MAX
 from perdure.replication.tenants import name_of, tenant_of
 
 KINDS = ("grant", "subject", "session", "key")
+# Of which only grants are meant that were given before.
+_UNTIL_NOW = ("subject", "session")
 _ID_BYTES = 16
 # Between the id of an API key and the rest of the id of a grant that it has minted.
 OF_KEY = "~"
@@ -47,10 +49,11 @@ class Revocations:
         self._cut = cut
         # Until when grants that mean this are not good, in seconds since 1970.
         self._until_s: dict[What, float] = {}
-        self._count = 0
+        # The records of each tenant, by id.
+        self._records: dict[str, set[str]] = {}
         self.version = 0
-        for _, value in self._ledger.all():
-            self._note(value)
+        for id_, value in self._ledger.all():
+            self._note(id_, value)
         self._ledger.watch(self._changed)
 
     @property
@@ -60,13 +63,17 @@ class Revocations:
 
     def _changed(self, id_: str) -> None:
         if (value := self._ledger.get(id_)) is not None:
-            self._note(value)
+            self._note(id_, value)
 
-    def _note(self, value: dict[str, Any]) -> None:
+    def _note(self, id_: str, value: dict[str, Any]) -> None:
         what = (value["kind"], value["tenant"], value["name"])
-        self._count += what not in self._until_s
+        self._records.setdefault(value["tenant"], set()).add(id_)
         self._until_s[what] = max(value["at"], self._until_s.get(what, 0))
         self.version += 1
+
+    def has(self, kind: str, tenant: str, name: str) -> bool:
+        """Whether this is revoked, whatever for."""
+        return (kind, tenant, name) in self._until_s
 
     def names(self, authority: Authority, session: str | None) -> bool:
         """Whether the grant is revoked, or is for this session (its name inside)."""
@@ -90,13 +97,22 @@ class Revocations:
         # Who says not when it was given may have been given it before.
         return until_s is not None and (authority.issued is None or authority.issued <= until_s)
 
-    async def add(self, what: What, at_s: float, by: str) -> dict[str, Any]:
-        """Revoke; on disk here when this returns, and in the other regions as soon as they hear."""
-        if self._count >= REVOCATIONS_MAX:
-            raise Refusal("too_many", "too many revocations are kept", retry_after_s=60)
+    async def add(
+        self, what: What, at_s: float, by: str, *, counted: bool = True
+    ) -> dict[str, Any]:
+        """Revoke; on disk here when this returns, and in the other regions as soon as they hear.
+
+        Each tenant may keep so many: none takes the others' room. Raises ``Refusal`` ``too_many``.
+        """
         kind, tenant, name = what
+        # Whatever is revoked for ever is revoked once.
+        when = repr(at_s) if kind in _UNTIL_NOW else ""
+        id_ = "r-" + digest(_ID_BYTES, kind, tenant, name, when).hex()
+        if (kept := self._ledger.get(id_)) is not None:
+            return {"id": id_, **kept}
+        if counted and len(self._records.get(tenant, ())) >= REVOCATIONS_MAX:
+            raise Refusal("too_many", "too many revocations are kept", retry_after_s=60)
         value = {"kind": kind, "tenant": tenant, "name": name, "at": at_s, "by": by}
-        id_ = "r-" + digest(_ID_BYTES, kind, tenant, name, repr(at_s)).hex()
         await self._ledger.put(id_, value)
         return {"id": id_, **value}
 

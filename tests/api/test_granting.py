@@ -9,6 +9,7 @@ import jwt
 import pytest
 import websockets
 from jsonschema import Draft202012Validator
+from perdure.api import api_keys, revocations
 from perdure.api.authority import VERBS
 from perdure.api.document_sockets import DocumentSocket
 from perdure.api.grants import Grants
@@ -400,6 +401,41 @@ async def test_only_administrators_revoke(guarded):
     for body in ({}, {"subject": "a", "grant": "b"}, {"subject": ""}, {"session": "a b"}):
         reply = await guarded.json("POST", "/v1/revocations", body, bearer(grant()))
         assert reply.status == 400, body
+
+
+async def test_no_tenant_takes_the_others_room(guarded, monkeypatch):
+    """Of revocations and API keys: each has its own, and whoever has none left still deletes."""
+    monkeypatch.setattr(revocations, "REVOCATIONS_MAX", 3)
+    monkeypatch.setattr(api_keys, "API_KEYS_MAX", 2)
+    full, other = (bearer(grant(tenant=name)) for name in ("acme", "umbrella"))
+    made = {"subject": "svc", "can": {"a": ["read"]}}
+    keys = [(await guarded.json("POST", "/v1/keys", made, full)) for _ in range(3)]
+    assert [reply.status for reply in keys] == [201, 201, 429]
+    for status in (201, 201, 201, 429):
+        # The same again counts as well: it is kept with its time.
+        reply = await guarded.json("POST", "/v1/revocations", {"subject": "x"}, full)
+        assert reply.status == status
+    target = f"/v1/keys/{keys[0].json['id']}"
+    assert (await guarded.request("DELETE", target, None, full)).status == 204
+    assert (await guarded.json("POST", "/v1/revocations", {"subject": "x"}, other)).status == 201
+    assert (await guarded.json("POST", "/v1/keys", made, other)).status == 201
+    # A grant or a key is revoked for ever, once.
+    for _ in range(5):
+        reply = await guarded.json("POST", "/v1/revocations", {"grant": "g"}, other)
+        assert reply.status == 201
+    listed = await guarded.request("GET", "/v1/revocations", None, other)
+    assert len(listed.json["revocations"]) == 2
+
+
+async def test_a_revoked_key_mints_nothing(guarded):
+    """Though it is kept."""
+    root = bearer(grant())
+    made = {"subject": "svc", "can": {"a": ["read"]}}
+    key = (await guarded.json("POST", "/v1/keys", made, root)).json
+    assert (await guarded.json("POST", "/v1/tokens", None, bearer(key["key"]))).status == 201
+    assert (await guarded.json("POST", "/v1/revocations", {"key": key["id"]}, root)).status == 201
+    reply = await guarded.json("POST", "/v1/tokens", None, bearer(key["key"]))
+    reply.assert_problem(401, "unauthorized")
 
 
 # Tickets
