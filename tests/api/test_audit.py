@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from perdure.api import auditing
 from perdure.api.grants import Grants
 from perdure.regions.audit import SESSION, Audit
 from perdure.regions.ports import StorageFull
@@ -225,3 +226,23 @@ async def test_names_with_other_line_ends(serve):
         found = await entries(region)
         assert [entry["target"] for entry in found] == [f"subject {name}" for name in names]
         assert faults(found) == []
+
+
+async def test_one_request_looks_at_some_only(guarded, monkeypatch):
+    """Who administers a tenant of which there is little is given empty pages, and all in the
+    end."""
+    monkeypatch.setattr(auditing, "ENTRIES_LOOKED_AT_MAX", 4)
+    for name in ("first", "last"):
+        head = bearer(grant(tenant="acme", sub=name))
+        assert (await guarded.request("GET", "/v1/keys", None, head)).status == 200
+        for _ in range(10):
+            assert (await guarded.request("GET", "/v1/keys", None, READER)).status == 200
+    found, pages, after = [], 0, ""
+    head = bearer(grant(tenant="acme"))
+    while after is not None:
+        reply = await guarded.request("GET", f"/v1/audit{after and '?after='}{after}", None, head)
+        found += [
+            entry["actor"] for entry in reply.json["entries"] if entry["action"] == "key.list"
+        ]
+        pages, after = pages + 1, reply.json["next"]
+    assert found == ["first", "last"] and pages > 3
