@@ -24,6 +24,7 @@ from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.rates import Meter, Rates
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
+from perdure.api.standing import standing_of
 from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
 from perdure.regions.guard_headers import guard_headers, guarded
@@ -228,11 +229,11 @@ def _add_health(routes: FastAPI, node: Node, version: str) -> None:
     async def verify(request: Request) -> Response:
         """Compare digests with every region that can be reached."""
         session = query(request.scope["query_string"], "session").get("session")
-        authority = authority_of(request)
+        standing = standing_of(request.scope)
         if session is None:
-            authority.check_operator()
+            standing.authority.check_operator()
         else:
-            session = authority.check(check_id(session, "session"), "admin")
+            session = standing.check(check_id(session, "session"), "admin")
         return answer(await node.verify(session))
 
 

@@ -385,6 +385,17 @@ async def test_strict_while_cut_off(serve, clock, tmp_path):
         assert (ends(young, None), ends(old, None)) == (None, None)
 
 
+async def test_a_revoked_session_is_not_verified(guarded):
+    """Its digest is of what a grant from before may not see any more."""
+    head = bearer(grant(iat=int(time.time()) - 5))
+    await guarded.node.send("s", Draft("user", id="m", text="one"))
+    assert (await guarded.request("GET", "/v1/verify?session=s", None, head)).status == 200
+    what = {"session": "s"}
+    assert (await guarded.json("POST", "/v1/revocations", what, bearer(grant()))).status == 201
+    reply = await guarded.request("GET", "/v1/verify?session=s", None, head)
+    reply.assert_problem(401, "unauthorized")
+
+
 async def test_only_administrators_revoke(guarded):
     """Of their own tenant; operators of any."""
     for token, status in (
