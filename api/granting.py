@@ -74,7 +74,14 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
             authorization = header(request.scope, b"authorization")
         except ValueError:
             authorization = None
-        id_, value = known().find(authorization)
+        try:
+            id_, value = known().find(authorization)
+        except Refusal as refusal:
+            if node.readiness() == "catching_up":
+                # Its keys may not have come yet: the key may be a good one.
+                detail = "this region is not caught up yet"
+                raise Refusal("catching_up", detail, retry_after_s=1) from refusal
+            raise
         fields = Fields(await read_object(request, empty=True), TOKEN_FIELDS)
         now_s = node.clock.wall_ms() / 1000
         claims = known().claims(id_, value, fields, now_s)

@@ -449,6 +449,16 @@ async def test_a_revoked_key_mints_nothing(guarded):
     reply.assert_problem(401, "unauthorized")
 
 
+async def test_keys_of_a_region_that_catches_up(guarded):
+    """A region that begins on an empty disk says that it is that, and not that a key is bad."""
+    guarded.node.catch_up.is_under_way = True
+    for _ in range(25):
+        reply = await guarded.json("POST", "/v1/tokens", None, bearer("pdk_k-1_2"))
+        reply.assert_problem(503, "catching_up")
+    reply = await guarded.request("GET", "/v1/keys", None, bearer(grant()))
+    reply.assert_problem(503, "catching_up")
+
+
 # Tickets
 
 
