@@ -29,6 +29,7 @@ _OF_EVERY_RESUME = frozenset({"metadata", "presence", "run", "document", "ready"
 # Of those, what a client that was told the same before need not be told.
 _KNOWN = frozenset({"metadata", "presence", "run", "document", "ready"})
 _UNKNOWN = "0" * 10
+_NAME_BITS = 64
 _HANDLE = re.compile(r"([0-9a-f]{16}-[0-9]{1,16})-([0-9a-f]{10})\Z")
 # A handle is good for ``POLL_KEEP_S``, give or take this.
 _SWEEP_S = 5
@@ -113,8 +114,9 @@ class Polls:
     # What waits for its next poll
 
     def _new_name(self) -> str:
+        # Nobody finds out another client's: whoever names it takes it.
         self._count += 1
-        return f"{self._node.origin.incarnation:016x}-{self._count}"
+        return f"{self._node.entropy.token(_NAME_BITS):016x}-{self._count}"
 
     def _take(self, asked: Asked) -> Reader | None:
         kept = self._kept.pop(asked.name, None)

@@ -343,3 +343,13 @@ async def test_other_bad_requests(region):
     reply = await region.request("POST", "/v1/sessions/s/poll")
     reply.assert_problem(405, "method_not_allowed")
     assert reply.header("allow") == "GET"
+
+
+async def test_nobody_finds_out_the_handles_of_others(region):
+    """A handle does not follow from what a region tells everybody and a number."""
+    first = (await region.request("GET", "/v1/sessions/s/poll")).json
+    incarnation = (await region.request("GET", "/version")).json["incarnation"]
+    guess = f"{incarnation}-1-{'0' * 10}"
+    reply = await region.request("GET", f"/v1/sessions/t/poll?wait_ms=0&poll={guess}")
+    assert reply.status == 200
+    assert region.node.fanout.get("s") is not None, first
