@@ -82,6 +82,7 @@ _AUDITED_FRAMES = {
     "cancel": "message.cancel",
     "claim_run": "run.claim",
     "cancel_run": "run.cancel",
+    "renew": "grant.renew",
 }
 _AUDITED_OUTSIDE = {
     ("POST", "/v1/grants/renew"): "grant.renew",

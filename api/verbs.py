@@ -347,5 +347,6 @@ async def carry_out(
     if action is not None and guard is not None:
         target = next((frame[n] for n in ("message", "run", "document") if fields.has(n)), None)
         about = [key] if target is None else [key, target]
+        about = [] if name in WITHOUT_SESSION else about
         await note(guard.audit, action, whose.standing.authority, about)
     return answer

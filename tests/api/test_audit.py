@@ -246,3 +246,13 @@ async def test_one_request_looks_at_some_only(guarded, monkeypatch):
         ]
         pages, after = pages + 1, reply.json["next"]
     assert found == ["first", "last"] and pages > 3
+
+
+async def test_renewals_over_sockets_are_noted(guarded):
+    """As those over HTTP."""
+    socket = await plug(guarded, additional_headers=dict(bearer(grant())))
+    assert (await socket.do("renew", grant=grant(exp=2_000_000_000)))["status"] == 200
+    assert (await socket.do("renew", grant="x.y.z"))["status"] == 401
+    found = await entries(guarded)
+    assert [(e["action"], e["actor"], e["session"]) for e in found] == [("grant.renew", "ana", None)]
+    await socket.connection.close()
