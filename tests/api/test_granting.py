@@ -438,6 +438,15 @@ async def test_no_tenant_takes_the_others_room(guarded, monkeypatch):
     assert len(listed.json["revocations"]) == 2
 
 
+async def test_limits_of_messages_are_not_of_revocations(guarded):
+    """However few messages the operator lets a session have."""
+    guarded.node.state.census.limit(None, 2)
+    root = bearer(grant())
+    for number in range(4):
+        what = {"subject": f"x{number}"}
+        assert (await guarded.json("POST", "/v1/revocations", what, root)).status == 201
+
+
 async def test_a_revoked_key_mints_nothing(guarded):
     """Though it is kept."""
     root = bearer(grant())
