@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,8 @@ from perdure.replication.tenants import is_session
 
 # Each may cost a message of the greatest size before it is known who sent it.
 HANDSHAKES_MAX = 16
+# And so many from one address, so that a stranger does not take the places of the peers.
+HANDSHAKES_OF_ADDRESS_MAX = 6
 _TURNED_AWAY = {hdrs.WWW_AUTHENTICATE: "Perdure-Peer"}
 
 
@@ -80,6 +83,7 @@ class Acceptor:
         self._gossip = around.gossip
         self._links: dict[str, AcceptedLink] = {}
         self._handshakes = asyncio.Semaphore(HANDSHAKES_MAX)
+        self._under_way: Counter[str] = Counter()
         self._closing = False
 
     async def close(self) -> None:
@@ -133,13 +137,15 @@ class Acceptor:
 
         ``certified``: the regions that the dialer's certificate names; None without certificates.
         """
-        if self._closing or self._handshakes.locked():
+        address = name
+        is_many = self._under_way[address] >= HANDSHAKES_OF_ADDRESS_MAX
+        if self._closing or is_many or self._handshakes.locked():
             busy = LinkRefused("busy", "this region closes, or too many handshakes are under way")
             self._around.refused("links_refused", busy, name)
             return False
         prepared = False
         try:
-            async with self._handshakes:
+            async with self._handshakes, self._one_more(address):
                 await prepare()
                 prepared = True
                 async with asyncio.timeout(HANDSHAKE_S_MAX):
@@ -161,6 +167,16 @@ class Acceptor:
             if prepared:
                 await take_leave(socket, transport)
         return True
+
+    @contextlib.asynccontextmanager
+    async def _one_more(self, address: str) -> AsyncIterator[None]:
+        self._under_way[address] += 1
+        try:
+            yield
+        finally:
+            self._under_way[address] -= 1
+            # Unary plus leaves those that are none.
+            self._under_way = +self._under_way
 
     async def _welcome(
         self, transport: Abortable | None, socket: PeerSocket, certified: frozenset[str] | None

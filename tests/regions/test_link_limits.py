@@ -9,9 +9,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from perdure.regions import transport_accepting
 from perdure.regions.links import PeerUnreachable
 from perdure.regions.node import Node
-from perdure.regions.transport_accepting import HANDSHAKES_MAX
+from perdure.regions.transport_accepting import HANDSHAKES_MAX, HANDSHAKES_OF_ADDRESS_MAX
 from perdure.regions.transport_dialing import ASK_S_MAX, BACKOFF_S_MIN
 from perdure.regions.transport_wire import PATH
 from perdure.replication.admission import Draft
@@ -142,8 +143,9 @@ async def test_a_port_where_nobody_listens_is_left_in_peace(
 # Limits
 
 
-async def test_handshakes_are_limited(tmp_path: Path) -> None:
+async def test_handshakes_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strangers who open links and say nothing; when they go, there is room again."""
+    monkeypatch.setattr(transport_accepting, "HANDSHAKES_OF_ADDRESS_MAX", HANDSHAKES_MAX)
     async with linked(tmp_path, PAIR, start=False) as regions:
         await regions.start("eu")
         url = f"http://127.0.0.1:{regions.ports['eu']}{PATH}"
@@ -164,6 +166,22 @@ async def test_handshakes_are_limited(tmp_path: Path) -> None:
         async with dialer(regions) as (socket, _):
             await socket.receive_bytes()
         assert regions.counters("eu")["links_refused"] == 1
+
+
+async def test_a_stranger_does_not_take_the_places_of_the_peers(tmp_path: Path) -> None:
+    """However many links an address opens and says nothing over, there is room for others."""
+    async with linked(tmp_path, PAIR, start=False) as regions:
+        await regions.start("eu")
+        url = f"http://127.0.0.1:{regions.ports['eu']}{PATH}"
+        connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0), limit=0)
+        async with aiohttp.ClientSession(connector=connector) as http:
+            asked = [http.ws_connect(url) for _ in range(HANDSHAKES_MAX + 4)]
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            refused = [one for one in told if isinstance(one, aiohttp.WSServerHandshakeError)]
+            assert len(told) - len(refused) == HANDSHAKES_OF_ADDRESS_MAX
+            async with dialer(regions) as (socket, _):
+                await socket.receive_bytes()
+        await regions.until(lambda: regions.peers["eu"]._acceptor._under_way == {})
 
 
 async def test_what_asks_for_no_websocket_gets_a_plain_answer(tmp_path: Path) -> None:
