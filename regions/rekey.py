@@ -23,6 +23,7 @@ from perdure.regions.storage_engine import (
     is_encrypted,
     is_full,
     migrate,
+    rewrite_older,
 )
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -77,6 +78,7 @@ class Rekeying:
             stack.callback(lock.release)
             for engine in (self._writer, self._cleaner):
                 stack.callback(Engine.dispose, engine)
+            rewrite_older(self._cleaner)
             state = self._look()
             while state != (CLEAR if decrypt else WHOLE):
                 state = self._step(state)

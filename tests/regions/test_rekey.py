@@ -367,3 +367,18 @@ async def test_a_region_as_a_process(tmp_path: Path) -> None:
         assert message["text"] == MARKER.decode() * 2
     assert holding(served.data) == []
     assert "PERDURE_STORAGE_KEY" not in ENVIRONMENT
+
+
+@pytest.mark.parametrize("keys", [(), (KEY,)], ids=["clear", "encrypted"])
+def test_what_an_older_program_has_deleted_is_gone_too(
+    tmp_path: Path, keys: tuple[bytes, ...]
+) -> None:
+    """Where there was nothing else to do: the next start takes the database for a new one."""
+    made(tmp_path, *keys)
+    freed(tmp_path, "CREATE TABLE more AS SELECT 'NOUGAT' || hex(randomblob(9000))")
+    freed(tmp_path, "DROP TABLE more", "DROP TABLE erasure")
+    query(tmp_path, f"PRAGMA user_version = {1_003 if keys else 3}")
+    assert holding(tmp_path, b"NOUGAT")
+    rekey(tmp_path, *keys, decrypt=not keys)
+    opened(tmp_path, *keys).close()
+    assert holding(tmp_path, b"NOUGAT") == []
