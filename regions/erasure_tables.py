@@ -145,7 +145,10 @@ def _jumped_to(connection: Connection, cipher: Clear) -> dict[str, int]:
 def jumped(
     connection: Connection, cipher: Clear, ids: Mapping[Origin, int], vector: Vector
 ) -> None:
-    """Whatever a peer has told of by now was deleted by what is behind these lsns."""
+    """Whatever a peer has told of by now was deleted by what is behind these lsns. Where nothing is
+    behind, that is no place: what has none is deleted once more."""
+    if not vector:
+        return
     known = _jumped_to(connection, cipher)
     for origin, lsn in vector.items():
         id_ = str(ids[origin])

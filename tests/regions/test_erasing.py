@@ -460,6 +460,16 @@ async def test_what_no_log_says_is_deleted_once_more(regions: Linked) -> None:
     await regions.until(lambda: eu.erasure("s", "m")["regions"] == vector)
 
 
+async def test_a_jump_to_where_it_is_is_no_place(regions: Linked) -> None:
+    """The logs had caught up before the round was over: what that told of is deleted once more,
+    and does not wait for ever for a place that nobody can name."""
+    us = await regions.start("us")
+    await fill(us)
+    await us._writer.absorb([encode(Absorb("s", (Delete("s", "m"),), ()))])
+    await us._writer.jump({})
+    assert us._storage.placeless(10**15, 9) == [Subject("s", "m")]
+
+
 async def test_a_region_that_is_busy_deletes_it_later(
     regions: Linked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
