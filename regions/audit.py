@@ -7,7 +7,7 @@ repaired and verified as any text is. Nothing that a client can say changes or d
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from perdure.regions.node import Node
@@ -34,6 +34,7 @@ class Audit:
         self._count = 0
         self._logs = 0
         self._opening = asyncio.Lock()
+        self._recording: set[asyncio.Task[None]] = set()
         self._n, self._hash = self._last()
         # What was last known to be on disk: where a chain goes on after a failure.
         self._kept = (self._n, self._hash)
@@ -51,6 +52,13 @@ class Audit:
 
     async def record(self, action: str, **what: Any) -> None:
         """Note something: on disk when this returns. Raises ``StorageError`` and ``Refusal``."""
+        # Shielded: of what is cancelled nobody knows whether the chain has it.
+        recording = asyncio.create_task(self._record(action, what))
+        self._recording.add(recording)
+        recording.add_done_callback(self._recording.discard)
+        await asyncio.shield(recording)
+
+    async def _record(self, action: str, what: Mapping[str, Any]) -> None:
         while self._lane is None or self._count >= AUDIT_ENTRIES_MAX:
             async with self._opening:
                 if self._lane is None or self._count >= AUDIT_ENTRIES_MAX:

@@ -256,3 +256,17 @@ async def test_renewals_over_sockets_are_noted(guarded):
     (entry,) = await entries(guarded)
     assert (entry["action"], entry["actor"], entry["session"]) == ("grant.renew", "ana", None)
     await socket.connection.close()
+
+
+async def test_who_is_cut_off_does_not_break_the_chain(guarded):
+    """A socket that ends while its entry is being written: that is there, and the next follows."""
+    audit = Audit(guarded.node)
+    await audit.record("one", tenant="")
+    cut = asyncio.create_task(audit.record("two", tenant=""))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    cut.cancel()
+    await asyncio.gather(cut, return_exceptions=True)
+    await audit.record("three", tenant="")
+    found = [entry for _, entry in audit.entries(None)]
+    assert [e["action"] for e in found] == ["one", "two", "three"] and faults(found) == []
