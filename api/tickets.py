@@ -1,5 +1,6 @@
 """Tickets: what a browser opens a stream with where it can send no header. Good once, and soon."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from perdure.replication.limits import TICKET_S_MAX, TICKETS_MAX
 from perdure.replication.tenants import session_key
 
 _BITS = 192
+# Of a subject that is not the only one.
+TICKETS_OF_SUBJECT_MAX = TICKETS_MAX // 10
 
 
 class Ticket(NamedTuple):
@@ -27,23 +30,35 @@ class Tickets:
         self._entropy = entropy
         self._now_s = now_s
         self._open: dict[str, Ticket] = {}
+        self._of: Counter[tuple[str, str]] = Counter()
 
     def give(self, authority: Authority, session: str) -> str:
         """A ticket for a session. Raises ``Refusal`` ``too_many``."""
         now_s = self._now_s()
         # In the order in which they were given, which is that of their ends.
         while self._open and (first := next(iter(self._open.items())))[1].until_s <= now_s:
-            del self._open[first[0]]
-        if len(self._open) >= TICKETS_MAX:
+            self._take(first[0])
+        whose = (authority.tenant, authority.subject)
+        if len(self._open) >= TICKETS_MAX or self._of[whose] >= TICKETS_OF_SUBJECT_MAX:
             raise Refusal("too_many", "too many tickets are not used yet", retry_after_s=1)
         name = f"{self._entropy.token(_BITS):048x}"
         self._open[name] = Ticket(authority, session, now_s + TICKET_S_MAX)
+        self._of[whose] += 1
         return name
+
+    def _take(self, name: str) -> Ticket | None:
+        ticket = self._open.pop(name, None)
+        if ticket is not None:
+            whose = (ticket.authority.tenant, ticket.authority.subject)
+            self._of[whose] -= 1
+            if not self._of[whose]:
+                del self._of[whose]
+        return ticket
 
     def use(self, name: str, session: str) -> Authority:
         """Whom a ticket stands for at a session, by its id; it is gone then, whatever it was for.
         Raises ``Refusal`` ``unauthorized``."""
-        ticket = self._open.pop(name, None)
+        ticket = self._take(name)
         if (
             ticket is not None
             and ticket.until_s > self._now_s()

@@ -753,3 +753,13 @@ async def test_without_grants_there_are_none(region):
         body = {"grant": "x"} if path.endswith(("renew", "revocations")) else None
         reply = await region.json(method.upper(), target, body)
         assert reply.status in (400, 404), (method, path, reply)
+
+
+async def test_one_subject_does_not_use_up_the_tickets(guarded, monkeypatch):
+    """They are kept in one place for all."""
+    monkeypatch.setattr("perdure.api.tickets.TICKETS_OF_SUBJECT_MAX", 2)
+    mallory, other = bearer(grant(sub="mallory")), bearer(grant())
+    path = "/v1/sessions/s/tickets"
+    asked = [(await guarded.json("POST", path, None, mallory)).status for _ in range(3)]
+    assert asked == [201, 201, 429]
+    assert (await guarded.json("POST", path, None, other)).status == 201
