@@ -45,7 +45,10 @@ class ApiKeys:
         """A new key of a tenant. Raises ``Refusal``: ``invalid_body``, ``too_many``."""
         subject = _subject(fields.needed("subject"))
         said = _said(fields, subject)
-        if sum(value["tenant"] == tenant for _, value in self._ledger.all()) >= API_KEYS_MAX:
+        count = 0
+        async for _, value in self._ledger.each():
+            count += value["tenant"] == tenant
+        if count >= API_KEYS_MAX:
             raise Refusal("too_many", "too many API keys are kept", retry_after_s=60)
         id_ = f"k-{self._entropy.token(_ID_BITS):016x}"
         key = f"{PREFIX}{id_}_{self._entropy.token(_SECRET_BITS):064x}"
@@ -53,11 +56,11 @@ class ApiKeys:
         await self._ledger.put(id_, {**value, "hash": _hash(key)})
         return Made({"id": id_, **value}, key)
 
-    def listed(self, tenant: str) -> list[dict[str, Any]]:
+    async def listed(self, tenant: str) -> list[dict[str, Any]]:
         """The keys of a tenant, without their hashes, the newest first."""
         return [
             {"id": id_, **{name: value[name] for name in value if name != "hash"}}
-            for id_, value in self._ledger.all()
+            async for id_, value in self._ledger.each()
             if value["tenant"] == tenant
         ]
 

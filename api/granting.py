@@ -106,7 +106,7 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
     async def list_keys(request: Request) -> Response:
         """The API keys of the caller's tenant."""
         no_query(request)
-        return answer({"keys": known().listed(_administrator(request).tenant)})
+        return answer({"keys": await known().listed(_administrator(request).tenant)})
 
     @routes.delete("/v1/keys/{k}", status_code=204)
     async def remove_key(k: str, request: Request) -> Response:
@@ -138,7 +138,7 @@ def _add_revocations(routes: FastAPI, node: Node, door: Door) -> None:
         """What is revoked of the caller's tenant, the newest first."""
         no_query(request)
         caller = _administrator(request)
-        found = _guard(door).revocations.listed(caller.tenant)
+        found = await _guard(door).revocations.listed(caller.tenant)
         return answer({"revocations": [_shown(value) for value in found]})
 
 

@@ -116,8 +116,10 @@ class Revocations:
         await self._ledger.put(id_, value)
         return {"id": id_, **value}
 
-    def listed(self, tenant: str) -> list[dict[str, Any]]:
+    async def listed(self, tenant: str) -> list[dict[str, Any]]:
         """The revocations of a tenant, the newest first."""
         return [
-            {"id": id_, **value} for id_, value in self._ledger.all() if value["tenant"] == tenant
+            {"id": id_, **value}
+            async for id_, value in self._ledger.each()
+            if value["tenant"] == tenant
         ]

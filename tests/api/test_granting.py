@@ -14,6 +14,7 @@ from perdure.api.authority import VERBS
 from perdure.api.document_sockets import DocumentSocket
 from perdure.api.grants import Grants
 from perdure.regions.clock import SystemClock
+from perdure.regions.ledger import Ledger
 from perdure.replication.admission import Draft
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import TICKET_S_MAX
@@ -763,3 +764,24 @@ async def test_one_subject_does_not_use_up_the_tickets(guarded, monkeypatch):
     asked = [(await guarded.json("POST", path, None, mallory)).status for _ in range(3)]
     assert asked == [201, 201, 429]
     assert (await guarded.json("POST", path, None, other)).status == 201
+
+
+async def test_a_long_list_holds_nobody_up(guarded, monkeypatch):
+    """Between some revocations and the next the loop is free for others."""
+    monkeypatch.setattr("perdure.regions.ledger._AT_ONCE", 2)
+    ledger = Ledger(guarded.node, "things")
+    for number in range(20):
+        await ledger.put(f"r-{number}", {"tenant": "t", "number": number})
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    going_on = asyncio.create_task(others())
+    found = [value["number"] async for _, value in ledger.each()]
+    going_on.cancel()
+    assert found == [value["number"] for _, value in ledger.all()] and len(found) == 20
+    assert turns >= 9
