@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+from perdure.api.acknowledging import Acknowledging
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.door import Door
 from perdure.api.hot import WRITE_S_MAX
@@ -33,9 +34,8 @@ from perdure.api.socket_frames import (
 )
 from perdure.api.standing import Needs, reads, standing_of
 from perdure.api.transports import PROTOCOL
-from perdure.api.verbs import Answer, Lane, Whose, ack_value, carry_out
+from perdure.api.verbs import Answer, Whose, carry_out
 from perdure.api.work import needs_of_feed
-from perdure.regions.answers import Ack
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -43,7 +43,6 @@ from perdure.regions.work_readers import WorkReader
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import (
     KEEPALIVE_S,
-    SOCKET_LANES_MAX,
     SOCKET_SESSIONS_MAX,
     SOCKET_VERBS_MAX,
     SOCKETS_MAX,
@@ -126,8 +125,7 @@ class Socket:
         self._feeds: dict[str, WorkReader] = {}
         self._feeds_held: dict[str, Callable[[], None]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
-        self._lanes: dict[Lane, Ack] = {}
-        self._watching = False
+        self.acknowledging = Acknowledging(node, self._send, self._start)
         self._sent_at = 0.0
         # When all that was sent has left, on the slowest link.
         self._gone_by = 0.0
@@ -364,49 +362,3 @@ class Socket:
         self._feeds.pop(agent, None)
         self._let_go(agent)
         await self._send(f'{{"agent":"{name_of(agent)}","over":true}}')
-
-    # Acknowledgements
-
-    def check_lane(self, lane: Lane) -> None:
-        """Raises ``Refusal`` ``too_many`` for one lane more than can be watched."""
-        if lane not in self._lanes and len(self._lanes) >= SOCKET_LANES_MAX:
-            detail = "this socket appends to too many messages that are not stable yet"
-            raise Refusal("too_many", detail, retry_after_s=1)
-
-    async def watch(self, lane: Lane, ack: Ack) -> None:
-        """Tell the client when more of a lane is stable: one watch for all of them, no timer."""
-        if ack.is_stable:
-            return
-        self._lanes[lane] = ack
-        if not self._watching:
-            self._watching = True
-            self._start(self._watch())
-        # What came while the answer was on its way.
-        await self._look(lane)
-
-    async def _watch(self) -> None:
-        while self._lanes:
-            await self._node.progress()
-            for lane in list(self._lanes):
-                await self._look(lane)
-        self._watching = False
-
-    async def _look(self, lane: Lane) -> None:
-        last = self._lanes.get(lane)
-        if last is None:
-            return
-        try:
-            ack = self._node.acknowledged(*lane)
-        except Refusal:
-            # It was deleted: whoever appends again is told.
-            del self._lanes[lane]
-            return
-        if ack.is_stable:
-            del self._lanes[lane]
-        else:
-            self._lanes[lane] = ack
-        if (ack.stable, ack.ended) != (last.stable, last.ended):
-            session, message, producer, epoch = lane
-            names = {"session": name_of(session), "message": message}
-            lane_value = {**names, "producer": producer, "epoch": epoch, "ack": ack_value(ack)}
-            await self._send(json.dumps(lane_value, separators=(",", ":")))

@@ -45,6 +45,16 @@ class Answer(NamedTuple):
     then: Callable[[], Awaitable[None]] | None = None
 
 
+class Watching(Protocol):
+    """The lanes whose acknowledgements a socket is told."""
+
+    def check(self, lane: Lane) -> None:
+        """Raises ``Refusal`` ``too_many``."""
+
+    async def watch(self, lane: Lane, ack: Ack) -> None:
+        """Tell the client, from this acknowledgement on, when more is stable."""
+
+
 class Following(Protocol):
     """What verbs ask of the socket that they came over."""
 
@@ -65,11 +75,9 @@ class Following(Protocol):
     def owe(self, session: str, items: int) -> None:
         """A frame writes to a session (its name inside), so many items."""
 
-    def check_lane(self, lane: Lane) -> None:
-        """Raises ``Refusal`` ``too_many``."""
-
-    async def watch(self, lane: Lane, ack: Ack) -> None:
-        """Tell the client, from this acknowledgement on, when more is stable."""
+    @property
+    def acknowledging(self) -> Watching:
+        """Whose acknowledgements it is told."""
 
 
 class Whose(NamedTuple):
@@ -169,11 +177,11 @@ async def _append(call: Call) -> Answer:
         raise Refusal("invalid_body", "tokens must be a list", field="tokens")
     check_count(tokens)
     lane = (call.session, message, producer, epoch)
-    call.socket.check_lane(lane)
+    call.socket.acknowledging.check(lane)
     ack = await call.node.append(*lane, seq, tokens, end)
 
     async def watch() -> None:
-        await call.socket.watch(lane, ack)
+        await call.socket.acknowledging.watch(lane, ack)
 
     return Answer(200, ack_value(ack), watch)
 

@@ -261,9 +261,9 @@ async def test_polls_of_agents_end(guarded, clock):
     poll = await guarded.connect()
     asked = f"/v1/agents/bot/runs?wait_ms=20000&cursor={first.json['cursor']}"
     await poll.start("GET", asked, head)
-    for _ in range(100):
+    while not guarded.node.turns._readers:
         # Until it waits.
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
     pass_time(guarded, clock, 631)
     await guarded.node.request_run("s", RunDraft("bot", id="r"))
     (await poll.reply()).assert_problem(401, "unauthorized")
@@ -344,7 +344,7 @@ async def test_a_revocation_between_the_door_and_the_stream(guarded):
 async def test_who_takes_nothing_edits_nothing_more(guarded):
     """A document's socket whose client does not read what it is told ends with its next edit."""
     seat = guarded.node.join_document("s", "d")
-    edit = asyncio.Event()
+    edit, stuck = asyncio.Event(), asyncio.Event()
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -356,10 +356,11 @@ async def test_who_takes_nothing_edits_nothing_more(guarded):
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
         if message["type"] == "websocket.send":
+            stuck.set()
             await asyncio.Event().wait()
 
     running = asyncio.ensure_future(DocumentSocket(guarded.node, seat, receive, send).run())
-    await asyncio.sleep(0.01)
+    await stuck.wait()
     seat.end("revoked")
     edit.set()
     await asyncio.wait_for(running, 5)

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 import websockets
-from perdure.api import sockets
+from perdure.api import acknowledging, sockets
 from perdure.api.grants import Grants
 from perdure.api.verbs import VERBS
 from perdure.regions.ports import StorageFull
@@ -484,7 +484,7 @@ async def test_sessions_max(region, plugged, monkeypatch):
 
 async def test_lanes_max(serve, monkeypatch):
     """One lane more than can be watched is refused; one that is stable makes room."""
-    monkeypatch.setattr(sockets, "SOCKET_LANES_MAX", 1)
+    monkeypatch.setattr(acknowledging, "SOCKET_LANES_MAX", 1)
     async with serve(peers=["us"]) as region:
         plugged = await plug(region)
         first = await plugged.do("open", **OPEN)
