@@ -35,7 +35,7 @@ from perdure.api.socket_frames import (
 from perdure.api.standing import Needs, reads, standing_of
 from perdure.api.transports import PROTOCOL
 from perdure.api.verbs import Answer, Whose, carry_out
-from perdure.api.work import needs_of_feed
+from perdure.api.work import hold_feed
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -123,7 +123,6 @@ class Socket:
         self._readers: dict[str, Reader] = {}
         self._following: dict[str, asyncio.Task[None]] = {}
         self._feeds: dict[str, WorkReader] = {}
-        self._feeds_held: dict[str, Callable[[], None]] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
         self.acknowledging = Acknowledging(node, self._send, self._start)
         self._sent_at = 0.0
@@ -155,8 +154,6 @@ class Socket:
             reader.close()
         for feed in self._feeds.values():
             feed.close()
-        for agent in list(self._feeds_held):
-            self._let_go(agent)
         for task in tasks:
             task.cancel()
 
@@ -259,13 +256,11 @@ class Socket:
     ) -> Callable[[], Awaitable[None]]:
         """Subscribe to a session; see :class:`~perdure.api.verbs.Following`."""
         if session in self._readers:
-            detail = f"this socket follows session {name_of(session)} already"
-            raise Refusal("conflict", detail)
+            raise Refusal("conflict", f"this socket follows session {name_of(session)} already")
         if len(self._readers) >= SOCKET_SESSIONS_MAX:
             raise Refusal("too_many", "this socket follows too many sessions", retry_after_s=1)
         self._readers[session] = reader = self._node.subscribe(session, cursor, member, data)
-        let_go = self._whose.standing.hold(session, reader.expire_grant, reads(member))
-        reader.on_close(let_go)
+        reader.on_close(self._whose.standing.hold(session, reader.expire_grant, reads(member)))
 
         async def start() -> None:
             if self._readers.get(session) is reader and not self._end.done():
@@ -327,8 +322,7 @@ class Socket:
         if len(self._feeds) >= SOCKET_SESSIONS_MAX:
             raise Refusal("too_many", "this socket follows too many agents", retry_after_s=1)
         self._feeds[agent] = reader = self._node.follow_agent(agent, worker)
-        needs = needs_of_feed(agent, worker)
-        self._feeds_held[agent] = self._whose.standing.hold(None, reader.expire_grant, needs)
+        reader.on_close(hold_feed(self._whose.standing, reader))
 
         async def start() -> None:
             if self._feeds.get(agent) is reader and not self._end.done():
@@ -339,17 +333,12 @@ class Socket:
     async def rest(self, agent: str) -> None:
         """End a feed; nothing of it is sent when this returns."""
         reader = self._feeds.pop(agent, None)
-        self._let_go(agent)
         task = self._working.pop(agent, None)
         if reader is not None:
             reader.close()
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-
-    def _let_go(self, agent: str) -> None:
-        if (let_go := self._feeds_held.pop(agent, None)) is not None:
-            let_go()
 
     async def _tell_work(self, agent: str, reader: WorkReader) -> None:
         while (told := await reader.next()) is not None:
@@ -360,5 +349,4 @@ class Socket:
         self._working.pop(agent, None)
         reader.close()
         self._feeds.pop(agent, None)
-        self._let_go(agent)
         await self._send(f'{{"agent":"{name_of(agent)}","over":true}}')

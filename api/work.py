@@ -1,6 +1,7 @@
 """An agent's feed: its open runs as a list, by long poll, or as server-sent events."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send
@@ -52,6 +53,12 @@ async def work_feed(
 def needs_of_feed(agent: str, worker: str | None) -> Needs:
     """What following an agent (its name inside) needs."""
     return Needs(frozenset({"run"}), (name_of(agent), worker))
+
+
+def hold_feed(standing: Standing, reader: WorkReader) -> Callable[[], None]:
+    """It goes on under this standing, until what is given back is called."""
+    needs = needs_of_feed(reader.agent, reader.worker)
+    return standing.hold(None, reader.expire_grant, needs)
 
 
 def _wants_stream(scope: Scope) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 # Changes that wait for a worker; beyond that it is told of all runs anew.
@@ -31,6 +32,7 @@ class WorkReader:
         self._desk = desk
         self._waiting: deque[Told] = deque()
         self._last: list[Told] = []
+        self._gone: list[Callable[[], None]] = []
         # Whether it is to be told of all runs, as they are when it looks.
         self._is_new = True
         self._woken = asyncio.Event()
@@ -79,3 +81,9 @@ class WorkReader:
     def close(self) -> None:
         """Leave; idempotent."""
         self._desk.left(self)
+        for call in self._gone:
+            call()
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """What is to be done when it is over; it may be done twice."""
+        self._gone.append(call)
