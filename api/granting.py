@@ -9,7 +9,7 @@ from perdure.api.auditing import tell
 from perdure.api.authority import Authority
 from perdure.api.bodies import header
 from perdure.api.door import Door, Guard
-from perdure.api.fields import Fields
+from perdure.api.fields import Fields, query
 from perdure.api.grants import tag_of
 from perdure.api.revocations import KINDS
 from perdure.regions.node import Node
@@ -40,6 +40,12 @@ def _administrator(request: Request) -> Authority:
     authority = authority_of(request)
     authority.check_everywhere("admin")
     return authority
+
+
+def _tenant(request: Request) -> str:
+    """The tenant that is asked about."""
+    named = query(request.scope["query_string"], "tenant").get("tenant")
+    return check_tenant(named, _administrator(request))
 
 
 def _add_streams(routes: FastAPI, node: Node, door: Door) -> None:
@@ -104,16 +110,14 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
 
     @routes.get("/v1/keys")
     async def list_keys(request: Request) -> Response:
-        """The API keys of the caller's tenant."""
-        no_query(request)
-        return answer({"keys": await known().listed(_administrator(request).tenant)})
+        """The API keys of a tenant: the caller's, or any for operators."""
+        return answer({"keys": await known().listed(_tenant(request))})
 
     @routes.delete("/v1/keys/{k}", status_code=204)
     async def remove_key(k: str, request: Request) -> Response:
         """Forget an API key, and revoke what it has minted."""
-        no_query(request)
-        caller = _administrator(request)
-        await known().remove(caller.tenant, k, node.clock.wall_ms() / 1000, caller.subject)
+        caller, tenant = _administrator(request), _tenant(request)
+        await known().remove(tenant, k, node.clock.wall_ms() / 1000, caller.subject)
         tell(request, target=k)
         return Response(status_code=204)
 
@@ -135,10 +139,8 @@ def _add_revocations(routes: FastAPI, node: Node, door: Door) -> None:
 
     @routes.get("/v1/revocations")
     async def list_revocations(request: Request) -> Response:
-        """What is revoked of the caller's tenant, the newest first."""
-        no_query(request)
-        caller = _administrator(request)
-        found = await _guard(door).revocations.listed(caller.tenant)
+        """What is revoked of a tenant, the newest first: the caller's, or any for operators."""
+        found = await _guard(door).revocations.listed(_tenant(request))
         return answer({"revocations": [_shown(value) for value in found]})
 
 

@@ -98,6 +98,9 @@ _QUERIES = {
     ("/v1/verify", "get"): ("session",),
     ("/v1/audit", "get"): ("after", "limit"),
     ("/v1/erasures/{e}", "get"): ("tenant",),
+    ("/v1/keys", "get"): ("tenant",),
+    ("/v1/keys/{k}", "delete"): ("tenant",),
+    ("/v1/revocations", "get"): ("tenant",),
 }
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shlex
 import signal
 from pathlib import Path
 
@@ -25,8 +24,11 @@ async def dev(directory: Path, mint: Mint) -> int:
             print(f"{region.name}  {region.url}  pid {region.process.pid}  log {region.log}")
         environment = _write_environment(directory, cluster.grant or "")
         print("data is kept in", directory)
-        print(f"in another terminal:  . {environment}   (gives curl and perdure the grant)")
-        print("try:  curl -N http://127.0.0.1:7102/v1/sessions/demo/events", flush=True)
+        print(f"in another terminal:  . {environment}   (gives perdure and its clients the grant)")
+        print(
+            f"try:  curl -K {directory / 'curl'} -N http://127.0.0.1:7102/v1/sessions/demo/events",
+            flush=True,
+        )
         await stop.wait()
         print("stopping", flush=True)
         for task in watching:
@@ -43,13 +45,11 @@ def _kept_secret(directory: Path) -> str:
 
 
 def _write_environment(directory: Path, grant: str) -> Path:
-    """What a shell reads to have the grant: for perdure and its Python client a variable, for curl
-    a folder with its configuration."""
+    """What a shell reads to have the grant, for perdure and its Python client; and what curl reads
+    when it is told to (``-K``), so that it goes to no other host by itself."""
     _write_own(directory / "grant", grant)
-    _write_own(directory / ".curlrc", f'header = "Authorization: Bearer {grant}"\n')
-    folder = shlex.quote(str(directory.resolve()))
-    lines = (f"export PERDURE_GRANT={grant}", f"export CURL_HOME={folder}")
-    _write_own(directory / "env", "\n".join(lines) + "\n")
+    _write_own(directory / "curl", f'header = "Authorization: Bearer {grant}"\n')
+    _write_own(directory / "env", f"export PERDURE_GRANT={grant}\n")
     return directory / "env"
 
 

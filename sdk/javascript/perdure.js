@@ -1116,7 +1116,11 @@ class Following {
           yield event;
           if (event.event === "deleted") return;
         }
-        if (again !== null) continue;
+        if (again !== null) {
+          // Not in a tight loop, where each next grant is over as well.
+          if (this.regions.now() - since < STEADY_MS) await this.regions.sleep(pause.nextMs(), signal);
+          continue;
+        }
         this.regions.failed(region);
       } catch (error) {
         if (error instanceof HeldBack && (await this.#isThere(region, error, signal)) && transports.heldBack(region, transport)) {

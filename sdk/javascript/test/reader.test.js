@@ -183,7 +183,7 @@ test("a region that drains is left at once, for another, after a share of its re
   assert.ok(asked[0].signal.aborted);
 });
 
-test("a reader whose grant is over goes on with the next, at the same region and at once", async () => {
+test("a reader whose grant is over goes on with the next, at the same region and nearly at once", async () => {
   const { client, time, asked } = scripted([
     stream(sse("ready", "c0", {}) + sse("expired", "c1", { reason: "expired" })),
     stream(sse("metadata", "c2", { metadata: { a: 1 } })),
@@ -191,7 +191,7 @@ test("a reader whose grant is over goes on with the next, at the same region and
   const seen = [];
   await time.run(until(client.session("s").events(), ({ event }) => seen.push(event) === 2));
   assert.deepEqual(seen, ["ready", "metadata"]);
-  assert.deepEqual(time.slept, []);
+  assert.ok(time.slept.length === 1 && time.slept[0] <= 50);
   assert.deepEqual(
     asked.map(({ origin, cursor }) => [origin, cursor]),
     [

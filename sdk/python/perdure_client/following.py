@@ -64,6 +64,9 @@ async def followed(
             # Gone, silent, or what it says is no event: the cursor is still good elsewhere.
             why = repr(error)
         if is_over:
+            if regions.now() - began < STEADY_S:
+                # Not in a tight loop, where each next grant is over as well.
+                await regions.sleep(pause.next_s())
             continue
         transports.failed(region)
         regions.failed(region, why, retry_after_s)

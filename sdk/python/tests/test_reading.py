@@ -155,12 +155,12 @@ async def test_a_region_that_drains_is_left_after_a_share_of_its_time() -> None:
 
 
 async def test_a_reader_whose_grant_is_over_brings_the_next() -> None:
-    """It goes on at the same region, at once, from where it was, with the grant of then."""
+    """It goes on at the same region, from where it was, with the grant of then: nearly at once."""
     over = [sse("ready", "c1", {}), sse("expired", "c2", {"reason": "expired"})]
     script = Scripted(over, [sse("metadata", "c3", {"metadata": {}})])
     await read_all(script, "c3")
     assert script.asked == [(EU, None), (EU, "c2")]
-    assert script.time.slept == []
+    assert sum(script.time.slept) < 0.2
 
 
 async def test_refusals_are_raised_and_5xx_are_not() -> None:
