@@ -27,6 +27,7 @@ from perdure.api.socket_frames import refuse_socket
 from perdure.api.standing import standing_of
 from perdure.api.transports import TRANSPORTS
 from perdure.regions.answers import Opened
+from perdure.regions.config import is_loopback
 from perdure.regions.guard_headers import guard_headers, guarded
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -56,12 +57,20 @@ class Cors(CORSMiddleware):
     answer, and appends come this way.
     """
 
-    def __init__(self, app: Any, guards: list[tuple[bytes, bytes]], **options: Any) -> None:
+    def __init__(
+        self, app: Any, guards: list[tuple[bytes, bytes]], *, is_local: bool, **options: Any
+    ) -> None:
+        """``is_local``: only who calls it by a name of this machine is served: a page of another
+        host whose name was made to lead here is not (DNS rebinding)."""
         super().__init__(app, **options)
         self._guards = guards
+        self._is_local = is_local
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
+        if self._is_local and scope["type"] in ("http", "websocket") and not _names_here(scope):
+            await self._refuse_name(scope, receive, send)
+            return
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
@@ -70,6 +79,13 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    async def _refuse_name(self, scope: Any, receive: Any, send: Any) -> None:
+        refusal = Refusal("origin_refused", "call this region by a name of this machine")
+        if scope["type"] == "websocket":
+            await refuse_socket(refusal, self._guards, send)
+        else:
+            await refuse(refusal, self._guards, receive, send)
 
     async def _socket(self, scope: Any, receive: Any, send: Any) -> None:
         """Browsers open WebSockets from any page and send no preflight: who may is asked here."""
@@ -88,6 +104,12 @@ class Cors(CORSMiddleware):
         return response
 
 
+def _names_here(scope: Any) -> bool:
+    host = Headers(scope=scope).get("host", "")
+    name = host.rpartition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    return is_loopback(name)
+
+
 def is_own(origin: str, host: str | None) -> bool:
     """Whether a page of this very host asks."""
     return host is not None and origin.partition("://")[2].lower() == host.lower()
@@ -103,10 +125,12 @@ def create_app(
     demo_page: Mapping[str, str] | None = None,
     meter: Meter | None = None,
     has_tls: bool = False,
+    is_local: bool = False,
 ) -> ASGIApp:
     """The ASGI application of one region. ``rules`` None: anybody may call. ``demo_page``: the
     regions that the page of the demo offers, and their URLs; without any there is no page.
-    ``has_tls``: it is served over TLS alone."""
+    ``has_tls``: it is served over TLS alone; ``is_local``: it answers to names of this machine
+    alone."""
     routes = FastAPI(
         title="perdure",
         version=version,
@@ -140,6 +164,7 @@ def create_app(
     return Cors(
         edge,
         guards,
+        is_local=is_local,
         allow_origins=list(cors_origins),
         allow_origin_regex=cors_origin_regex,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],

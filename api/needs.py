@@ -75,7 +75,6 @@ _AUDITED_PATHS: dict[tuple[str, str], str] = {
     ("POST", "messages/*/cancel"): "message.cancel",
     ("POST", "runs/*/claim"): "run.claim",
     ("POST", "runs/*/cancel"): "run.cancel",
-    ("POST", "tickets"): "ticket.give",
 }
 _AUDITED_FRAMES = {
     "claim": "message.claim",

@@ -337,6 +337,7 @@ def _serve(options: argparse.Namespace) -> int:
             cors_origin_regex=LOOPBACK_ORIGINS if lets_loopback else None,
             demo_page=config.demo_page,
             has_tls=config.tls is not None,
+            is_local=config.no_auth or bool(config.demo_page),
             meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
 

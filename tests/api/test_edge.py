@@ -6,6 +6,7 @@ import logging
 
 import pytest
 from perdure.api import bodies, edge
+from perdure.api.app import create_app
 from perdure.regions.ports import StorageFailed, StorageFull
 from perdure.replication.limits import BODY_BYTES_MAX
 
@@ -386,3 +387,45 @@ async def test_one_slow_request_does_not_hold_others(serve):
         assert not waiting.done()
         region.peer_has_all()
         assert (await waiting).json["stable"] == 1
+
+
+@pytest.mark.failure("S14")
+@pytest.mark.parametrize(
+    ("host", "is_served"),
+    [
+        ("localhost:7101", True),
+        ("127.0.0.1", True),
+        ("[::1]:7101", True),
+        ("evil.example", False),
+        ("evil.example:7101", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+    ],
+)
+async def test_names_of_this_machine(region, host, is_served):
+    """Where anybody of this machine may call, a page of another host whose name was made to lead
+    here may not."""
+    app = create_app(region.node, rules=None, version="1", is_local=True)
+    sent: list[dict] = []
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b""}
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/livez",
+        "raw_path": b"/livez",
+        "query_string": b"",
+        "scheme": "http",
+        "root_path": "",
+        "headers": [(b"host", host.encode())],
+        "client": ("127.0.0.1", 1),
+        "server": None,
+    }
+    await app(scope, receive, send)
+    assert sent[0]["status"] == (200 if is_served else 403)
