@@ -167,7 +167,6 @@ async def test_what_is_only_noted_says_why_it_could_not_be(guarded):
     for method, target in (
         ("GET", "/v1/regions"),
         ("GET", "/v1/keys"),
-        ("POST", "/v1/sessions/s/tickets"),
     ):
         reply = await guarded.request(method, target, None, READER)
         reply.assert_problem(507, "storage_full")

@@ -89,7 +89,7 @@ async def streamed(eu: Served, epoch: str) -> AsyncIterator[asyncio.StreamReader
     reader, writer = await asyncio.open_connection("127.0.0.1", eu.port)
     line = json.dumps({"seq": 0, "tokens": ["streamed"]}).encode() + b"\n"
     writer.write(
-        b"POST /v1/sessions/s/messages/m/stream HTTP/1.1\r\nhost: test\r\nproducer-id: p\r\n"
+        b"POST /v1/sessions/s/messages/m/stream HTTP/1.1\r\nhost: localhost\r\nproducer-id: p\r\n"
         b"producer-epoch: %s\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n"
         % (epoch.encode(), len(line), line)
     )
