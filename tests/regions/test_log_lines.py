@@ -161,8 +161,8 @@ def parts(scope):
 edge._parts = parts
 """
     async with eu.serve("--verbose", code=code) as running:
-        await eu.raw(b"GET /broken%0A%7B%7D\x1b[31m HTTP/1.1\r\nhost: x\r\n\r\n")
-        await eu.raw(b"GET /broken%0A%7B%7D HTTP/1.1\r\nhost: x\r\n\r\n")
+        await eu.raw(b"GET /broken%0A%7B%7D\x1b[31m HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await eu.raw(b"GET /broken%0A%7B%7D HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await eu.raw(b"nonsense\n{}\n\r\n\r\n")
         running.signal(signal.SIGTERM)
         ended = await running.end()
