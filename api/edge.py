@@ -199,9 +199,9 @@ class Edge:
         send: Send,
         unnoted: list[Refusal | StorageError],
     ) -> Send:
-        """What is noted in the audit log is on disk there before its answer leaves; ``unnoted``:
-        why it could not be, and nothing is answered. (The routes would make an internal error of
-        what is raised while they answer.)"""
+        """What is noted in the audit log is on disk there before its answer leaves (what is only
+        looked at, where that can be). ``unnoted``: why it could not be, and nothing is answered.
+        (The routes would make an internal error of what is raised while they answer.)"""
         action = audited(scope["method"], scope["path"], parts)
         guard = self._door.guard
         if action is None or guard is None:
@@ -213,7 +213,12 @@ class Edge:
                 try:
                     await note(guard.audit, action, standing.authority, parts[3:6:2], told)
                 except (Refusal, StorageError) as error:
-                    unnoted.append(error)
+                    # Who looks after a region whose disk is full must see how it is.
+                    looks = scope["method"] == "GET" and isinstance(error, StorageError)
+                    if not (looks or action == "regions.show"):
+                        unnoted.append(error)
+                    who = standing.authority.subject
+                    log.warning("%s by %r is not noted: %s", action, who, error)
             if not unnoted:
                 await send(message)
 

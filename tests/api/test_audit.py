@@ -161,17 +161,18 @@ async def test_nothing_is_answered_that_is_not_noted(guarded):
     guarded.storage.failure = None
 
 
-async def test_what_is_only_noted_says_why_it_could_not_be(guarded):
-    """What writes nothing but its note is refused as a write is, and is no internal error."""
+async def test_who_looks_is_answered_though_it_cannot_be_noted(guarded, caplog):
+    """An operator must see how a region is whose disk is full; what changes something is refused,
+    as a write is, and is no internal error."""
     guarded.storage.failure = StorageFull("full")
-    for method, target in (
-        ("GET", "/v1/regions"),
-        ("GET", "/v1/keys"),
-    ):
-        reply = await guarded.request(method, target, None, READER)
-        reply.assert_problem(507, "storage_full")
+    for target in ("/v1/regions", "/v1/keys", "/v1/audit"):
+        assert (await guarded.request("GET", target, None, READER)).status == 200
+    assert "regions.show by 'auditor' is not noted" in caplog.text
+    body = {"grant": READER[0][1].removeprefix("Bearer ")}
+    reply = await guarded.json("POST", "/v1/grants/renew", body, READER)
+    reply.assert_problem(507, "storage_full")
     guarded.storage.failure = None
-    assert (await guarded.request("GET", "/v1/regions", None, READER)).status == 200
+    assert [entry["action"] for entry in await entries(guarded)] == []
 
 
 async def test_no_client_reaches_it(guarded):
