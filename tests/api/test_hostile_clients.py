@@ -230,7 +230,7 @@ async def test_a_flood_of_reconnects(tmp_path: Path, kind: str) -> None:
     async with eu.serve():
         await eu.open()
         more = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE) if kind == "ws" else ""
-        request = f"GET /v1/sessions/s/{kind} HTTP/1.1\r\nhost: x\r\n{more}\r\n".encode()
+        request = f"GET /v1/sessions/s/{kind} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n".encode()
         good = b"101" if kind == "ws" else b"200"
 
         async def reconnect() -> tuple[bytes, asyncio.StreamWriter]:

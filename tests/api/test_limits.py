@@ -199,7 +199,7 @@ async def lines(connection: Connection, wanted: int) -> list[dict]:
 
 async def test_a_long_request_is_slowed_down_and_loses_nothing(serve):
     """It is never refused: every line is taken, in its order, at the rate of the session."""
-    async with serve(limits=["session=200/s,burst=1"]) as region:
+    async with serve(limits=["session=200/s,burst=2"]) as region:
         lane = await region.open()
         connection = await region.connect()
         head = [("transfer-encoding", "chunked"), *lane.headers(None)]
@@ -221,7 +221,7 @@ async def test_a_long_request_is_slowed_down_and_loses_nothing(serve):
 
 async def test_a_socket_is_slowed_down_and_loses_nothing(serve):
     """As a long request; also when all frames are there at once."""
-    async with serve(limits=["session=200/s,burst=1"]) as region:
+    async with serve(limits=["session=200/s,burst=2"]) as region:
         lane = await region.open()
         plugged = await plug(region)
         began = asyncio.get_running_loop().time()

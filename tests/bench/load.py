@@ -48,7 +48,7 @@ class Stream:
         )
         path = f"/v1/sessions/{self._session}/messages/m/stream"
         head = (
-            f"POST {path} HTTP/1.1\r\nhost: bench\r\ntransfer-encoding: chunked\r\n"
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
             f"producer-id: p\r\nproducer-epoch: {self._epoch}\r\n\r\n"
         )
         assert self._lines.transport is not None
@@ -168,7 +168,7 @@ async def watchers(
         _, lines = await loop.create_connection(lambda w=watcher: Lines(w.on_line), *address(url))  # type: ignore[misc]
         assert lines.transport is not None
         path = f"/v1/sessions/{session}/events"
-        lines.transport.write(f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+        lines.transport.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         found.append(watcher)
     async with asyncio.timeout(timeout_s):
         for watcher in found:
@@ -292,7 +292,7 @@ async def resume(url: str, session: str, times: int) -> Work:
         _, lines = await loop.create_connection(lambda: Lines(on_line), *address(url))
         assert lines.transport is not None
         path = f"/v1/sessions/{session}/events"
-        lines.transport.write(f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode())
+        lines.transport.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         await done
         took = time.perf_counter() - began
         lines.transport.close()
@@ -368,7 +368,7 @@ async def joins(url: str, reader_urls: list[str], rate: float, seconds: float) -
             *address(reader_url),
         )
         assert lines.transport is not None
-        lines.transport.write(b"GET /v1/sessions/joins/events HTTP/1.1\r\nhost: bench\r\n\r\n")
+        lines.transport.write(b"GET /v1/sessions/joins/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
     await asyncio.sleep(1)
 
     async def work() -> dict[str, Any]:

@@ -90,7 +90,7 @@ async def connect(url: str, source: str | None = None) -> Connection:
 def request(method: str, path: str, body: Any = None, **headers: str) -> bytes:
     """A whole request."""
     raw = b"" if body is None else json.dumps(body).encode()
-    lines = [f"{method} {path} HTTP/1.1", "host: bench", f"content-length: {len(raw)}"]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(raw)}"]
     if raw:
         lines.append("content-type: application/json")
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

@@ -68,7 +68,7 @@ class LightReader(asyncio.Protocol):
         return self.ids == [message["id"] for message in messages]
 
     def _request(self) -> bytes:
-        head = f"GET /v1/sessions/{self.session}/events HTTP/1.1\r\nhost: storm\r\n".encode()
+        head = f"GET /v1/sessions/{self.session}/events HTTP/1.1\r\nhost: localhost\r\n".encode()
         cursor = b"last-event-id: " + self._cursor + b"\r\n" if self._cursor else b""
         return head + cursor + b"accept: text/event-stream\r\n\r\n"
 
