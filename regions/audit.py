@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from perdure.regions.newest_first import newest_first
 from perdure.regions.node import Node
 from perdure.replication.admission import Draft
 from perdure.replication.chain import START, linked
@@ -108,16 +109,7 @@ class Audit:
         return found[::-1]
 
     def _newest_first(self) -> Iterator[Message]:
-        session = self._node.state.find(SESSION)
-        before: str | None = None
-        more = session is not None
-        while session is not None and more:
-            ids, more = session.messages.page(before, _LOGS_AT_ONCE)
-            for id_ in reversed(ids):
-                message = session.visible(id_)
-                if message is not None:
-                    before = message.serial
-                    yield message
+        return newest_first(self._node.state.find(SESSION), _LOGS_AT_ONCE)
 
 
 def _lines(message: Message) -> list[str]:

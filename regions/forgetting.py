@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from perdure.regions.ledger import Ledger
+from perdure.regions.newest_first import newest_first
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.replication.errors import Refusal
@@ -125,17 +126,9 @@ class Forgetter:
 
     def _written(self, name: str, subject: str, until_ms: int) -> Iterator[str]:
         """The messages of a session that the subject has written until then."""
-        session = self._node.state.find(name)
-        before: str | None = None
-        more = session is not None
-        while session is not None and more:
-            ids, more = session.messages.page(before, PAGE_ITEMS_MAX)
-            for id_ in reversed(ids):
-                message = session.visible(id_)
-                if message is not None:
-                    before = message.serial
-                    if _is_of(message, subject, until_ms):
-                        yield id_
+        for message in newest_first(self._node.state.find(name), PAGE_ITEMS_MAX):
+            if _is_of(message, subject, until_ms):
+                yield message.id
 
 
 def _is_of(message: Message, subject: str, until_ms: int) -> bool:

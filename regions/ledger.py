@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from perdure.regions.newest_first import newest_first
 from perdure.regions.node import Node
 from perdure.replication.admission import Draft
 from perdure.replication.ids import canonical
@@ -30,15 +31,9 @@ class Ledger:
 
     def all(self) -> Iterator[tuple[str, Any]]:
         """All records, by id, the newest first."""
-        session = self._node.state.find(self.session)
-        before: str | None = None
-        more = session is not None
-        while session is not None and more:
-            messages, more = session.page(before, PAGE_ITEMS_MAX)
-            for message in reversed(messages):
-                if (value := _read(message)) is not None:
-                    yield message["id"], value
-            before = messages[0]["serial"] if messages else None
+        for message in newest_first(self._node.state.find(self.session), PAGE_ITEMS_MAX):
+            if (value := _read(message.value())) is not None:
+                yield message.id, value
 
     async def each(self) -> AsyncIterator[tuple[str, Any]]:
         """The same, with the loop free for others between some and some."""
@@ -49,6 +44,7 @@ class Ledger:
             for message in reversed(messages):
                 if (value := _read(message)) is not None:
                     yield message["id"], value
+            more = more and bool(messages)
             before = messages[0]["serial"] if messages else None
             await asyncio.sleep(0)
 
