@@ -134,6 +134,7 @@ async def test_nobody_draws_from_a_session_that_is_not_theirs(serve):
         refused(await region.json("PUT", "/v1/sessions/s", {}, reader), "subject")
 
 
+@pytest.mark.failure("S16")
 async def test_guessing_at_grants_is_slow(serve):
     """After so many wrong ones none is looked at that is not known, by this address, whatever it
     is: grants, API keys or tickets. Who has been let in goes on."""
@@ -173,6 +174,7 @@ async def test_who_was_let_in_is_not_shut_out_by_who_guesses(serve, monkeypatch)
             assert (await region.json("GET", "/v1/sessions", None, ana)).status == 200
 
 
+@pytest.mark.failure("L4")
 async def test_streams_and_sockets_are_counted(serve):
     """One too many is refused; one that has ended makes room."""
     async with serve(limits=["address-streams=2"]) as region:

@@ -268,8 +268,9 @@ LOAD = [
     Failure(
         "L4",
         "heads and bodies byte by byte, 10,000 idle connections",
-        "a head has 15 s, a body 30 s, then the connection is closed",
-        missing="a limit for each address comes with the limits of tenants",
+        "a head has 15 s, a body 30 s, then the connection is closed; streams have a limit by"
+        " address",
+        missing="a limit on connections of one address that ask for nothing",
     ),
     Failure(
         "L5",
@@ -350,8 +351,7 @@ SECURITY = [
     Failure(
         "S16",
         "secrets guessed by the time that a comparison takes, or by trying",
-        "compared in constant time",
-        missing="a limit on wrong grants comes with the limits of tenants",
+        "compared in constant time; wrong ones draw from a bucket of their own, by address",
     ),
     Failure(
         "S17",
