@@ -7,8 +7,8 @@ on the old one.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 from perdure.api.authority import ANYBODY, Authority
 from perdure.api.bodies import Scope
@@ -208,8 +208,3 @@ def standing_of(scope: Scope) -> Standing:
 def give(scope: Scope, standing: Standing) -> None:
     """Note who a request comes from."""
     scope[_IN_SCOPE] = standing
-
-
-def check_names(scope: Scope, value: Mapping[str, Any], *fields: str) -> None:
-    """Raises ``Refusal`` ``forbidden`` for a name that the caller's grant does not allow."""
-    standing_of(scope).authority.check_names(value, *fields)
