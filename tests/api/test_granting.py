@@ -286,7 +286,8 @@ async def test_revocation(serve, clock, what, bad, good):
     """At once: its streams end and it opens nothing; others go on; also after a restart."""
     operator = bearer(grant(sub="root"))
     async with serve(grants=Grants(SECRET), clock=clock) as region:
-        cut, kept = await follow(region, grant(**bad)), None
+        revoked = grant(**bad)
+        cut, kept = await follow(region, revoked), None
         if good is not None:
             kept = await follow(region, grant(**good))
         reply = await region.json("POST", "/v1/revocations", what, operator)
@@ -300,9 +301,8 @@ async def test_revocation(serve, clock, what, bad, good):
         assert len(listed.json["revocations"]) == 1
     async with serve(grants=Grants(SECRET), clock=clock) as region:
         path = "/v1/sessions/s"
-        (await region.request("GET", path, None, bearer(grant(**bad)))).assert_problem(
-            401, "unauthorized"
-        )
+        reply = await region.request("GET", path, None, bearer(revoked))
+        reply.assert_problem(401, "unauthorized")
         later = grant(**{**bad, "iat": int(time.time()) + 2})
         if "grant" not in what and "key" not in what:
             clock.ms += 5_000
