@@ -123,13 +123,14 @@ class PeerLinks:
 
     async def stop(self) -> None:
         """Close every link and the listener."""
+        if self._listening is not None:
+            # First: who was accepted just before is known by the time that all are closed.
+            self._listening.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, self._acceptor.close(), return_exceptions=True)
         if self._session is not None:
             await self._session.close()
-        if self._listening is not None:
-            self._listening.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
