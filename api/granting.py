@@ -118,7 +118,7 @@ def _add_keys(routes: FastAPI, node: Node, door: Door, keys: ApiKeys | None) -> 
         """Forget an API key, and revoke what it has minted."""
         caller, tenant = _administrator(request), _tenant(request)
         await known().remove(tenant, k, node.clock.wall_ms() / 1000, caller.subject)
-        tell(request, target=k)
+        tell(request, tenant=tenant, target=k)
         return Response(status_code=204)
 
 
