@@ -105,14 +105,24 @@ class Forgetter:
             count = 0
             async for session in self._sessions(value["tenant"]):
                 for message in list(self._written(session, value["subject"], value["at_ms"])):
-                    await self._node.delete(session, message)
-                    count += 1
+                    count += await self._delete(session, message)
             self._deleted[id_] = count
         # Also what another region has deleted for this request: else it is looked at again.
         if self._node.is_erased():
-            said = {"of": id_, "messages": self._deleted.pop(id_)}
+            said = {"of": id_, "messages": self._deleted[id_]}
             await self._ledger.put(self._done_id(id_, self._node.region), said)
             self._work.discard(id_)
+            del self._deleted[id_]
+
+    async def _delete(self, session: str, message: str) -> bool:
+        """Whether it was there to be deleted: others look for the same, and may be first."""
+        try:
+            await self._node.delete(session, message)
+        except Refusal as refusal:
+            if refusal.code != "deleted":
+                raise
+            return False
+        return True
 
     async def _sessions(self, tenant: str) -> AsyncIterator[str]:
         """All sessions of a tenant, so many a second: each is loaded, and leaves memory again."""

@@ -336,8 +336,9 @@ class Node(Sharing):
     def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Something that goes on until the region stops."""
         task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._task_ended)
         self._tasks.append(task)
+        for ended in (self._tasks.remove, self._task_ended):
+            task.add_done_callback(ended)
 
     def is_cut_off(self) -> bool:
         """Whether some other region cannot be heard: what it says now is not known here."""

@@ -123,3 +123,25 @@ async def test_many_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         forget = Forgetter(eu)
         seen = [name async for name in forget._sessions("")]
         assert seen == [f"s{number}" for number in range(5)]
+
+
+async def test_who_deletes_the_same_does_not_end_it(tmp_path: Path) -> None:
+    """A message that is deleted between being found and being deleted is one that is gone; and what
+    has run beside the region is kept by nobody."""
+    async with linked(tmp_path, {"eu": []}) as regions:
+        eu = regions.nodes["eu"]
+        for id_ in ("m", "n"):
+            await say(eu, "s", id_, "ana")
+        forget = Forgetter(eu)
+        await eu.delete("s", "m")
+        assert not await forget._delete("s", "m")
+        assert await forget._delete("s", "n")
+        kept = len(eu._tasks)
+        asked = await forget.ask("", "ana", "root")
+
+        def is_done() -> bool:
+            eu.tick()
+            return bool(forget.told("", asked["id"])["state"] == "done")
+
+        await regions.until(is_done)
+        await regions.until(lambda: len(eu._tasks) == kept)
