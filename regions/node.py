@@ -10,31 +10,28 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
+from perdure.regions.accounts import Accounts
 from perdure.regions.catch_up import CatchUp
 from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.documents import DocumentDesk
 from perdure.regions.erasing import Eraser
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
-from perdure.regions.links import Links, peers_value
+from perdure.regions.links import Links
 from perdure.regions.mending import mend
+from perdure.regions.meters import Meters
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
 from perdure.regions.runs import RunDesk
-from perdure.regions.sharing import Sharing
 from perdure.regions.state import State
-from perdure.regions.verify import verify
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
-from perdure.replication.frames import VERSIONS
 from perdure.replication.gossip import Gossip
 from perdure.replication.limits import KEEPALIVE_S
 from perdure.replication.records import Origin, Record
 from perdure.replication.retelling import tell
-from perdure.replication.subjects import Subject
-from perdure.replication.tenants import check_session
 
 log = logging.getLogger("perdure")
 
@@ -43,7 +40,7 @@ RECONNECT_MS_MAX = 1_000
 _INCARNATION_BITS = 64
 
 
-class Node(Sharing):
+class Node(Accounts):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -60,6 +57,7 @@ class Node(Sharing):
         limits: Limits | None = None,
     ) -> None:
         self.region = region
+        self.meters = Meters()
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
         state = State(region, self.gossip, storage)
@@ -339,59 +337,3 @@ class Node(Sharing):
         self._tasks.append(task)
         for ended in (self._tasks.remove, self._task_ended):
             task.add_done_callback(ended)
-
-    def is_cut_off(self) -> bool:
-        """Whether some other region cannot be heard: what it says now is not known here."""
-        now_ms = self._clock.monotonic_ms()
-        return any(peer.state(now_ms) != "up" for peer in self.gossip.peers.values())
-
-    def erasure(
-        self, session: str, message: str | None = None, document: str | None = None
-    ) -> dict[str, Any]:
-        """How far it is that what was deleted is gone (PROTOCOL A.4). Raises ``Refusal``."""
-        self._check_readable()
-        return self.eraser.told(self.region, Subject(session, message, document))
-
-    def is_erased(self) -> bool:
-        """Whether all that was deleted is gone from this region's disk."""
-        return self.gossip.erased is None
-
-    def version(self) -> dict[str, Any]:
-        """Who this is."""
-        return {
-            "region": self.region,
-            "incarnation": f"{self.origin.incarnation:016x}",
-            "wire": list(VERSIONS),
-        }
-
-    async def verify(self, session: str | None = None) -> dict[str, Any]:
-        """Whether every region that can be reached holds the same (PROTOCOL A.4)."""
-        if session is not None:
-            check_session(session)
-        return await verify(self.holdings, self.gossip, self._links, session)
-
-    def regions(self) -> dict[str, Any]:
-        """What this region knows of the others."""
-        peers = peers_value(self.gossip, self._clock.monotonic_ms())
-        counters = {
-            **self.counters,
-            **(self._links.counters if self._links is not None else {}),
-            "sessions": len(self.state),
-            "readers": self.fanout.count,
-            "open_runs": len(self.turns),
-            "signals_dropped": self.desk.signals.dropped,
-            "present": len(self.desk.presence),
-            "resumes": self.resumes,
-            "undecodable": self.state.undecodable,
-            "unapplied": self.state.unapplied,
-            "damaged": self._storage.damaged,
-            "in_memory": len(self.state.sessions),
-            "loads": self.state.loads,
-            "evictions": self.state.evictions,
-            "checkpointed": self.checkpoint.saved,
-            "truncated": self.checkpoint.truncated,
-            "erased": self.eraser.erased,
-            "log_bytes": self._storage.log_bytes,
-            **self.repair.counters,
-        }
-        return {**self.version(), "peers": peers, "counters": counters}

@@ -159,3 +159,5 @@ SESSION_MESSAGES_MAX = 1_000_000
 # Names of one kind whose buckets owe something; those for which there is no room share these.
 BUCKETS_MAX = 65_536
 BUCKETS_SHARED_MAX = 1_024
+# Combinations of the values of labels that a counter counts apart.
+METER_SERIES_MAX = 256

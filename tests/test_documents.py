@@ -38,6 +38,7 @@ INSIDE = {
     "STORAGE_KEYS_MAX",
     "BUCKETS_MAX",
     "BUCKETS_SHARED_MAX",
+    "METER_SERIES_MAX",
     "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.

@@ -1,0 +1,102 @@
+"""What a region counts of what it does, from its start on; read by `/metrics` and the admin page.
+
+Counting is adding to a number: what is counted on the way of a token costs nanoseconds. How it is
+written for others to read is another's (``api/metrics.py``).
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from perdure.replication.limits import METER_SERIES_MAX
+
+# What a label says where there are more values than are counted apart.
+OTHER = "other"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Counter:
+    """A number that only grows, for each combination of the values of its labels; of at most
+    ``METER_SERIES_MAX`` combinations, the others together as ``other``."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str] = ()) -> None:
+        self.name, self.text, self.labels = name, text, tuple(labels)
+        self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0}
+
+    def add(self, amount: float = 1, *values: str) -> None:
+        """Count; ``values`` are of its labels, in their order."""
+        known = self._values
+        if values not in known and len(known) >= METER_SERIES_MAX:
+            values = (OTHER,) * len(self.labels)
+        known[values] = known.get(values, 0) + amount
+
+    def value(self, *values: str) -> float:
+        """The count of these values; without any, of all together."""
+        return self._values.get(values, 0) if values else sum(self._values.values())
+
+    def series(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Every combination that was counted, and its count."""
+        yield from sorted(self._values.items())
+
+
+class Histogram:
+    """How often something took how long (or was how large): counts up to each bound."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float] = SECONDS) -> None:
+        self.name, self.text, self.bounds = name, text, tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    @property
+    def count(self) -> int:
+        """How many were observed."""
+        return sum(self.counts)
+
+    def quantile(self, part: float, before: Sequence[int] | None = None) -> float | None:
+        """The bound below which a part (0 to 1) of the observations is, of those since ``before``
+        (counts of then) where given; None where there were none, infinity beyond all bounds."""
+        counts = (
+            self.counts
+            if before is None
+            else [a - b for a, b in zip(self.counts, before, strict=True)]
+        )
+        due = part * sum(counts)
+        if not due:
+            return None
+        for bound, count in zip((*self.bounds, float("inf")), counts, strict=True):
+            due -= count
+            if due <= 0:
+                return bound
+        return float("inf")
+
+
+class Meters:
+    """Everything that is counted. Names are without the prefix ``perdure_``; units come last."""
+
+    def __init__(self) -> None:
+        self.tokens = Counter("tokens", "Items of token logs that were admitted here")
+        self.duplicates = Counter("duplicates", "Items that were admitted before: retries")
+        self.fenced = Counter("fenced", "Appends of writers that another had taken over from")
+        self.events = Counter("events", "Events that were handed to readers")
+        self.errors = Counter("errors", "Refusals and failures by code", ["code"])
+        self.requests = Counter("requests", "Requests by operation and status", ["op", "status"])
+        self.resumes = Counter(
+            "resumes", "Readers that came back with a cursor, by outcome", ["outcome"]
+        )
+        self.commits = Counter("commits", "Group commits")
+        self.commit_seconds = Histogram("commit_seconds", "Of a group commit, with its fsync")
+        self.append_seconds = Histogram("append_seconds", "From an append to its acknowledgement")
+        self.delivery_seconds = Histogram(
+            "delivery_seconds", "From the commit of a local append to the event for readers here"
+        )
+        self.gossip_seconds = Histogram(
+            "gossip_seconds", "From an operation's birth in another region to its commit here"
+        )
+
+    def all(self) -> Iterator[Counter | Histogram]:
+        """Each of them."""
+        yield from vars(self).values()
