@@ -29,7 +29,7 @@ def main() -> int:
                 if document
             ]
             equal = by_helm == objects(given, Path(folder))
-        findings = helm_python.lint(str(CHART))
+        findings = helm_python.lint(str(CHART), given)
         print(f"{path.name}: {len(by_helm)} objects, {'the same' if equal else 'DIFFERENT'};")
         print(f"  lint: {findings['errors'] or 'no errors'} {findings['messages']}")
         wrong += not equal or bool(findings["errors"])
