@@ -1,0 +1,67 @@
+"""All of ``deploy/``: flags that there are, texts that are well-formed, and what the guide says of it."""
+
+import re
+
+import pytest
+import yaml
+from perdure.regions.main import main
+from yamllint import linter
+from yamllint.config import YamlLintConfig
+
+from tests.deploy.chart import DEPLOY, EXAMPLES, ROOT, load, objects
+from tests.deploy.files import flags, text, tracked
+
+GUIDE = (ROOT / "docs/operating/deployment.md").read_text(encoding="utf-8")
+LINT = YamlLintConfig(
+    "{extends: default, rules: {line-length: {max: 125}, document-start: disable, braces: "
+    "{max-spaces-inside: 1}, octal-values: enable, truthy: {check-keys: false}}}"
+)
+
+
+def served(folder):
+    """Everything in ``deploy/`` and its guide that ``perdure serve`` is started with."""
+    for service in yaml.safe_load(text("compose/compose.yaml"))["services"].values():
+        yield from service.get("command", [])
+    for path in EXAMPLES:
+        for made in objects(load(path), folder):
+            if made["kind"] == "StatefulSet":
+                yield from made["spec"]["template"]["spec"]["containers"][0]["args"]
+    for name in ("nginx.conf", "Caddyfile", "haproxy.cfg"):
+        (regions,) = re.findall(r"Of the regions: (.*)", text(f"proxy/{name}"))
+        yield regions
+    yield from re.findall(r"^PERDURE_ARGS=(.*)$", GUIDE, re.MULTILINE)
+    yield from re.findall(r"perdure:\S+ serve (.*?)\n```", GUIDE, re.DOTALL)
+
+
+def test_flags(capsys, tmp_path):
+    """Every flag that a region is started with is one that it has."""
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    known = flags(capsys.readouterr().out)
+    given = flags(" ".join(served(tmp_path)))
+    assert {"--region", "--peer", "--trusted-proxy", "--ops-port", "--bootstrap"} <= given
+    assert given - known == set()
+
+
+def test_files_are_well_formed():
+    """YAML is linted; no file has a tab where there are spaces, or an end that is not one."""
+    for path in tracked():
+        written = path.read_text(encoding="utf-8")
+        assert written.endswith("\n"), path
+        if path.name != "Caddyfile":
+            assert "\t" not in written, path
+        if path.suffix in (".yaml", ".yml") and path.parent.name != "templates":
+            assert [str(problem) for problem in linter.run(written, LINT)] == [], path
+
+
+def test_guide_names_everything():
+    """What is in ``deploy/`` is in the guide; the files and the ports that the guide names are there."""
+    for path in DEPLOY.iterdir():
+        if path.is_dir() and path.name != "monitoring":
+            assert f"deploy/{path.name}" in GUIDE, path.name
+    for name in re.findall(r"\bdeploy/[\w./-]*\w", GUIDE):
+        assert (ROOT / name).exists(), name
+    assert re.findall(r"\*\*(\d+)\*\* for", GUIDE)[:2] == ["7101", "7201"]
+    (exposed,) = re.findall(r"^EXPOSE (.*)$", text("container/Containerfile"), re.MULTILINE)
+    assert exposed.split() == ["7101", "7201", "7301"]
+    assert "**7301**" in GUIDE
