@@ -1,6 +1,6 @@
 """Does Helm make of the chart what the tests make of it? ``python -m tests.deploy.against_helm``.
 
-It needs ``helm-python-sdk`` (Helm's own code as a library), which is too large for everybody's set-up:
+It needs ``helm-python-sdk`` (Helm's own code as a library), too large for everybody's set-up:
 ``python -m venv V && V/bin/pip install helm-python-sdk PyYAML jsonschema py-go-template``.
 """
 

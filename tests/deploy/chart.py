@@ -1,6 +1,7 @@
 """The chart as it is rendered: by Go's own templates, with the functions of Sprig and without Helm.
 
-The chart keeps to what both have; ``python -m tests.deploy.against_helm`` shows that Helm makes the same.
+The chart keeps to what both have; ``python -m tests.deploy.against_helm`` shows that Helm makes
+the same of it.
 """
 
 import json
@@ -70,8 +71,8 @@ ENGINE = """
 import json, pathlib, sys
 import go_template
 job = json.load(sys.stdin)
-made = {n: go_template.render(pathlib.Path(p), job["data"]).decode() for n, p in job["files"].items()}
-json.dump(made, sys.stdout)
+made = {name: go_template.render(pathlib.Path(path), job["data"]) for name, path in job["files"]}
+json.dump({name: text.decode() for name, text in made.items()}, sys.stdout)
 """
 
 
@@ -83,7 +84,7 @@ def rendered(given: Values, folder: Path, release: str = "perdure") -> dict[str,
         whole = folder / path.name
         whole.write_text(names + path.read_text(encoding="utf-8"), encoding="utf-8")
         files[path.name] = str(whole)
-    job = json.dumps({"data": context(given, release), "files": files})
+    job = json.dumps({"data": context(given, release), "files": list(files.items())})
     command = [sys.executable, "-c", ENGINE]
     done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
     if done.returncode:

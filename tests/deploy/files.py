@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.deploy.chart import DEPLOY, ROOT
 
-# What `perdure serve` and its kin are started with, in files of every kind.
+# As `perdure serve` is started with, in files of every kind.
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")
 
 

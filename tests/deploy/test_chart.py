@@ -77,7 +77,9 @@ def test_every_switch_on(tmp_path):
     (endpoint,) = monitor["spec"]["endpoints"]
     assert (endpoint["path"], endpoint["port"]) == ("/metrics", "ops")
     ingress = one(made, "Ingress")
-    assert ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+    assert (
+        ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+    )
     paths = [p["path"] for p in ingress["spec"]["rules"][0]["http"]["paths"]]
     assert "/v1" in paths
     assert not [path for path in paths if path.startswith(("/admin", "/metrics"))]
@@ -122,8 +124,8 @@ def test_ports_agree(tmp_path):
 
 
 def test_one_pod_and_its_disk(tmp_path):
-    """A region is one process and its disk: one pod, whose volume outlives it, and which peers reach
-    also while it is not ready."""
+    """A region is one process and its disk: one pod, whose volume outlives it, and which peers
+    reach also while it is not ready."""
     made = objects(LEAST, tmp_path)
     spec = one(made, "StatefulSet")["spec"]
     assert spec["replicas"] == 1
@@ -193,9 +195,9 @@ def test_wrong_values_are_refused(given, says):
 
 def test_what_only_templates_know_is_refused(tmp_path):
     """A region without a certificate, and cert-manager without who signs, are refused as well."""
-    with pytest.raises(ChartRefused, match="peerTls.existingSecret: name the Secret"):
+    with pytest.raises(ChartRefused, match=r"peerTls\.existingSecret: name the Secret"):
         rendered({**LEAST, "peerTls": {}}, tmp_path)
-    with pytest.raises(ChartRefused, match="issuerRef.name: who signs"):
+    with pytest.raises(ChartRefused, match=r"issuerRef\.name: who signs"):
         rendered({**LEAST, "peerTls": {"certManager": {"enabled": True}}}, tmp_path)
 
 
@@ -218,7 +220,9 @@ def test_schema_describes_the_values():
             yield from described(inner, (*path, key))
 
     free = {("resources",), ("ingress", "annotations")}
-    listed = {p for p in keys(load(CHART / "values.yaml")) if p[:-1] not in free and p[:1] not in free}
+    listed = {
+        p for p in keys(load(CHART / "values.yaml")) if p[:-1] not in free and p[:1] not in free
+    }
     there = {p for p in described(schema) if p[:1] not in free}
     assert listed | {p for p in free if len(p) == 2} == there - {("global",)} - {("resources",)}
 

@@ -1,9 +1,10 @@
-"""All of ``deploy/``: flags that there are, texts that are well-formed, and what the guide says of it."""
+"""All of ``deploy/``: flags that there are, texts that are well-formed, and its guide."""
 
 import re
 
 import pytest
 import yaml
+from perdure.regions.allowances import DEFAULTS, parse_limits
 from perdure.regions.main import main
 from yamllint import linter
 from yamllint.config import YamlLintConfig
@@ -34,13 +35,21 @@ def served(folder):
 
 
 def test_flags(capsys, tmp_path):
-    """Every flag that a region is started with is one that it has."""
+    """Every flag that a region is started with is one that it has, and every limit too."""
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     known = flags(capsys.readouterr().out)
-    given = flags(" ".join(served(tmp_path)))
+    all_given = list(served(tmp_path))
+    given = flags(" ".join(all_given))
     assert {"--region", "--peer", "--trusted-proxy", "--ops-port", "--bootstrap"} <= given
     assert given - known == set()
+    limits = [
+        argument.removeprefix("--limit=")
+        for argument in all_given
+        if argument.startswith("--limit=")
+    ]
+    assert limits
+    assert parse_limits(limits, DEFAULTS) != DEFAULTS
 
 
 def test_files_are_well_formed():
@@ -55,7 +64,7 @@ def test_files_are_well_formed():
 
 
 def test_guide_names_everything():
-    """What is in ``deploy/`` is in the guide; the files and the ports that the guide names are there."""
+    """What is in ``deploy/`` is in the guide; the files and ports that this names are there."""
     for path in DEPLOY.iterdir():
         if path.is_dir() and path.name != "monitoring":
             assert f"deploy/{path.name}" in GUIDE, path.name

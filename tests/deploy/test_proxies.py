@@ -1,4 +1,4 @@
-"""The reverse proxies: nginx and HAProxy read their files, and nginx does with requests what it is for."""
+"""The reverse proxies: nginx and HAProxy read their files, and nginx does what it is there for."""
 
 import asyncio
 import base64
@@ -60,8 +60,8 @@ def test_haproxy_reads_its_file(tmp_path, tls):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_addresses_agree(name):
-    """Each file has eu first and the others behind it, on the ports that regions have by themselves,
-    asks only for paths that are open, and keeps operators' paths for those inside."""
+    """Each file has eu first and the others behind it, on the ports that regions have by
+    themselves, asks only for paths that are open, and keeps operators' paths for those inside."""
     written = text(f"proxy/{name}")
     listed = re.findall(r"10\.0\.0\.\d:\d+", written)
     assert listed.index("10.0.0.1:7101") < listed.index("10.0.0.2:7101")
@@ -72,8 +72,8 @@ def test_addresses_agree(name):
 
 
 def test_times_and_sizes_fit():
-    """A stream is not cut while the region still says something, a kept connection is given up before
-    the region gives it up, and what a region takes passes."""
+    """A stream is not cut while the region still says something, a kept connection is given up
+    before the region gives it up, and what a region takes passes."""
     written = text("proxy/nginx.conf")
     (read_s,) = re.findall(r"proxy_read_timeout (\d+)s", written)
     assert int(read_s) > 2 * KEEPALIVE_S
@@ -209,7 +209,7 @@ async def proxy(tmp_path, tls) -> AsyncIterator[Proxy]:
 
 
 async def test_a_token_is_not_held_back(proxy):
-    """What a region says on a stream arrives before it says more, whatever the type of the answer."""
+    """What a region says on a stream arrives before it says more."""
     eu = proxy.regions[0]
     async with proxy.ask("/v1/sessions/s/events") as (head, reader, _):
         assert "200" in head.splitlines()[0]
@@ -243,8 +243,9 @@ async def test_address_of_the_caller(proxy):
 
 
 async def test_the_others_are_asked_when_the_nearest_drains(proxy):
-    """A region that says that it is not ready is left alone, and the caller hears nothing of it; what
-    is asked of this host stays with its own region; a POST that was refused is the caller's to repeat."""
+    """A region that says that it is not ready is left alone, and the caller hears nothing of it;
+    what is asked of this host stays with its own region; a POST that was refused is the caller's
+    to repeat."""
     eu, us, _ = proxy.regions
     assert await proxy.body("/v1/regions") == "eu"
     eu.is_draining = True
