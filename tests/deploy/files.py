@@ -1,10 +1,21 @@
 """What the files of ``deploy/`` say, for the tests."""
 
+import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from tests.deploy.chart import DEPLOY, ROOT
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    """Skips what a platform has no wheel for, but where everything must be tried."""
+    is_missing = find_spec(module) is None and os.environ.get("CI") != "true"
+    return pytest.mark.skipif(is_missing, reason=f"{module} has no wheel for this platform")
+
 
 # As `perdure serve` is started with, in files of every kind.
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]+)")

@@ -22,7 +22,9 @@ from tests.deploy.chart import (
     objects,
     rendered,
 )
+from tests.deploy.files import needs
 
+pytestmark = needs("go_template")
 LEAST = {
     "region": "eu",
     "secrets": {"existingSecret": "s"},

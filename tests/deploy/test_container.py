@@ -3,29 +3,37 @@
 import json
 import re
 import tomllib
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from urllib.error import HTTPError
 
-import dockerfile
 import pytest
 from perdure.api.edge import OPEN_PATHS
 
 from tests.deploy.chart import ROOT
-from tests.deploy.files import ignored, text
+from tests.deploy.files import ignored, needs, text
 
+pytestmark = needs("dockerfile")
 NAME = "container/Containerfile"
-LINES = dockerfile.parse_string(text(NAME))
+
+
+@cache
+def lines():
+    """The file's instructions, as Docker's own parser takes them."""
+    import dockerfile
+
+    return dockerfile.parse_string(text(NAME))
 
 
 def of(command):
-    return [line for line in LINES if line.cmd == command]
+    return [line for line in lines() if line.cmd == command]
 
 
 def final():
     """The instructions of the last stage."""
-    last = max(number for number, line in enumerate(LINES) if line.cmd == "FROM")
-    return LINES[last:]
+    last = max(number for number, line in enumerate(lines()) if line.cmd == "FROM")
+    return lines()[last:]
 
 
 def copied():

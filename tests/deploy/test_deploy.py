@@ -10,7 +10,7 @@ from yamllint import linter
 from yamllint.config import YamlLintConfig
 
 from tests.deploy.chart import DEPLOY, EXAMPLES, ROOT, load, objects
-from tests.deploy.files import flags, text, tracked
+from tests.deploy.files import flags, needs, text, tracked
 
 GUIDE = (ROOT / "docs/operating/deployment.md").read_text(encoding="utf-8")
 LINT = YamlLintConfig(
@@ -34,6 +34,7 @@ def served(folder):
     yield from re.findall(r"perdure:\S+ serve (.*?)\n```", GUIDE, re.DOTALL)
 
 
+@needs("go_template")
 def test_flags(capsys, tmp_path):
     """Every flag that a region is started with is one that it has, and every limit too."""
     with pytest.raises(SystemExit):

