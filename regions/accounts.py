@@ -57,6 +57,10 @@ class Accounts(Sharing):
             "wire": list(VERSIONS),
         }
 
+    async def status(self, what: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - all the same
+        """What a peer asks of this region itself, over a link."""
+        return self.version()
+
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether every region that can be reached holds the same (PROTOCOL A.4)."""
         if session is not None:

@@ -9,12 +9,14 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import aiohttp
 from aiohttp import web
-from perdure.regions.links import Digests
+from perdure.regions.links import Digests, PeerUnreachable
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.regions.transport_accepting import Acceptor
+from perdure.regions.transport_asking import Questions
 from perdure.regions.transport_dialing import DialedLink, Socket, dialing
 from perdure.regions.transport_tls import PeerTls
 from perdure.regions.transport_wire import (
@@ -165,11 +167,26 @@ class PeerLinks:
 
         Raises ``PeerUnreachable`` when it does not answer in time.
         """
-        return await self._dialed[peer].ask(session, buckets)
+        return await self._asking(peer).digests(session, buckets)
+
+    async def ask_status(self, peer: str, what: Mapping[str, Any]) -> dict[str, Any]:
+        """What a peer says of itself. Raises ``PeerUnreachable`` when it does not answer in time,
+        or is of a version that knows no such question."""
+        return await self._asking(peer).status(what)
+
+    def wire(self, peer: str) -> int | None:
+        """The version that the link to a peer speaks; None while it is closed."""
+        return self._asking(peer).version
+
+    def _asking(self, peer: str) -> Questions:
+        link = self._dialed.get(peer)
+        if link is None:
+            raise PeerUnreachable(peer)
+        return link.questions
 
     def pull(self, peer: str, sessions: Sequence[str]) -> AsyncIterator[bytes]:
         """Everything that a peer knows of some sessions, in pieces.
 
         Raises ``PeerUnreachable`` when it stops before the last.
         """
-        return self._dialed[peer].pull(sessions)
+        return self._asking(peer).pull(sessions)

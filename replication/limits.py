@@ -62,6 +62,9 @@ CLOCK_AHEAD_MS_MAX = 60_000
 DRAIN_S_MAX = 8
 # Secrets that regions prove themselves with: the newest, and those that it replaces.
 PEER_SECRETS_MAX = 4
+# What a region is asked of itself over a link, and what it answers; answers at once on one link.
+STATUS_BYTES_MAX = 1_048_576
+STATUS_ANSWERS_MAX = 8
 # A link whose peer was known by a certificate is opened anew after so long.
 PEER_LINK_S_MAX = 86_400
 # How often it is looked whether the files of certificates have changed, and how long they may be.

@@ -110,7 +110,7 @@ async def test_health(region):
     assert (await region.request("GET", "/readyz")).json == {"ready": True}
     version = (await region.request("GET", "/version")).json
     assert version.keys() == {"version", "region", "incarnation", "wire"}
-    assert (version["version"], version["region"], version["wire"]) == ("1.2.3", "eu", [1])
+    assert (version["version"], version["region"], version["wire"]) == ("1.2.3", "eu", [1, 2])
 
 
 async def test_regions_and_verify(serve):
