@@ -16,6 +16,7 @@ from perdure.api.erasure import add_erasure
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
 from perdure.api.guarding import Rules, build_door, minting
+from perdure.api.life_cycle import add_life_cycle
 from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import UNDER, add_page
@@ -149,6 +150,7 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     add_erasure(routes, node)
+    add_life_cycle(routes, node, door)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)

@@ -48,6 +48,7 @@ KEYED_PATHS = frozenset({"/v1/tokens"})
 LINGER_S = 2
 LINGER_BYTES_MAX = BODY_BYTES_MAX
 _COUNTED = "/v1/"
+_OPERATING = "/admin/"
 _SESSIONS = "/v1/sessions/"
 # What the segment after these names.
 _NAMED = {"documents": "document", "messages": "message", "presence": "member", "runs": "run"}
@@ -261,7 +262,9 @@ class Edge:
             standing = await self._door.standing(scope, opened)
         give(scope, standing)
         reason = self._node.readiness()
-        if reason in _CLOSED:
+        # Who drains a region must be able to take it back, and to look at it meanwhile.
+        is_operating = reason == "draining" and scope["path"].startswith(_OPERATING)
+        if reason in _CLOSED and not is_operating:
             raise Refusal(
                 reason, f"this region is {reason}; another one serves you", retry_after_s=1
             )

@@ -46,6 +46,13 @@ class Fields:
             raise Refusal("invalid_body", f"{name} is missing", field=name)
         return value
 
+    def flag(self, name: str) -> bool:
+        """True or false; false when it is absent or null."""
+        value = self._value.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise Refusal("invalid_body", f"{name} must be true or false", field=name)
+        return bool(value)
+
     def value(self, name: str) -> Any:
         """Whatever it is; None when it is absent."""
         return self._value.get(name)

@@ -183,14 +183,14 @@ class DocumentDesk:
     def __init__(self, clock: Clock, forward: Forward, changed: Callable[[str, str], None]) -> None:
         """``changed`` is told the session and the id of a document that has changed."""
         self._rooms: dict[Name, Room] = {}
-        self._draining = False
+        self.draining = False
         self._forward = forward
         self._changed = changed
         self._clock = clock
 
     def join(self, name: Name) -> Seat:
         """A seat at a document. Raises ``Refusal``: ``draining``, ``too_many``."""
-        if self._draining:
+        if self.draining:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         room = self._rooms.get(name)
         if room is None:
@@ -247,7 +247,7 @@ class DocumentDesk:
 
     def drain(self) -> None:
         """The region shuts down: they come back elsewhere."""
-        self._draining = True
+        self.draining = True
         for name in self._rooms:
             self._end("draining", name)
 

@@ -95,6 +95,11 @@ class Acceptor:
         links = list(self._links.values())
         await asyncio.gather(*(take_leave(link.socket, link.transport) for link in links))
 
+    def part(self, name: str) -> None:
+        """A region is a peer no more: nothing is taken from it."""
+        if (link := self._links.get(name)) is not None and link.transport is not None:
+            link.transport.abort()
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One link over a WebSocket of aiohttp's, from its handshake to its end."""
         name = request.remote or "unknown"
@@ -218,6 +223,8 @@ class Acceptor:
             return LinkRefused("certificate", f"the certificate does not name {region}")
         if region == self._gossip.me.region:
             return LinkRefused("name_in_use", f"this node is {region} as well")
+        if region in self._gossip.gone:
+            return LinkRefused("gone", f"{region} was removed for good; another name is needed")
         if region not in self._gossip.peers:
             return LinkRefused("foreign", f"{region} is not configured here")
         other = self._links.get(region)
@@ -245,6 +252,8 @@ class Acceptor:
         while True:
             async with asyncio.timeout(IDLE_S_MAX):
                 frame = frame_of(link.channel, await link.socket.receive())
+            if link.name not in self._gossip.peers:
+                raise LinkRefused("foreign", f"{link.name} is a peer no more")
             link.heard_ms = self._around.clock.monotonic_ms()
             await self._take(link, frame)
 

@@ -145,6 +145,8 @@ class DialedLink:
         except LinkRefused as refused:
             self._around.refused("links_refused", refused, self.name)
             name_in_use = str(refused) if refused.code == "name_in_use" else None
+            if refused.code == "gone":
+                self._around.host.expelled()
         except (aiohttp.ClientError, OSError, TimeoutError, StorageError) as error:
             self._around.counters["links_failed"] += 1
             known = {"peer": self.name}

@@ -106,6 +106,9 @@ class Host(Protocol):
     def linked(self, name: str) -> None:
         """A link to the peer is open."""
 
+    def expelled(self) -> None:
+        """A peer says that this region was removed for good."""
+
     def below(self, name: str) -> None:
         """The peer says that its logs no longer hold what this region lacks."""
 

@@ -28,7 +28,9 @@ from perdure.replication.records import Origin, Vector, parse_origin
 
 _TIME_MS_MAX = 2**53
 _NONCE = re.compile(r"[0-9a-f]{32,128}", re.ASCII)
-REFUSALS = frozenset({"version", "name_in_use", "foreign", "unauthenticated", "certificate"})
+REFUSALS = frozenset(
+    {"version", "name_in_use", "foreign", "unauthenticated", "certificate", "gone"}
+)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ PEER_SECRETS_MAX = 4
 # What a region is asked of itself over a link, and what it answers; answers at once on one link.
 STATUS_BYTES_MAX = 1_048_576
 STATUS_ANSWERS_MAX = 8
+# Other regions that one knows.
+PEERS_MAX = 64
+REGIONS_GONE_MAX = 1_024
+PEERS_FILE_BYTES_MAX = 65_536
 # A link whose peer was known by a certificate is opened anew after so long.
 PEER_LINK_S_MAX = 86_400
 # How often it is looked whether the files of certificates have changed, and how long they may be.

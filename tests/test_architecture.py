@@ -33,6 +33,7 @@ HOMES = {
         "api/answers.py",
         "api/app.py",
         "api/auditing.py",
+        "api/life_cycle.py",
         "api/description_page.py",
         "api/documents.py",
         "api/erasure.py",
