@@ -29,7 +29,7 @@ class Membership:
         self._node = node
         self._catch_up = catch_up
         self._ledger = Ledger(node, "regions")
-        self.links: Links | None = None
+        self._links: Links | None = None
         self.gone: dict[str, dict[str, Any]] = {}
         # Set when this region itself was removed: it is to end.
         self.expelled = asyncio.Event()
@@ -39,6 +39,12 @@ class Membership:
         self._ledger.watch(self._changed)
         for name, value in self._ledger.all():
             self._note(name, value)
+
+    def begin(self, links: Links) -> None:
+        """These are the links of this region."""
+        self._links = links
+        for name in self.gone:
+            links.part(name)
 
     def _changed(self, name: str) -> None:
         if (value := self._ledger.get(name)) is not None:
@@ -62,8 +68,8 @@ class Membership:
         self._node.gossip.part(name)
         self._node.desk.gossip.part(name)
         self._node.repair.part(name)
-        if self.links is not None:
-            self.links.part(name)
+        if self._links is not None:
+            self._links.part(name)
         self._catch_up.part(name)
 
     def expel(self) -> None:
@@ -86,8 +92,8 @@ class Membership:
         for name in fit:
             node.gossip.join(name)
             node.desk.gossip.join(name)
-        if self.links is not None:
-            self.links.connect(fit)
+        if self._links is not None:
+            self._links.connect(fit)
         node.peers_changed()
 
     async def forget(self, name: str, *, by: str = "", force: bool = False) -> dict[str, Any]:
@@ -114,10 +120,10 @@ class Membership:
 
     async def _is_drained(self, name: str) -> bool:
         """Whether it takes nothing any more, and this region has all that it took."""
-        if self.links is None:
+        if self._links is None:
             return False
         try:
-            status = await self.links.ask_status(name, {})
+            status = await self._links.ask_status(name, {})
         except PeerUnreachable:
             return False
         return status.get("state") == "draining"

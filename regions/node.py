@@ -131,8 +131,9 @@ class Node(LifeCycle):
 
     def start(self, links: Links | None) -> None:
         """Begin to work; ``links`` carry what is committed to the peers."""
-        self._links = self.repair.links = self.membership.links = links
+        self._links = self.repair.links = links
         if links is not None:
+            self.membership.begin(links)
             self.desk.wake = links.wake
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="perdure-writer"),
