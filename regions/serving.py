@@ -244,7 +244,9 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _read_peers_again, config, node)
+    if config.peers_file is not None:
+        # Else it ends the process, as when a terminal is closed.
+        loop.add_signal_handler(signal.SIGHUP, _read_peers_again, config, node)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = asyncio.create_task(_watch_name(links, stop))
     stopping = asyncio.create_task(stop.wait())
