@@ -64,10 +64,8 @@ async def drain(options: argparse.Namespace, client: Client) -> int:
 
 
 async def _asked(client: Client, *, undo: bool) -> dict[str, Any]:
-    answer: dict[str, Any] = await client.regions.request(
-        "POST", "/admin/api/drain", {"undo": undo}
-    )
-    return answer
+    told, _ = await client.regions.request("POST", "/admin/api/drain", {"undo": undo})
+    return told
 
 
 def _is_over(told: dict[str, Any]) -> bool:
@@ -91,7 +89,7 @@ async def forget(options: argparse.Namespace, client: Client) -> int:
         say(f"--confirm {options.confirm} is not {options.region}")
         return EXIT_USAGE
     async with patiently(client):
-        told = await client.regions.request(
+        told, _ = await client.regions.request(
             "POST",
             f"/admin/api/regions/{options.region}/forget",
             {"confirm": options.confirm, "force": options.force},
