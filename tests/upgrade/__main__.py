@@ -56,7 +56,7 @@ def main() -> int:
         older = OLDER if options.rev is None else build_of(options.rev, path)
         print(f"from {older.name} to {THIS.name}", file=sys.stderr, flush=True)
         began_s = time.monotonic()
-        outcome = asyncio.run(roll(path / "data", older, THIS))
+        outcome = asyncio.run(roll(path / "data", dict.fromkeys(NAMES, older), THIS))
     found = breaches(outcome)
     print(f"{len(NAMES)} regions replaced in {time.monotonic() - began_s:.1f} s")
     print(f"{outcome.tokens} tokens written, {len(outcome.read.split())} read")

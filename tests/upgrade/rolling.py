@@ -105,20 +105,21 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def fleet(path: Path, build: Build, names: tuple[str, ...]) -> AsyncIterator[Fleet]:
-    """Regions of a build, killed at the end."""
-    regions = Fleet(path, names)
+async def fleet(path: Path, builds: Mapping[str, Build]) -> AsyncIterator[Fleet]:
+    """Regions of these builds, killed at the end."""
+    regions = Fleet(path, tuple(builds))
     try:
-        await asyncio.gather(*(regions.start(name, build) for name in names))
+        await asyncio.gather(*(regions.start(name, build) for name, build in builds.items()))
         await regions.until_whole()
         yield regions
     finally:
         await regions.kill()
 
 
-async def roll(path: Path, older: Build, newer: Build, names: tuple[str, ...] = NAMES) -> Outcome:
-    """Replace these regions, one after the other, while one text goes on."""
-    async with fleet(path, older, names) as regions, asyncio.timeout(READY_S_MAX * 6):
+async def roll(path: Path, builds: Mapping[str, Build], newer: Build) -> Outcome:
+    """Replace those of these regions that are of another build, one after the other, while one
+    text goes on."""
+    async with fleet(path, builds) as regions, asyncio.timeout(READY_S_MAX * 6):
         over = asyncio.Event()
         wires = [await _wires(regions)]
         async with Client(regions.urls) as agent, Client(regions.urls[::-1]) as client:
@@ -126,7 +127,7 @@ async def roll(path: Path, older: Build, newer: Build, names: tuple[str, ...] = 
             writing = asyncio.create_task(_write(agent, over))
             reading = asyncio.create_task(_read(client, view))
             seen: list[str] = []
-            for name in names:
+            for name in [name for name, build in builds.items() if build != newer]:
                 await regions.stop(name)
                 await regions.start(name, newer)
                 await regions.until_whole()
@@ -142,7 +143,7 @@ async def roll(path: Path, older: Build, newer: Build, names: tuple[str, ...] = 
             text = (await agent.session("s").message("m"))["text"]
         message = view.message("m")
         assert message is not None
-        counters = {name: (await regions.known(name))["counters"] for name in names}
+        counters = {name: (await regions.known(name))["counters"] for name in builds}
         return Outcome(tokens, text, message.text, verified, seen, wires, counters)
 
 
