@@ -78,8 +78,8 @@ def add_commands(commands: Any) -> None:
     add_audit_options(audit)
     text = "take a region out: no writes, no readers; or back"
     add_drain_options(_add(commands, "drain", drain, text, CODES_DRAIN))
-    region = commands.add_parser("region", help="remove a region for good")
     text = "remove a region for good, in all regions; its name never comes back"
+    region = commands.add_parser("region", help=text, description=text, epilog=EXIT_CODES)
     verbs = region.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_forget_options(_add(verbs, "forget", forget, text))
     verify = _add(

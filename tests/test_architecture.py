@@ -53,6 +53,7 @@ HOMES = {
         "regions/demo.py",
         "regions/demo_agent.py",
         "regions/demo_chat.py",
+        "regions/life_cycle_command.py",
         "regions/publishing.py",
     },
     "pycrdt": {
@@ -110,6 +111,7 @@ SLEEPING = (
     "tests/simulation/",
     "tests/powercut/",
     "tests/chaos/",
+    "tests/upgrade/",
     "tests/hotspots/",
 )
 UNFINISHED = re.compile(r"\b(TOD[O]|FIXM[E]|XX[X])\b")
