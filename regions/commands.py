@@ -15,6 +15,13 @@ from perdure.regions.audit_command import CODES as AUDIT_CODES
 from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
 from perdure.regions.console import patiently, print_json, say
+from perdure.regions.life_cycle_command import (
+    CODES_DRAIN,
+    add_drain_options,
+    add_forget_options,
+    drain,
+    forget,
+)
 from perdure.regions.publishing import publish
 from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
@@ -69,6 +76,12 @@ def add_commands(commands: Any) -> None:
     _add(commands, "regions", _regions, text, _EXIT_CODES_REGIONS)
     audit = _add(commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES)
     add_audit_options(audit)
+    text = "take a region out: no writes, no readers; or back"
+    add_drain_options(_add(commands, "drain", drain, text, CODES_DRAIN))
+    text = "remove a region for good, in all regions; its name never comes back"
+    region = commands.add_parser("region", help=text, description=text, epilog=EXIT_CODES)
+    verbs = region.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_forget_options(_add(verbs, "forget", forget, text))
     verify = _add(
         commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )

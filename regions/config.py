@@ -26,6 +26,7 @@ from perdure.replication.limits import (
     LOG_AGE_S_MAX,
     LOG_BYTES_MAX,
     PEER_SECRETS_MAX,
+    PEERS_MAX,
     STORAGE_KEYS_MAX,
 )
 
@@ -67,6 +68,8 @@ class Config:
     host: str = "127.0.0.1"
     peer_host: str = "127.0.0.1"
     peers: Mapping[str, str] = field(default_factory=dict)
+    # More of them, in a file that is read again on SIGHUP.
+    peers_file: Path | None = None
     peer_secret: bytes = b""
     # Secrets that peers may prove themselves with besides, while the secret is replaced.
     peer_secrets_accepted: tuple[bytes, ...] = ()
@@ -261,8 +264,6 @@ def check(config: Config) -> None:
     """Raises ``ConfigError`` for settings that do not go together."""
     if not is_id(config.region):
         raise ConfigError(f"--region {config.region!r} must be 1 to 128 of A-Z a-z 0-9 . _ ~ -")
-    if config.region in config.peers:
-        raise ConfigError(f"--peer {config.region} is this region itself")
     for name, port in (("--port", config.port), ("--peer-port", config.peer_port)):
         if not 0 < port <= PORT_MAX:
             raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
@@ -288,6 +289,7 @@ def check(config: Config) -> None:
         )
     if config.allowed.off and not is_loopback(config.host):
         raise ConfigError(f"--limit off is for loopback only, not for {config.host}")
+    check_peers(config)
     _check_links(config)
     _check_clients(config)
     if config.demo_page and not is_loopback(config.host):
@@ -338,11 +340,14 @@ def _check_clients(config: Config) -> None:
         )
 
 
-def _check_links(config: Config) -> None:
-    """What peers are reached over: certificates, or this machine, or a flag that says otherwise."""
+def check_peers(config: Config) -> None:
+    """Raises ``ConfigError`` for peers that cannot be, or are not to be reached as it is said: over
+    certificates, or on this machine, or where a flag says otherwise."""
+    if config.region in config.peers:
+        raise ConfigError(f"--peer {config.region} is this region itself")
+    if len(config.peers) > PEERS_MAX:
+        raise ConfigError(f"there are {len(config.peers)} peers; {PEERS_MAX} is the most")
     has_files = config.peer_files is not None
-    if has_files and config.peer_insecure:
-        raise ConfigError("--peer-insecure is for links without certificates; there is --peer-cert")
     for name, url in config.peers.items():
         parts = urlsplit(url)
         is_tls = parts.scheme in ("https", "wss")
@@ -363,6 +368,12 @@ def _check_links(config: Config) -> None:
                 f"--peer {name}={url} would be reached in clear text: give --peer-cert, --peer-key"
                 " and --peer-ca, and https://; or --peer-insecure on a network that is your own"
             )
+
+
+def _check_links(config: Config) -> None:
+    has_files = config.peer_files is not None
+    if has_files and config.peer_insecure:
+        raise ConfigError("--peer-insecure is for links without certificates; there is --peer-cert")
     if not has_files and not config.peer_insecure and not is_loopback(config.peer_host):
         raise ConfigError(
             f"peers would be taken on {config.peer_host} in clear text: give --peer-cert,"

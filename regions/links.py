@@ -31,16 +31,24 @@ class Links(Protocol):
 
     def refused(self) -> str | None: ...
 
+    def connect(self, peers: Mapping[str, str]) -> None: ...
+
+    def part(self, name: str) -> None: ...
+
     async def flush(self, timeout_s: float) -> bool: ...
 
     async def ask_digests(
         self, peer: str, session: str | None, buckets: Sequence[int] | None
     ) -> Digests: ...
 
+    async def ask_status(self, peer: str, what: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def wire(self, peer: str) -> int | None: ...
+
     def pull(self, peer: str, sessions: Sequence[str]) -> AsyncIterator[bytes]: ...
 
 
-def peers_value(gossip: Gossip, now_ms: int) -> list[dict[str, Any]]:
+def peers_value(gossip: Gossip, links: Links | None, now_ms: int) -> list[dict[str, Any]]:
     """What is known of the peers, for ``GET /v1/regions``."""
     return [
         {
@@ -48,6 +56,7 @@ def peers_value(gossip: Gossip, now_ms: int) -> list[dict[str, Any]]:
             "state": peer.state(now_ms),
             "behind": gossip.behind(name),
             "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
+            "wire": None if links is None else links.wire(name),
         }
         for name, peer in sorted(gossip.peers.items())
     ]

@@ -190,6 +190,8 @@ def _add_grants(serving: argparse.ArgumentParser) -> None:
 
 
 def _add_peer_security(serving: Any) -> None:
+    text = "more regions, one NAME=URL a line; read again on SIGHUP"
+    serving.add_argument("--peers-file", type=Path, metavar="FILE", help=text)
     for name, text in (
         ("--peer-cert", "this region's certificate (PEM), which names it NAME.perdure"),
         ("--peer-key", "the key of the certificate (PEM, not encrypted)"),
@@ -268,8 +270,9 @@ _SERVE = (
     f" every region), {JWT_SECRET} (grants of clients) and {STORAGE_KEY} (encrypts the data; see"
     f" rekey), or from files that {PEER_SECRET}_FILE, {JWT_SECRET}_FILE and {STORAGE_KEY}_FILE"
     " name; several secrets, one a line, while one is replaced: the first signs, all are accepted."
-    " Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live node has this"
-    " region's name, 5 the disk has failed (start it again)."
+    " SIGHUP reads --peers-file again. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another"
+    " live node has this region's name, 5 the disk has failed (start it again), 6 this region was"
+    " removed for good (do not start it again)."
 )
 
 
@@ -291,6 +294,7 @@ def _config(options: argparse.Namespace) -> Config:
         host=options.host,
         peer_host=options.peer_host,
         peers=parse_peers(options.peer),
+        peers_file=options.peers_file,
         peer_secret=peer_secrets[0] if peer_secrets else b"",
         peer_secrets_accepted=peer_secrets[1:],
         peer_files=parse_peer_files(options.peer_cert, options.peer_key, options.peer_ca),
