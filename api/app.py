@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from perdure.api.admin_page import add_admin_page
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
@@ -149,6 +150,7 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     add_erasure(routes, node)
+    add_admin_page(routes)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)

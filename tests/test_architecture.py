@@ -30,6 +30,7 @@ HOMES = {
     },
     "cryptography": {"regions/certificates.py", "regions/cipher.py"},
     "fastapi": {
+        "api/admin_page.py",
         "api/answers.py",
         "api/app.py",
         "api/auditing.py",

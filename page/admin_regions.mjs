@@ -1,0 +1,195 @@
+/** The view of all regions: who sees whom, each region, each link. */
+
+import { button, element, mark, setAttribute, setFacts, setMark, setText, Table, WORDS } from "./admin_elements.mjs";
+import { found, levelOf } from "./admin_headline.mjs";
+import { bytes, clock, count, duration, listed, milliseconds, offset, rate, utc } from "./admin_units.mjs";
+
+const STATES = { up: "well", suspect: "warning", down: "trouble" };
+const DIGESTS = { equal: "equal", different: "different", unknown: "not compared yet" };
+const IN_STEP_OPERATIONS = 0;
+
+/** What a cell of the matrix says: `{level, text, step, title}`. `see` undefined: nothing is known. */
+export function cell(by, seen, see) {
+  if (by.region === seen.region) return { level: null, text: "itself", step: "", title: `${by.region} itself` };
+  if (see === undefined) return { level: "unknown", text: "unknown", step: "", title: `what ${by.region} sees of ${seen.region} is not known` };
+  if (!by.reachable) return { level: "unknown", text: "not told", step: "", title: `${by.region} does not answer: how it sees ${seen.region} is not known` };
+  const heard = see.last_seen_ms === null ? "never" : duration(see.last_seen_ms);
+  if (see.state !== "up") {
+    const text = see.last_seen_ms === null ? "not heard" : `${heard} silent`;
+    return { level: STATES[see.state], text, step: "", title: `${by.region} sees ${seen.region} as ${see.state}: ${heard === "never" ? "it was never heard" : `last heard ${heard} ago`}` };
+  }
+  const isInStep = see.behind_operations <= IN_STEP_OPERATIONS;
+  const step = isInStep ? "in step" : behind(see);
+  return { level: "well", text: see.rtt_ms === null ? "up" : milliseconds(see.rtt_ms), step, title: `${by.region} sees ${seen.region}: up, round trip ${milliseconds(see.rtt_ms)}, ${isInStep ? step : `${seen.region} has not confirmed ${count(see.behind_operations)} operations`}` };
+}
+
+function behind(see) {
+  return typeof see.behind_s === "number" && see.behind_s >= 1 ? `${duration(see.behind_s * 1000)} behind` : `${count(see.behind_operations)} behind`;
+}
+
+/** The square of all regions. Rows see, columns are seen. */
+class Matrix {
+  #table = element("table", { className: "matrix" });
+  #names = "";
+  element = element("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "How each region sees the others" }, this.#table);
+
+  draw(regions) {
+    const names = regions.map(({ region }) => region).join("\n");
+    if (names !== this.#names) this.#build(regions);
+    this.#names = names;
+    regions.forEach((by, row) =>
+      regions.forEach((seen, column) => {
+        const { level, text, step, title } = cell(by, seen, by.sees.find(({ region }) => region === seen.region));
+        const place = this.#table.tBodies[0].rows[row].cells[column + 1];
+        const [sign, words, more] = place.firstChild.children;
+        sign.hidden = level === null;
+        if (level !== null) setMark(sign, level);
+        setText(words, text);
+        setText(more, step);
+        setAttribute(place, "title", title);
+        setAttribute(place, "data-level", level ?? "own");
+      }),
+    );
+  }
+
+  #build(regions) {
+    const head = element("tr", {}, element("td", { className: "corner" }), ...regions.map(({ region }) => element("th", { scope: "col", textContent: region })));
+    const rows = regions.map(({ region }) => {
+      const cells = regions.map(() => element("td", {}, element("div", { className: "cell" }, mark(), element("span", { className: "words" }), element("small"))));
+      return element("tr", {}, element("th", { scope: "row" }, region, element("span", { className: "sees", textContent: " sees" })), ...cells);
+    });
+    this.#table.replaceChildren(element("caption", { textContent: "A row says how a region sees each of the others: the round trip, and whether they are in step." }), element("thead", {}, head), element("tbody", {}, ...rows));
+  }
+}
+
+/** One region: how it is, what it has, and what can be done. */
+class Card {
+  #mark = mark();
+  #state = element("span", { className: "state" });
+  #facts = element("dl", { className: "facts" });
+  #drain;
+  #forget;
+  #open;
+  #view = null;
+
+  constructor(region, acts) {
+    this.#drain = button("Drain…", () => acts.drain(this.#view));
+    this.#forget = button("Forget for good…", () => acts.forget(this.#view), { className: "danger" });
+    this.#open = button(`Open this page at ${region}`, () => acts.open(this.#view));
+    const title = element("h3", {}, this.#mark, ` ${region} `, this.#state);
+    this.element = element("section", { className: "card", "aria-label": `Region ${region}` }, title, this.#facts, element("p", { className: "actions" }, this.#drain, this.#open, this.#forget));
+  }
+
+  draw(view, overview, findings) {
+    this.#view = view;
+    const isSelf = view.region === overview.region;
+    const level = view.is_gone ? "note" : levelOf(findings, view.region);
+    setMark(this.#mark, level);
+    setText(this.#state, stateText(view, level, isSelf));
+    setFacts(this.#facts, facts(view));
+    setAttribute(this.element, "data-stale", view.reachable ? null : "true");
+    this.#drain.hidden = !isSelf;
+    setText(this.#drain, view.state === "draining" ? "End the drain…" : "Drain…");
+    this.#open.hidden = isSelf || !view.url;
+    setAttribute(this.#open, "title", view.url);
+    this.#forget.hidden = isSelf || view.reachable || view.is_gone;
+  }
+}
+
+function stateText(view, level, isSelf) {
+  if (view.is_gone) return "forgotten for good";
+  const age = view.reachable ? "" : typeof view.age_ms === "number" ? `, as it was ${duration(view.age_ms)} ago` : ", no answer yet";
+  const state = view.reachable && view.state ? view.state.replaceAll("_", " ") : WORDS[level];
+  return `${state}${age}${isSelf ? " · this page comes from here" : ""}`;
+}
+
+function facts(view) {
+  const known = (value, as) => (value === undefined || value === null ? "–" : as(value));
+  return [
+    ["Version", known(view.version, String)],
+    ["This start", known(view.incarnation, (id) => String(id).slice(0, 8)), view.incarnation && `incarnation ${view.incarnation}`],
+    ["Running for", known(view.uptime_s, (s) => duration(s * 1000))],
+    ["Sessions", `${known(view.sessions, count)}, ${known(view.in_memory, count)} in memory`],
+    ["Readers", `${known(view.readers, count)} on ${known(view.connections, count)} connections`],
+    ["Open runs", known(view.open_runs, count)],
+    ["Present", known(view.present, count)],
+    ["Tokens", known(view.tokens_per_s, rate)],
+    ["Logs", known(view.log_bytes, bytes)],
+    ["Disk free", known(view.disk_free_bytes, bytes)],
+  ];
+}
+
+const LINK_COLUMNS = [
+  { name: "Link", kind: "main", text: ({ by, see }) => `${by.region} → ${see.region}`, level: ({ by, see }) => (by.reachable ? STATES[see.state] : "unknown") },
+  { name: "State", text: ({ by, see }) => (by.reachable ? see.state : "not told") },
+  { name: "Round trip", kind: "number", text: ({ see }) => milliseconds(see.rtt_ms) },
+  { name: "Not confirmed", kind: "number", text: ({ see }) => notConfirmed(see) },
+  { name: "Clock", kind: "number", text: ({ see }) => offset(see.clock_offset_ms), title: () => "how far its clock is ahead" },
+  { name: "Last compared", kind: "number", text: ({ see }) => (see.last_anti_entropy_ms === null ? "–" : `${duration(see.last_anti_entropy_ms)} ago`) },
+  { name: "Digests", text: ({ see }) => DIGESTS[see.digests] ?? see.digests },
+  { name: "Last heard", kind: "number", text: ({ see }) => (see.last_seen_ms === null ? "never" : `${duration(see.last_seen_ms)} ago`) },
+  { name: "Wire", kind: "number", text: ({ see }) => (see.wire === null ? "–" : `version ${see.wire}`) },
+];
+
+function notConfirmed({ behind_operations: operations, behind_bytes: size, behind_s: seconds }) {
+  if (operations === 0) return "nothing";
+  const more = [typeof size === "number" ? bytes(size) : "", typeof seconds === "number" ? duration(seconds * 1000) : ""].filter((text) => text !== "");
+  return [`${count(operations)} operations`, ...more].join(", ");
+}
+
+export class RegionsView {
+  title = "Regions";
+  #matrix = new Matrix();
+  #cards = new Map();
+  #list = element("div", { className: "cards" });
+  #links = new Table("Links between regions", LINK_COLUMNS, "There is no other region.");
+  #acts;
+  #overview = null;
+
+  constructor({ actions, grant }) {
+    this.#acts = { ...regionActs(actions), open: ({ url }) => leaveFor(grant, url) };
+    const verify = button("Verify all now…", () => actions.verify(null));
+    this.element = element("div", {}, element("h2", { textContent: "Who sees whom" }), this.#matrix.element, element("div", { className: "heading" }, element("h2", { textContent: "Each region" }), verify), this.#list, element("h2", { textContent: "Each link" }), this.#links.element);
+  }
+
+  overview(overview) {
+    this.#overview = overview;
+    const present = overview.regions.filter(({ is_gone: isGone }) => !isGone);
+    const findings = found(overview);
+    this.#matrix.draw(present);
+    for (const view of overview.regions) {
+      if (!this.#cards.has(view.region)) {
+        this.#cards.set(view.region, new Card(view.region, this.#acts));
+        this.#list.append(this.#cards.get(view.region).element);
+      }
+      this.#cards.get(view.region).draw(view, overview, findings);
+    }
+    const links = present.flatMap((by) => by.sees.filter(({ region }) => present.some((seen) => seen.region === region)).map((see) => ({ by, see })));
+    this.#links.draw(links, ({ by, see }) => `${by.region} ${see.region}`);
+  }
+}
+
+/** The other region's own page, with this tab's grant. */
+export function leaveFor(grant, url) {
+  if (/^https?:\/\//.test(url)) location.assign(grant.addressAt(url));
+}
+
+function regionActs(actions) {
+  return {
+    drain: ({ region, state }) => actions.drain(region, state === "draining"),
+    forget: ({ region, age_ms: ageMs }) => actions.forget(region, ageMs),
+  };
+}
+
+/** What all regions do together: `[[name, text]]`. */
+export function totals(overview) {
+  const there = overview.regions.filter(({ is_gone: isGone, reachable }) => !isGone && reachable);
+  const sum = (name) => there.reduce((total, view) => total + (view[name] ?? 0), 0);
+  return [
+    ["Tokens", rate(sum("tokens_per_s"))],
+    ["Sessions", count(Math.max(0, ...there.map(({ sessions }) => sessions ?? 0)))],
+    ["Open runs", count(Math.max(0, ...there.map(({ open_runs: runs }) => runs ?? 0)))],
+    ["Readers", count(sum("readers"))],
+    ["As of", clock(overview.now_ms), `${utc(overview.now_ms)}, by the clock of ${overview.region}; told by ${listed(there.map(({ region }) => region))}`],
+  ];
+}
