@@ -1,8 +1,9 @@
 """The page for who runs the regions: ``/admin`` and the files that it is made of.
 
-The files hold nothing of this region and are given to anybody; what the page shows it asks for under
-``/admin/api``, with a grant. The policy lets it load these files alone, run no script and take no
-style that stands in a page, and talk to this region alone: another region's page is opened there.
+The files hold nothing of this region and are given to anybody; what the page shows it asks for
+under ``/admin/api``, with a grant. The policy lets it load these files alone, run no script and
+take no style that stands in a page, and talk to this region alone: another region's page is opened
+there.
 """
 
 import re

@@ -37,7 +37,7 @@ class Question {
     setText(this.#yes, asked.yes);
     setText(this.#no, "Leave it");
     setText(this.#said, "");
-    setText(this.#label, asked.typed ? `Type ${asked.typed} to confirm:` : "");
+    setText(this.#label, asked.typed ? `Type “${asked.typed}” to confirm:` : "");
     delete this.#said.dataset.level;
     this.#yes.className = asked.isDanger ? "danger" : "go";
     this.#typed.value = "";

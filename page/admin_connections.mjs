@@ -46,7 +46,7 @@ export class ConnectionsView {
 
 function columns(disconnect) {
   return [
-    { name: "Waiting", kind: "number", text: ({ waiting_events: events, waiting_bytes: size }) => `${counted(events, "event")}, ${bytes(size)}`, level: waitingLevel },
+    { name: "Waiting", kind: "nowrap", text: ({ waiting_events: events, waiting_bytes: size }) => `${counted(events, "event")}, ${bytes(size)}`, level: waitingLevel },
     { name: "Who", kind: "main", text: ({ subject, member }) => member ?? subject ?? "anybody" },
     { name: "Kind", text: ({ kind }) => KINDS[kind] ?? kind },
     { name: "Session", kind: "id", text: () => "", node: ({ session }) => (session ? element("a", { textContent: session, href: addressOf(session) }) : element("span", { textContent: "–" })) },
@@ -54,6 +54,6 @@ function columns(disconnect) {
     { name: "Since", time: true, text: ({ since_ms: since }) => since },
     { name: "Sent", kind: "number", text: ({ sent_events: sent }) => count(sent) },
     { name: "Last taken", time: true, text: ({ last_taken_ms: taken }) => taken },
-    { name: "", kind: "actions", text: () => "", node: (connection) => button("Disconnect…", () => disconnect(connection)) },
+    { name: "", kind: "act", text: () => "", node: (connection) => button("Disconnect…", () => disconnect(connection)) },
   ];
 }

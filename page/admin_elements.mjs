@@ -34,6 +34,9 @@ export function mark(level = "unknown") {
 }
 
 export function setMark(node, level) {
+  // Nothing is said, and its place is kept.
+  node.classList.toggle("none", level === null);
+  if (level === null) return;
   if (node.dataset.level === level) return;
   node.dataset.level = level;
   node.setAttribute("aria-label", WORDS[level]);
@@ -70,7 +73,7 @@ export function setFacts(list, rows) {
  * where they are. On a narrow screen each row is a card; the roles are said, for such a layout takes them away.
  *
  * A column: `{name, text(row), title?(row), level?(row), time?: true, node?(row) -> element made once for a key,
- * update?(element, row), kind?: "number"|"main"|"actions"}`; with `time`, `text` gives milliseconds.
+ * update?(element, row), kind?: "number"|"main"|"id"|"act"|"nowrap"}`; with `time`, `text` gives milliseconds.
  */
 export class Table {
   #columns;

@@ -8,16 +8,18 @@
 
 import { bytes, clock, counted, duration, listed, milliseconds } from "./admin_units.mjs";
 
-export const LEVELS = ["trouble", "unknown", "warning", "note", "well"];
+const LEVELS = ["trouble", "unknown", "warning", "note", "well"];
 /** Regions whose clocks are further apart say so: times of messages come from them. */
 const CLOCK_OFFSET_MS_MAX = 500;
-const BEHIND_S_MAX = 5;
+export const BEHIND_S_MAX = 5;
 /** While the age is not known. */
 const BEHIND_OPERATIONS_MAX = 10_000;
 /** A region is called down after so long without a sign of life. */
 const DOWN_S = 10;
 /** Problems of the region's own words that are found here already, from what the regions see. */
-const FOUND_HERE = new Set(["link_down", "unreachable", "behind", "clock_offset", "digests_differ", "link_suspect", "clock_apart", "digests_different", "down", "suspect", "starting", "draining", "catching_up", "storage_failed", "name_in_use"]);
+const FOUND_HERE = new Set(["link_down", "link_suspect", "unreachable", "behind", "clocks_apart", "different", "starting", "draining", "catching_up", "storage_failed", "name_in_use"]);
+/** Others that need nobody to do something now. */
+const NOTES = new Set(["old_wire", "not_erased"]);
 
 const rank = ({ level }) => LEVELS.indexOf(level);
 
@@ -50,6 +52,7 @@ export function headline(overview, contact = { state: "open" }) {
 
 function lost(overview, { region, sinceMs }) {
   const name = region ?? overview?.region ?? "the region";
+  const before = overview === null ? [] : found(overview);
   return {
     level: "unknown",
     key: "lost",
@@ -58,7 +61,8 @@ function lost(overview, { region, sinceMs }) {
       overview === null
         ? "Either it is down, or your way to it is. Nothing is known of the other regions from here."
         : `Either ${name} is down, or your way to it is. All that stands below is what it said last, and may be out of date. Another region can show the same.`,
-    findings: [],
+    more: before.length === 0 ? "" : "It said last:",
+    findings: before,
   };
 }
 
@@ -88,7 +92,8 @@ export function found(overview) {
     ...digests(regions),
     ...versions(regions),
   ];
-  return findings.sort((one, other) => rank(one) - rank(other));
+  const once = findings.filter(({ key }, index) => findings.findIndex((other) => other.key === key) === index);
+  return once.sort((one, other) => rank(one) - rank(other));
 }
 
 /** How it is with a region in all: the worst that was found of it. */
@@ -235,7 +240,7 @@ function said({ region, reachable, problems }) {
   return (problems ?? [])
     .filter(({ code }) => reachable && !FOUND_HERE.has(code))
     .map(({ code, text, level }) => ({
-      level: LEVELS.includes(level) ? level : "warning",
+      level: LEVELS.includes(level) ? level : NOTES.has(code) ? "note" : "warning",
       key: `${code}:${region}`,
       regions: [region],
       title: text.includes(region) ? text : `${region}: ${text}`,

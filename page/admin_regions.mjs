@@ -1,12 +1,13 @@
 /** The view of all regions: who sees whom, each region, each link. */
 
 import { button, element, mark, setAttribute, setFacts, setMark, setText, Table, WORDS } from "./admin_elements.mjs";
-import { found, levelOf } from "./admin_headline.mjs";
+import { BEHIND_S_MAX, found, levelOf } from "./admin_headline.mjs";
 import { bytes, clock, count, duration, listed, milliseconds, offset, rate, utc } from "./admin_units.mjs";
 
 const STATES = { up: "well", suspect: "warning", down: "trouble" };
 const DIGESTS = { equal: "equal", different: "different", unknown: "not compared yet" };
-const IN_STEP_OPERATIONS = 0;
+/** What is under way for less than this is no delay. */
+const IN_STEP_S = 1;
 
 /** What a cell of the matrix says: `{level, text, step, title}`. `see` undefined: nothing is known. */
 export function cell(by, seen, see) {
@@ -16,15 +17,16 @@ export function cell(by, seen, see) {
   const heard = see.last_seen_ms === null ? "never" : duration(see.last_seen_ms);
   if (see.state !== "up") {
     const text = see.last_seen_ms === null ? "not heard" : `${heard} silent`;
-    return { level: STATES[see.state], text, step: "", title: `${by.region} sees ${seen.region} as ${see.state}: ${heard === "never" ? "it was never heard" : `last heard ${heard} ago`}` };
+    return { level: STATES[see.state], text, step: see.state === "down" ? "down" : "may be down", title: `${by.region} sees ${seen.region} as ${see.state}: ${heard === "never" ? "it was never heard" : `last heard ${heard} ago`}` };
   }
-  const isInStep = see.behind_operations <= IN_STEP_OPERATIONS;
+  const isInStep = see.behind_operations === 0 || (typeof see.behind_s === "number" && see.behind_s < IN_STEP_S);
   const step = isInStep ? "in step" : behind(see);
-  return { level: "well", text: see.rtt_ms === null ? "up" : milliseconds(see.rtt_ms), step, title: `${by.region} sees ${seen.region}: up, round trip ${milliseconds(see.rtt_ms)}, ${isInStep ? step : `${seen.region} has not confirmed ${count(see.behind_operations)} operations`}` };
+  const level = see.behind_s > BEHIND_S_MAX ? "warning" : "well";
+  return { level, text: see.rtt_ms === null ? "up" : milliseconds(see.rtt_ms), step, title: `${by.region} sees ${seen.region}: up, round trip ${milliseconds(see.rtt_ms)}, ${isInStep ? step : `${seen.region} has not confirmed ${count(see.behind_operations)} operations`}` };
 }
 
 function behind(see) {
-  return typeof see.behind_s === "number" && see.behind_s >= 1 ? `${duration(see.behind_s * 1000)} behind` : `${count(see.behind_operations)} behind`;
+  return typeof see.behind_s === "number" ? `${duration(see.behind_s * 1000)} behind` : `${count(see.behind_operations)} behind`;
 }
 
 /** The square of all regions. Rows see, columns are seen. */
@@ -98,9 +100,8 @@ class Card {
 
 function stateText(view, level, isSelf) {
   if (view.is_gone) return "forgotten for good";
-  const age = view.reachable ? "" : typeof view.age_ms === "number" ? `, as it was ${duration(view.age_ms)} ago` : ", no answer yet";
-  const state = view.reachable && view.state ? view.state.replaceAll("_", " ") : WORDS[level];
-  return `${state}${age}${isSelf ? " · this page comes from here" : ""}`;
+  if (!view.reachable) return `no answer${typeof view.age_ms === "number" ? `; figures are ${duration(view.age_ms)} old` : " yet"}`;
+  return `${view.state ? view.state.replaceAll("_", " ") : WORDS[level]}${isSelf ? " · this page comes from here" : ""}`;
 }
 
 function facts(view) {
@@ -109,7 +110,7 @@ function facts(view) {
     ["Version", known(view.version, String)],
     ["This start", known(view.incarnation, (id) => String(id).slice(0, 8)), view.incarnation && `incarnation ${view.incarnation}`],
     ["Running for", known(view.uptime_s, (s) => duration(s * 1000))],
-    ["Sessions", `${known(view.sessions, count)}, ${known(view.in_memory, count)} in memory`],
+    ["Sessions", `${known(view.sessions, count)} (${known(view.in_memory, count)} in memory)`],
     ["Readers", `${known(view.readers, count)} on ${known(view.connections, count)} connections`],
     ["Open runs", known(view.open_runs, count)],
     ["Present", known(view.present, count)],
@@ -119,16 +120,19 @@ function facts(view) {
   ];
 }
 
+/** What a region that does not answer saw before is no state of a link now. */
+const now = (text) => (link) => (link.by.reachable ? text(link.see) : "–");
+
 const LINK_COLUMNS = [
   { name: "Link", kind: "main", text: ({ by, see }) => `${by.region} → ${see.region}`, level: ({ by, see }) => (by.reachable ? STATES[see.state] : "unknown") },
   { name: "State", text: ({ by, see }) => (by.reachable ? see.state : "not told") },
-  { name: "Round trip", kind: "number", text: ({ see }) => milliseconds(see.rtt_ms) },
-  { name: "Not confirmed", kind: "number", text: ({ see }) => notConfirmed(see) },
-  { name: "Clock", kind: "number", text: ({ see }) => offset(see.clock_offset_ms), title: () => "how far its clock is ahead" },
-  { name: "Last compared", kind: "number", text: ({ see }) => (see.last_anti_entropy_ms === null ? "–" : `${duration(see.last_anti_entropy_ms)} ago`) },
-  { name: "Digests", text: ({ see }) => DIGESTS[see.digests] ?? see.digests },
-  { name: "Last heard", kind: "number", text: ({ see }) => (see.last_seen_ms === null ? "never" : `${duration(see.last_seen_ms)} ago`) },
-  { name: "Wire", kind: "number", text: ({ see }) => (see.wire === null ? "–" : `version ${see.wire}`) },
+  { name: "Round trip", kind: "number", text: now(({ rtt_ms: rtt }) => milliseconds(rtt)) },
+  { name: "Not confirmed", kind: "number", text: now(notConfirmed) },
+  { name: "Clock", kind: "number", text: now(({ clock_offset_ms: ahead }) => offset(ahead)), title: () => "how far its clock is ahead" },
+  { name: "Last compared", kind: "number", text: now(({ last_anti_entropy_ms: age }) => (age === null ? "–" : `${duration(age)} ago`)) },
+  { name: "Digests", text: now(({ digests }) => DIGESTS[digests] ?? digests) },
+  { name: "Last heard", kind: "number", text: now(({ last_seen_ms: age }) => (age === null ? "never" : `${duration(age)} ago`)) },
+  { name: "Wire", kind: "number", text: now(({ wire }) => (wire === null ? "–" : `version ${wire}`)) },
 ];
 
 function notConfirmed({ behind_operations: operations, behind_bytes: size, behind_s: seconds }) {

@@ -135,7 +135,7 @@ function runColumns(cancel) {
     { name: "Asked for", time: true, text: (run) => millisecondsOf(run.at_ms ?? run.requested_ms ?? run.created ?? null) },
     {
       name: "",
-      kind: "actions",
+      kind: "act",
       text: () => "",
       node: (run) => button("Cancel…", () => cancel(run.message ?? run.id ?? run.run)),
       update: (made, run) => {

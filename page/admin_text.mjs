@@ -9,7 +9,7 @@ const CHARS_SHOWN = 2_000;
 const AGAIN_MS = 2_000;
 
 /** A grant without a tenant reads the sessions without one; what a tenant's people said is theirs. */
-const isReadable = (session) => !session.includes(":");
+const isReadable = (session) => /^(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}$/.test(session);
 
 export class LiveText {
   #session;

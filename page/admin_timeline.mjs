@@ -12,7 +12,7 @@ const SENTENCES = {
   opened: (entry) => `${who(entry)} opened the message${epoch(entry)}`,
   claimed: (entry) => `${who(entry)} took the message over${epoch(entry)}${base(entry)}`,
   cancelled: (entry) => `cancelled${epoch(entry)}: nothing more is taken of it, and what was there stays`,
-  ended: (entry) => `ended${outcome(entry)}`,
+  ended: (entry) => `the message ended${outcome(entry)}`,
   fenced: (entry) => `${who(entry, "an older producer")} was refused${epoch(entry)}: another one has taken the message over`,
   retry: (entry) => `${who(entry)} repeated ${items(entry)} that ${entry.detail?.items === 1 ? "was" : "were"} there already: nothing was doubled`,
   resumed: (entry) => `${told(entry.detail?.member) || told(entry.detail?.subject) || "a reader"} resumed here${told(entry.detail?.from) && `, after reading at ${entry.detail.from}`}`,
@@ -23,7 +23,7 @@ const SENTENCES = {
 };
 
 function epoch({ epoch: value }) {
-  return value === undefined || value === null ? "" : `, epoch ${told(value.counter ?? value)}`;
+  return value === undefined || value === null ? "" : `, epoch ${value}`;
 }
 
 function base({ detail }) {
@@ -37,18 +37,19 @@ function items({ detail }) {
 
 function outcome({ detail }) {
   const how = told(detail?.status);
-  const size = typeof detail?.items === "number" ? `, ${counted(detail.items, "item")}` : "";
+  const size = typeof detail?.length === "number" ? `, ${counted(detail.length, "item")}` : "";
   return `${how && `: ${how}`}${size}`;
 }
 
 /** An entry in words. */
 export function sentence(entry) {
-  return SENTENCES[entry.kind]?.(entry) ?? entry.kind;
+  const said = SENTENCES[entry.kind]?.(entry) ?? entry.kind;
+  return entry.detail?.times > 1 ? `${said} (${entry.detail.times} times)` : said;
 }
 
-/** How much an entry wants to be seen. */
+/** How much an entry wants to be seen; null: it is as usual. */
 export function entryLevel({ kind }) {
-  return LEVELS[kind] ?? "well";
+  return LEVELS[kind] ?? null;
 }
 
 /** What else was told of it, for who looks closer. */

@@ -4,14 +4,15 @@ It shows the page what is hard to have of real regions at will: one that fails, 
 one that refuses. Three regions are told of: this one is eu.
 """
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from perdure.api.admin_page import POLICY, files
+from perdure.api.admin_page import POLICY, File, files
 from perdure.regions.clock import SystemClock
 
 NAMES = ("ap", "eu", "us")
@@ -23,6 +24,7 @@ MEASURED = (
     "errors_per_s",
 )
 RTT_MS = {"ap eu": 182.4, "eu us": 84.1, "ap us": 151.0}
+UNDER = "/admin/api/"
 GRANT = "grant-of-an-operator"
 HOUR_MS = 3_600_000
 
@@ -82,8 +84,13 @@ class AdminRegion:
     def overview(self) -> dict[str, Any]:
         now_ms = self.clock.wall_ms()
         return {
-            **{"region": "eu", "version": VERSION, "incarnation": "9f2c41d07be38a15"},
-            **{"wire": [1, 2], "started_ms": now_ms - 5 * HOUR_MS, "now_ms": now_ms, "state": None},
+            "region": "eu",
+            "version": VERSION,
+            "incarnation": "9f2c41d07be38a15",
+            "wire": [1, 2],
+            "started_ms": now_ms - 5 * HOUR_MS,
+            "now_ms": now_ms,
+            "state": None,
             "regions": [self._view(name, now_ms) for name in NAMES],
             "summary": {},
         }
@@ -92,13 +99,27 @@ class AdminRegion:
         number = NAMES.index(name)
         is_dead = name in self.killed
         return {
-            **{"region": name, "reachable": not is_dead, "state": None, "version": VERSION},
-            **{"incarnation": f"{0x9F2C41D07BE38A15 + number:016x}", "wire": [1, 2]},
-            **{"uptime_s": 18_230 + 7 * number, "now_ms": now_ms, "url": self.urls.get(name)},
-            **{"is_gone": False, "sessions": 48_213, "in_memory": 611 + number, "readers": 1204},
-            **{"connections": 1320 - number, "open_runs": 37, "present": 902},
-            **{"tokens_per_s": 4100.0 + 37 * number, "events_per_s": 22_000.0},
-            **{"log_bytes": 31_400_000, "disk_free_bytes": 212_000_000_000, "problems": []},
+            "region": name,
+            "reachable": not is_dead,
+            "state": None,
+            "version": VERSION,
+            "incarnation": f"{0x9F2C41D07BE38A15 + number:016x}",
+            "wire": [1, 2],
+            "uptime_s": 18_230 + 7 * number,
+            "now_ms": now_ms,
+            "url": self.urls.get(name),
+            "is_gone": False,
+            "sessions": 48_213,
+            "in_memory": 611 + number,
+            "readers": 1204,
+            "connections": 1320 - number,
+            "open_runs": 37,
+            "present": 902,
+            "tokens_per_s": 4100.0 + 37 * number,
+            "events_per_s": 22_000.0,
+            "log_bytes": 31_400_000,
+            "disk_free_bytes": 212_000_000_000,
+            "problems": [],
             "sees": [self._see(name, other, now_ms) for other in NAMES if other != name],
             **({"age_ms": now_ms - self.killed[name]} if is_dead else {}),
             **self.views.get(name, {}),
@@ -109,10 +130,17 @@ class AdminRegion:
         state = "down" if silent_ms >= 10_000 else "suspect" if silent_ms >= 3_000 else "up"
         behind = 0 if state == "up" else silent_ms * 4
         return {
-            **{"region": seen, "state": state, "rtt_ms": RTT_MS[" ".join(sorted((by, seen)))]},
-            **{"behind_operations": behind, "behind_bytes": behind * 210},
-            **{"behind_s": behind / 4000, "clock_offset_ms": 1.8, "last_seen_ms": silent_ms},
-            **{"last_anti_entropy_ms": 41_000, "digests": "equal", "wire": 2},
+            "region": seen,
+            "state": state,
+            "rtt_ms": RTT_MS[" ".join(sorted((by, seen)))],
+            "behind_operations": behind,
+            "behind_bytes": behind * 210,
+            "behind_s": behind / 4000,
+            "clock_offset_ms": 1.8,
+            "last_seen_ms": silent_ms,
+            "last_anti_entropy_ms": 41_000,
+            "digests": "equal",
+            "wire": 2,
             **self.sees.get((by, seen), {}),
         }
 
@@ -135,10 +163,15 @@ class AdminRegion:
         ids += ["chat", "<b>bold</b>"]
         found = [
             {
-                **{"session": name, "tenant": name.partition(":")[0] if ":" in name else ""},
-                **{"messages": 14 + number, "bytes": 48_000 + 1900 * number, "members": 2},
-                **{"readers": 3, "active_runs": number % 2, "tokens_per_s": 41.5 * (number % 2)},
-                **{"updated": now_ms - 3000 * number},
+                "session": name,
+                "tenant": name.partition(":")[0] if ":" in name else "",
+                "messages": 14 + number,
+                "bytes": 48_000 + 1900 * number,
+                "members": 2,
+                "readers": 3,
+                "active_runs": number % 2,
+                "tokens_per_s": 41.5 * (number % 2),
+                "updated": now_ms - 3000 * number,
                 "positions": {
                     "ap": "equal",
                     "us": "behind" if self.killed and number == 3 else "equal",
@@ -154,8 +187,14 @@ class AdminRegion:
     def session(self, name: str) -> dict[str, Any]:
         now_ms = self.clock.wall_ms()
         return {
-            **{"session": name, "tenant": "acme", "messages": 14, "bytes": 48_211, "readers": 3},
-            **{"active_runs": 1, "tokens_per_s": 41.5, "updated": now_ms},
+            "session": name,
+            "tenant": "acme",
+            "messages": 14,
+            "bytes": 48_211,
+            "readers": 3,
+            "active_runs": 1,
+            "tokens_per_s": 41.5,
+            "updated": now_ms,
             "positions": {"ap": "equal", "us": "behind" if self.killed else "equal"},
             "runs": [
                 {"id": "m-9", "message": "m-9", "agent": "bot", "status": "running", "attempt": 2},
@@ -179,11 +218,16 @@ class AdminRegion:
         return {
             "connections": [
                 {
-                    **{"id": f"c{number}", "kind": ("sse", "websocket", "poll", "work")[number]},
-                    **{"session": "acme:support-0003", "subject": f"user-{number}"},
-                    **{"address": f"192.0.2.{10 + number}", "member": None},
-                    **{"since_ms": now_ms - 600_000, "waiting_events": events},
-                    **{"waiting_bytes": size, "sent_events": 48_000 + number},
+                    "id": f"c{number}",
+                    "kind": ("sse", "websocket", "poll", "work")[number],
+                    "session": "acme:support-0003",
+                    "subject": f"user-{number}",
+                    "address": f"192.0.2.{10 + number}",
+                    "member": None,
+                    "since_ms": now_ms - 600_000,
+                    "waiting_events": events,
+                    "waiting_bytes": size,
+                    "sent_events": 48_000 + number,
                     "last_taken_ms": now_ms - 40 * events,
                 }
                 for number, (events, size) in enumerate(waiting)
@@ -193,15 +237,27 @@ class AdminRegion:
     def storage(self) -> dict[str, Any]:
         now_ms = self.clock.wall_ms()
         return {
-            **{"log_bytes": 31_400_000, "database_bytes": 2_140_000_000, "wal_bytes": 4_100_000},
+            "log_bytes": 31_400_000,
+            "database_bytes": 2_140_000_000,
+            "wal_bytes": 4_100_000,
             "logs": [
                 {"origin": name, "records": 90_000, "bytes": 10_400_000, "oldest_ms": now_ms - 9000}
                 for name in NAMES
             ],
-            **{"free_bytes": 212_000_000_000, "commits": 1_904_222, "commit_p50_s": 0.0011},
-            **{"commit_p99_s": 0.0042, "writes_per_commit": 11.4, "sealed": 510_000},
-            **{"evicted": 41_222, "in_memory": 611, "dirty": 44, "damaged": 0, "undecodable": 0},
-            **{"encrypted": True, "last_checkpoint_ms": now_ms - 2000, "last_backup_ms": None},
+            "free_bytes": 212_000_000_000,
+            "commits": 1_904_222,
+            "commit_p50_s": 0.0011,
+            "commit_p99_s": 0.0042,
+            "writes_per_commit": 11.4,
+            "sealed": 510_000,
+            "evicted": 41_222,
+            "in_memory": 611,
+            "dirty": 44,
+            "damaged": 0,
+            "undecodable": 0,
+            "encrypted": True,
+            "last_checkpoint_ms": now_ms - 2000,
+            "last_backup_ms": None,
         }
 
     def errors(self) -> dict[str, Any]:
@@ -229,16 +285,20 @@ def _timeline(now_ms: int) -> list[dict[str, Any]]:
     ]
     return [
         {
-            **{"at_ms": now_ms // 60_000 * 60_000 - ago_s * 1000, "region": region, "kind": kind},
-            **{"message": "m-9", "run": None, "epoch": 2 if kind in ("claimed", "retry") else 1},
-            **{"producer": producer, "detail": detail},
+            "at_ms": now_ms // 60_000 * 60_000 - ago_s * 1000,
+            "region": region,
+            "kind": kind,
+            "message": "m-9",
+            "run": None,
+            "epoch": 2 if kind in ("claimed", "retry") else 1,
+            "producer": producer,
+            "detail": detail,
         }
         for kind, ago_s, region, producer, detail in entries
     ]
 
 
-def _handler(region: AdminRegion) -> Callable[..., BaseHTTPRequestHandler]:
-    pages = files()
+def _handler(region: AdminRegion) -> type[BaseHTTPRequestHandler]:
     answers: dict[str, Callable[[dict[str, str]], Any]] = {
         "overview": lambda _: region.overview(),
         "history": lambda _: region.history(),
@@ -247,85 +307,85 @@ def _handler(region: AdminRegion) -> Callable[..., BaseHTTPRequestHandler]:
         "storage": lambda _: region.storage(),
         "errors": lambda _: region.errors(),
     }
+    return type("Handler", (_Handler,), {"region": region, "answers": answers, "pages": files()})
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.0"
 
-        def log_message(self, *_: Any) -> None:
-            """Nothing is printed."""
+class _Handler(BaseHTTPRequestHandler):
+    region: AdminRegion
+    answers: Mapping[str, Callable[[dict[str, str]], Any]]
+    pages: Mapping[str, File]
 
-        def do_GET(self) -> None:  # noqa: N802
-            parts = urlsplit(self.path)
-            if (page := pages.get(parts.path)) is not None:
-                headers = {"Content-Type": page.media_type, "Content-Security-Policy": POLICY}
-                self._reply(200, page.content, headers)
-            elif parts.path.startswith("/admin/api/") and self._may():
-                query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-                self._ask(parts.path.removeprefix("/admin/api/"), query)
-            elif not parts.path.startswith("/admin/api/"):
-                self._refuse(404, "not_found", "there is nothing at this path")
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
 
-        def do_POST(self) -> None:  # noqa: N802
-            length = int(self.headers.get("content-length", "0"))
-            body = json.loads(self.rfile.read(length) or b"null")
-            path = unquote(urlsplit(self.path).path.removeprefix("/admin/api/"))
-            region.acted.append(("POST", path, body))
-            if path in region.refuses:
-                self._refuse(*region.refuses[path])
-            elif path == "verify":
-                regions = {
-                    name: "unreachable" if name in region.killed else "equal"
-                    for name in ("ap", "us")
-                }
-                self._json({"equal": not region.killed, "regions": regions, "sessions": 48_213})
-            else:
-                self._json({})
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        if (page := self.pages.get(parts.path)) is not None:
+            headers = {"Content-Type": page.media_type, "Content-Security-Policy": POLICY}
+            self._reply(200, page.content, headers)
+        elif not parts.path.startswith(UNDER):
+            self._refuse(404, "not_found", "there is nothing at this path")
+        elif self._may():
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            self._ask([unquote(part) for part in parts.path[len(UNDER) :].split("/")], query)
 
-        def _may(self) -> bool:
-            if region.asks_grant and self.headers.get("authorization") != f"Bearer {GRANT}":
-                self._refuse(401, "unauthorized", "this needs a grant")
-                return False
-            return True
+    def do_POST(self) -> None:
+        length = int(self.headers.get("content-length", "0"))
+        body = json.loads(self.rfile.read(length) or b"null")
+        path = unquote(urlsplit(self.path).path.removeprefix(UNDER))
+        self.region.acted.append(("POST", path, body))
+        if path in self.region.refuses:
+            self._refuse(*self.region.refuses[path])
+        elif path == "verify":
+            killed = self.region.killed
+            regions = {name: "unreachable" if name in killed else "equal" for name in ("ap", "us")}
+            self._json({"equal": not killed, "regions": regions, "sessions": 48_213})
+        else:
+            self._json({})
 
-        def _ask(self, path: str, query: dict[str, str]) -> None:
-            segments = [unquote(segment) for segment in path.split("/")]
-            if path == "live":
-                self._live()
-            elif segments[0] == "sessions" and segments[2:] == ["timeline"]:
-                self._json(region.timeline(segments[1]))
-            elif segments[0] == "sessions" and len(segments) == 2:
-                self._json(region.session(segments[1]))
-            elif path in answers:
-                self._json(answers[path](query))
-            else:
-                self._refuse(404, "not_found", "there is nothing at this path")
+    def _may(self) -> bool:
+        authorization = self.headers.get("authorization")
+        if self.region.asks_grant and authorization != f"Bearer {GRANT}":
+            self._refuse(401, "unauthorized", "this needs a grant")
+            return False
+        return True
 
-        def _live(self) -> None:
-            self._reply(200, b"", {"Content-Type": "text/event-stream"})
-            try:
-                while not region.is_silent:
-                    for name, value in (
-                        ("overview", region.overview()),
-                        ("history", region.history()["samples"][-1]),
-                    ):
-                        self.wfile.write(f"event: {name}\ndata: {json.dumps(value)}\n\n".encode())
-                    self.wfile.flush()
-                    region.wait()
-            except OSError:
-                return
+    def _ask(self, path: list[str], query: dict[str, str]) -> None:
+        if path == ["live"]:
+            self._live()
+        elif path[0] == "sessions" and path[2:] == ["timeline"]:
+            self._json(self.region.timeline(path[1]))
+        elif path[0] == "sessions" and len(path) == 2:
+            self._json(self.region.session(path[1]))
+        elif len(path) == 1 and path[0] in self.answers:
+            self._json(self.answers[path[0]](query))
+        else:
+            self._refuse(404, "not_found", "there is nothing at this path")
 
-        def _json(self, value: Any) -> None:
-            self._reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _live(self) -> None:
+        region = self.region
+        self._reply(200, b"", {"Content-Type": "text/event-stream"})
+        # Whoever looked may be gone.
+        with contextlib.suppress(OSError):
+            while not region.is_silent:
+                history = region.history()
+                history["samples"] = history["samples"][-1:]
+                for name, value in (("overview", region.overview()), ("history", history)):
+                    self.wfile.write(f"event: {name}\ndata: {json.dumps(value)}\n\n".encode())
+                self.wfile.flush()
+                region.wait()
 
-        def _refuse(self, status: int, code: str, detail: str) -> None:
-            body = json.dumps({"code": code, "detail": detail, "status": status}).encode()
-            self._reply(status, body, {"Content-Type": "application/problem+json"})
+    def _json(self, value: Any) -> None:
+        self._reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        body = json.dumps({"code": code, "detail": detail, "status": status}).encode()
+        self._reply(status, body, {"Content-Type": "application/problem+json"})
+
+    def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
-
-    return Handler
