@@ -37,6 +37,7 @@ const live = new Live(calls, {
     contact = { ...told, region: overview?.region };
     draw();
   },
+  problem: complain,
   refused: askForGrant,
 });
 let overview = null;

@@ -90,8 +90,10 @@ export class Actions {
         : `${region} says that it is not ready, takes no new clients and sends those that it has to the other regions, where they go on without losing a token. It stays up until you stop it, or end the drain here.`,
       yes: isUndo ? "End the drain" : `Drain ${region}`,
       act: async () => {
-        await this.#calls.act("POST", "drain", { undo: isUndo });
-        return isUndo ? `${region} takes clients again.` : `${region} is draining. When it has no connections left, it can be stopped.`;
+        const { flushed } = await this.#calls.act("POST", "drain", { undo: isUndo });
+        if (isUndo) return `${region} takes clients again.`;
+        if (flushed === false) return ["warning", `${region} is draining. Some of what it had accepted is not in another region yet: look again before it is stopped.`];
+        return `${region} is draining, and all that it had accepted is in another region too. When it has no readers left, it can be stopped.`;
       },
     });
   }
@@ -100,7 +102,7 @@ export class Actions {
     const silent = typeof ageMs === "number" ? ` Nothing was heard of it for ${duration(ageMs)}.` : "";
     this.#question.ask({
       title: `Forget ${region} for good?`,
-      text: `The other regions stop waiting for ${region} and let go of what they kept for it.${silent} What it alone had acknowledged and never passed on will be lost, and it cannot come back with what is on its disk: only with an empty one, as a new region. Do this only if it never returns.`,
+      text: `The other regions stop waiting for ${region} and let go of what they kept for it.${silent} What it alone had acknowledged and never passed on is lost, and it cannot come back with what is on its disk: only with an empty one, as a new region. Do this only if it never returns.`,
       yes: "Forget it for good",
       isDanger: true,
       typed: region,

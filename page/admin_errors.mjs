@@ -26,9 +26,9 @@ export class ErrorsView {
   }
 
   async load(signal) {
-    const { since_ms: since, codes } = await this.#calls.get("errors", {}, signal);
+    const { since_ms: since, codes, links = [] } = await this.#calls.get("errors", {}, signal);
     setText(this.#since, `Since ${clock(since)}. Marked with ✕: faults of the region. The others are answers to clients that asked for what cannot be.`);
     this.#since.title = utc(since);
-    this.#table.draw([...codes].sort((one, other) => other.count - one.count), ({ code }) => code);
+    this.#table.draw([...codes, ...links].sort((one, other) => other.count - one.count), ({ code }) => code);
   }
 }

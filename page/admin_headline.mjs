@@ -16,6 +16,8 @@ export const BEHIND_S_MAX = 5;
 const BEHIND_OPERATIONS_MAX = 10_000;
 /** A region is called down after so long without a sign of life. */
 const DOWN_S = 10;
+/** Who was heard so shortly ago has no silence to speak of. */
+const SOON_MS = 1_000;
 /** Problems of the region's own words that are found here already, from what the regions see. */
 const FOUND_HERE = new Set(["link_down", "link_suspect", "unreachable", "behind", "clocks_apart", "different", "starting", "draining", "catching_up", "storage_failed", "name_in_use"]);
 /** Others that need nobody to do something now. */
@@ -53,6 +55,7 @@ export function headline(overview, contact = { state: "open" }) {
 function lost(overview, { region, sinceMs }) {
   const name = region ?? overview?.region ?? "the region";
   const before = overview === null ? [] : found(overview);
+  const others = (overview?.regions ?? []).some((view) => view.url && !view.is_gone && view.region !== overview.region);
   return {
     level: "unknown",
     key: "lost",
@@ -60,7 +63,7 @@ function lost(overview, { region, sinceMs }) {
     text:
       overview === null
         ? "Either it is down, or your way to it is. Nothing is known of the other regions from here."
-        : `Either ${name} is down, or your way to it is. All that stands below is what it said last, and may be out of date. Another region can show the same.`,
+        : `Either ${name} is down, or your way to it is. All that stands below is what it said last, and may be out of date. ${others ? "Another region can show the same:" : "Open /admin at another region to see the same from there."}`,
     more: before.length === 0 ? "" : "It said last:",
     findings: before,
   };
@@ -120,9 +123,10 @@ function reached({ region: name, reachable }, regions, overview) {
   const seen = seenBy(name, regions);
   const by = listed(seen.map((one) => one.by).sort());
   const silent = silence(seen);
-  const heard = silent === null ? "nothing was heard of it yet" : `no sign of life for ${duration(silent)}`;
+  const heard = silent === null ? "nothing was heard of it yet" : silent < SOON_MS ? "its connection broke just now" : `no sign of life for ${duration(silent)}`;
   const others = regions.filter((other) => other.region !== name && other.reachable).map(({ region }) => region);
-  if (seen.some(({ see }) => see.state === "up")) return unanswered(name, seen, overview);
+  const isSuspectHere = seen.some(({ by: one, see }) => one === overview.region && see.state === "suspect");
+  if (!isSuspectHere && seen.some(({ see }) => see.state === "up")) return unanswered(name, seen, overview);
   if (seen.some(({ see }) => see.state === "suspect"))
     return [
       {
@@ -151,6 +155,16 @@ function downText(name, others) {
 
 /** The others hear of it, and it answers no question. */
 function unanswered(name, seen, { region }) {
+  if (seen.some(({ by, see }) => by === region && see.state === "up"))
+    return [
+      {
+        level: "warning",
+        key: `untold:${name}`,
+        regions: [name],
+        title: `${name} is there, and has not told ${region} yet how it is.`,
+        text: "That is so for a moment when it has just started. If it stays so, it is busy, or of an older version.",
+      },
+    ];
   const by = listed(seen.filter(({ see }) => see.state === "up").map((one) => one.by).sort());
   return [
     {
@@ -158,7 +172,7 @@ function unanswered(name, seen, { region }) {
       key: `unanswered:${name}`,
       regions: [name],
       title: `${name} lives, seen from ${by}, but does not tell ${region} how it is.`,
-      text: `It may be busy, an older version, or cut off from ${region} alone. What stands below of ${name} is what was known last.`,
+      text: `It is cut off from ${region}, and not from all. What stands below of ${name} is what was known last.`,
     },
   ];
 }
@@ -189,10 +203,10 @@ function linksBroken(regions) {
 }
 
 function linkTitle(one, other, there, back, isDown) {
-  const how = isDown ? "is broken" : "is slow to answer";
+  const how = isDown ? "is broken" : "is interrupted";
   if (there !== "up" && back !== "up") return `The link between ${one} and ${other} ${how}.`;
   const [deaf, heard] = there === "up" ? [other, one] : [one, other];
-  return isDown ? `${deaf} does not hear ${heard}, though ${heard} hears ${deaf}.` : `${deaf} has not heard ${heard} for some seconds.`;
+  return isDown ? `${deaf} does not hear ${heard}, though ${heard} hears ${deaf}.` : `${deaf} does not hear ${heard} just now.`;
 }
 
 const STATES = {

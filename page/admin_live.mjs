@@ -12,7 +12,7 @@ export class Live {
   #on;
   #stopped = null;
 
-  /** `on`: `{overview, history, contact, refused}`, each a function of what came. */
+  /** `on`: `{overview, history, contact, refused, problem}`, each a function of what came. */
   constructor(calls, on) {
     this.#calls = calls;
     this.#on = on;
@@ -39,6 +39,10 @@ export class Live {
             [heardMs, waitMs] = [Date.now(), AGAIN_MS];
             this.#on.contact({ state: "open" });
           }
+          if (event === "expired") {
+            this.#on.refused({ status: 401, message: `the grant is over: ${data.reason}` });
+            return;
+          }
           this.#on[event]?.(data);
         }
       } catch (error) {
@@ -47,7 +51,7 @@ export class Live {
           this.#on.refused(error);
           return;
         }
-        if (error instanceof Refused && error.status === 429) this.#on.problem?.(error);
+        if (error instanceof Refused) this.#on.problem(error);
       }
       if (signal.aborted) return;
       heardMs ??= Date.now();

@@ -31,12 +31,11 @@ export class Samples {
     this.#history = { ...history, samples: history.samples.slice(-SAMPLES_MAX) };
   }
 
-  /** A sample as it comes over the stream: `[t_ms, v…]`, alone or as `sample`, with or without its `names`. */
-  add(data) {
-    const sample = Array.isArray(data) ? data : (data.sample ?? data.samples?.at(-1));
-    if (!Array.isArray(sample) || this.#history.samples.at(-1)?.[0] >= sample[0]) return;
-    if (!Array.isArray(data) && data.names) this.#history.names = data.names;
-    this.#history.samples = [...this.#history.samples.slice(1 - SAMPLES_MAX), sample];
+  /** Those that come over the stream: as a history of the newest. */
+  add({ names, step_s: stepS, samples }) {
+    const lastMs = this.#history.samples.at(-1)?.[0] ?? -Infinity;
+    const all = [...this.#history.samples, ...samples.filter(([at]) => at > lastMs)];
+    this.#history = { step_s: stepS, names, samples: all.slice(-SAMPLES_MAX) };
   }
 }
 

@@ -5,7 +5,7 @@ import { BEHIND_S_MAX, found, levelOf } from "./admin_headline.mjs";
 import { bytes, clock, count, duration, listed, milliseconds, offset, rate, utc } from "./admin_units.mjs";
 
 const STATES = { up: "well", suspect: "warning", down: "trouble" };
-const DIGESTS = { equal: "equal", different: "different", unknown: "not compared yet" };
+const DIGESTS = { equal: "equal", different: "different", unknown: "not known" };
 /** What is under way for less than this is no delay. */
 const IN_STEP_S = 1;
 
@@ -92,9 +92,10 @@ class Card {
     setAttribute(this.element, "data-stale", view.reachable ? null : "true");
     this.#drain.hidden = !isSelf;
     setText(this.#drain, view.state === "draining" ? "End the drain…" : "Drain…");
-    this.#open.hidden = isSelf || !view.url;
+    this.#open.hidden = isSelf || !view.url || !view.reachable;
     setAttribute(this.#open, "title", view.url);
-    this.#forget.hidden = isSelf || view.reachable || view.is_gone;
+    // Whoever is at work is drained first.
+    this.#forget.hidden = isSelf || view.is_gone || (view.reachable && view.state !== "draining");
   }
 }
 
@@ -181,7 +182,7 @@ export function leaveFor(grant, url) {
 function regionActs(actions) {
   return {
     drain: ({ region, state }) => actions.drain(region, state === "draining"),
-    forget: ({ region, age_ms: ageMs }) => actions.forget(region, ageMs),
+    forget: ({ region, reachable, age_ms: ageMs }) => actions.forget(region, reachable ? null : ageMs),
   };
 }
 

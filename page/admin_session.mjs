@@ -34,6 +34,7 @@ export class SessionView {
   #presence = new Table("Who is here", PRESENCE_COLUMNS, "Nobody is here.");
   #timeline = new Table("Timeline, the newest first", TIMELINE_COLUMNS, "Nothing is known to have happened.");
   #older = button("Older", () => this.#more());
+  #missing = element("p", { className: "said" });
   #text;
   #entries = [];
   #before = null;
@@ -58,6 +59,7 @@ export class SessionView {
       element("h3", { textContent: "Newest text, as it comes" }),
       this.#text.element,
       element("h3", { textContent: "What happened, the newest first" }),
+      this.#missing,
       this.#timeline.element,
       element("p", { className: "actions" }, this.#older),
     );
@@ -70,6 +72,8 @@ export class SessionView {
     this.#runs.draw(found.runs, (run) => run.id ?? run.run ?? run.message);
     this.#presence.draw(found.presence, ({ member }) => member);
     this.#take(found.timeline, found.next);
+    const silent = Object.keys(found.positions ?? {}).filter((region) => found.asked !== undefined && !found.asked.includes(region));
+    setText(this.#missing, silent.length === 0 ? "" : `${listed(silent.sort())} did not answer: what was seen only there is missing below.`);
     this.#text.start();
   }
 
@@ -114,7 +118,7 @@ function keyOf(entry) {
 }
 
 function facts(found) {
-  const level = { well: "✓ ", warning: "! ", unknown: "? " }[positionsLevel(found.positions)];
+  const level = { well: "✓ ", warning: "! ", unknown: "? ", note: "" }[positionsLevel(found)];
   return [
     ...(found.tenant ? [["Tenant", found.tenant]] : []),
     ["Messages", count(found.messages)],

@@ -1,6 +1,6 @@
 /** The view of all sessions: searched, sorted, a page at a time. */
 
-import { button, element, setAttribute, setText, Table } from "./admin_elements.mjs";
+import { button, element, setText, Table } from "./admin_elements.mjs";
 import { bytes, count, listed, rate } from "./admin_units.mjs";
 
 const LIMIT = 50;
@@ -16,9 +16,10 @@ export function positions(found) {
   return parts.filter((text) => text !== "").join("; ") || "–";
 }
 
-export function positionsLevel(found) {
+/** While a session is being written it is always behind somewhere, and nothing is wrong. */
+export function positionsLevel({ positions: found, tokens_per_s: tokens }) {
   const states = Object.values(found ?? {});
-  return states.includes("behind") ? "warning" : states.includes("unknown") ? "unknown" : "well";
+  return states.includes("behind") ? (tokens > 0 ? "note" : "warning") : states.includes("unknown") ? "unknown" : "well";
 }
 
 const COLUMNS = [
@@ -35,7 +36,7 @@ const COLUMNS = [
   { name: "Active runs", kind: "number", text: ({ active_runs: runs }) => count(runs) },
   { name: "Tokens", kind: "number", text: ({ tokens_per_s: tokens }) => rate(tokens) },
   { name: "Changed", kind: "number", time: true, text: ({ updated }) => millisecondsOf(updated) },
-  { name: "In each region", text: ({ positions: found }) => positions(found), level: ({ positions: found }) => positionsLevel(found) },
+  { name: "In each region", text: ({ positions: found }) => positions(found), level: positionsLevel },
 ];
 
 /** A time as milliseconds, or as text. */
@@ -79,13 +80,13 @@ export class SessionsView {
 
   async load(signal) {
     const query = { search: this.#search.value.trim(), sort: this.#sort.value, after: this.#after, limit: LIMIT, own: this.#own.checked ? "true" : null };
-    const { sessions, next } = await this.#calls.get("sessions", query, signal);
+    const { sessions, next, complete = true } = await this.#calls.get("sessions", query, signal);
     this.#following = next ?? null;
     this.#table.draw(sessions, ({ session }) => session);
     this.#next.hidden = this.#following === null;
     this.#first.hidden = this.#after === null;
-    setText(this.#said, sessions.length === 0 ? "" : `${sessions.length} shown${this.#following === null ? "" : ", and there are more"}`);
-    setAttribute(this.element, "aria-busy", null);
+    const shown = sessions.length === 0 ? "" : `${sessions.length} shown${this.#following === null ? "" : ", and there are more"}. `;
+    setText(this.#said, `${shown}${complete ? "" : "Not all sessions could be looked through in time: search for more of the name."}`);
   }
 
   #turn() {

@@ -23,7 +23,8 @@ const SENTENCES = {
 };
 
 function epoch({ epoch: value }) {
-  return value === undefined || value === null ? "" : `, epoch ${value}`;
+  // Its number; the rest of its name is in the details.
+  return value === undefined || value === null ? "" : `, epoch ${String(value).split("-")[0]}`;
 }
 
 function base({ detail }) {
@@ -53,8 +54,9 @@ export function entryLevel({ kind }) {
 }
 
 /** What else was told of it, for who looks closer. */
-export function details({ detail }) {
-  return Object.entries(detail ?? {})
+export function details({ epoch: name, producer, detail }) {
+  return Object.entries({ epoch: name, producer, ...detail })
+    .filter(([, value]) => value !== undefined && value !== null)
     .map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`)
     .join("\n");
 }

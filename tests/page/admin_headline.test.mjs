@@ -50,6 +50,14 @@ test("a region that is only late is not called down", () => {
   assert.equal(told.title, "us may be down: no sign of life for 4 s, seen from ap and eu.");
 });
 
+test("what has happened just now", () => {
+  assert.equal(headline(killed(500)).title, "us may be down: its connection broke just now, seen from ap and eu.");
+  const first = overview({ views: { us: { reachable: false } }, sees: { "eu us": { state: "suspect", last_seen_ms: 400 } } });
+  assert.match(headline(first).title, /^us may be down/);
+  const started = overview({ views: { us: { reachable: false } }, sees: { "ap us": { state: "suspect", last_seen_ms: 100 } } });
+  assert.equal(headline(started).title, "us is there, and has not told eu yet how it is.");
+});
+
 test("it is the same thing while only its figures change, and another one when that changes", () => {
   assert.equal(headline(killed(12_000)).key, headline(killed(95_000)).key);
   assert.notEqual(headline(killed(4_000)).key, headline(killed(12_000)).key);
@@ -149,6 +157,9 @@ test("without contact nothing is said to be well, and what was known last stands
   assert.match(told.title, /^No contact with eu since \d\d:\d\d:\d\d, trying again\.$/);
   assert.equal(told.more, "It said last:");
   assert.match(told.findings[0].title, /^us is down/);
+  assert.match(told.text, /Open \/admin at another region/);
+  const known = overview({ views: { us: { url: "https://us.example" } } });
+  assert.match(headline(known, { state: "lost", sinceMs: 0 }).text, /Another region can show the same:$/);
   assert.match(headline(null, { state: "lost", sinceMs: Date.now() }).title, /^No contact with the region/);
   assert.equal(headline(null, { state: "connecting" }).level, "unknown");
 });
