@@ -102,7 +102,8 @@ const context = () => ({ calls, actions, samples, grant, again, region: overview
 
 function open() {
   if (overview === null || location.hash === opened) return;
-  if (location.hash === "#view") return;
+  // The link that skips to the view opens none.
+  if (location.hash === "#view" && view !== null) return;
   const [name, rest] = location.hash.slice(1).split("/", 2);
   const isFirst = opened === null;
   view?.close?.();

@@ -54,6 +54,6 @@ function columns(disconnect) {
     { name: "Since", time: true, text: ({ since_ms: since }) => since },
     { name: "Sent", kind: "number", text: ({ sent_events: sent }) => count(sent) },
     { name: "Last taken", time: true, text: ({ last_taken_ms: taken }) => taken },
-    { name: "", kind: "act", text: () => "", node: (connection) => button("Disconnect…", () => disconnect(connection)) },
+    { name: "Action", kind: "act", text: () => "", node: (connection) => button("Disconnect…", () => disconnect(connection)) },
   ];
 }

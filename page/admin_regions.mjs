@@ -8,6 +8,8 @@ const STATES = { up: "well", suspect: "warning", down: "trouble" };
 const DIGESTS = { equal: "equal", different: "different", unknown: "not known" };
 /** What is under way for less than this is no delay. */
 const IN_STEP_S = 1;
+/** What a cell needs at least. */
+const CELL_REM = 3.6;
 
 /** What a cell of the matrix says: `{level, text, step, title}`. `see` undefined: nothing is known. */
 export function cell(by, seen, see) {
@@ -60,6 +62,8 @@ class Matrix {
       const cells = regions.map(() => element("td", {}, element("div", { className: "cell" }, mark(), element("span", { className: "words" }), element("small"))));
       return element("tr", {}, element("th", { scope: "row" }, region, element("span", { className: "sees", textContent: " sees" })), ...cells);
     });
+    // Many regions do not fit a phone: their square, and not the page, is wider then.
+    this.#table.style.minWidth = `${(regions.length + 1) * CELL_REM}rem`;
     this.#table.replaceChildren(element("caption", { textContent: "A row says how a region sees each of the others: the round trip, and whether they are in step." }), element("thead", {}, head), element("tbody", {}, ...rows));
   }
 }

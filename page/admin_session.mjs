@@ -138,7 +138,7 @@ function runColumns(cancel) {
     { name: "Attempt", kind: "number", text: ({ attempt }) => count(attempt) },
     { name: "Asked for", time: true, text: (run) => millisecondsOf(run.at_ms ?? run.requested_ms ?? run.created ?? null) },
     {
-      name: "",
+      name: "Action",
       kind: "act",
       text: () => "",
       node: (run) => button("Cancel…", () => cancel(run.message ?? run.id ?? run.run)),

@@ -355,6 +355,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._live()
         elif path[0] == "sessions" and path[2:] == ["timeline"]:
             self._json(self.region.timeline(path[1]))
+        elif path[0] == "sessions" and path[2:] == ["export"]:
+            self._reply(200, b'{"kind":"session"}\n', {"Content-Type": "application/x-ndjson"})
         elif path[0] == "sessions" and len(path) == 2:
             self._json(self.region.session(path[1]))
         elif len(path) == 1 and path[0] in self.answers:

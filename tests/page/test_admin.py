@@ -41,6 +41,11 @@ async def opened(
     await context.close()
 
 
+def content(path: Path) -> bytes:
+    """Of a file that was saved."""
+    return Path(path).read_bytes()
+
+
 async def test_a_region_is_killed_and_comes_back(
     browser: Browser, region: AdminRegion, tmp_path: Path
 ) -> None:
@@ -79,7 +84,8 @@ async def test_a_region_is_killed_and_comes_back(
 
 async def test_an_operator_comes_in_and_acts(browser: Browser, region: AdminRegion) -> None:
     """A grant is asked for, and not kept in the address; forgetting a region needs its name typed;
-    what the region answers, also a refusal, is shown in its words."""
+    what the region answers, also a refusal, is shown in its words; the slowest reader stands first
+    and is disconnected; a session is saved as a file."""
     region.asks_grant = True
     region.kill("us")
     async with opened(browser, region) as window:
@@ -108,6 +114,21 @@ async def test_an_operator_comes_in_and_acts(browser: Browser, region: AdminRegi
         await expect(result).to_have_text(re.compile("Not reached, so not compared: us"))
         await page.keyboard.press("Escape")
         await expect(page.locator("#question")).to_be_hidden()
+        await page.get_by_role("link", name="Connections", exact=True).click()
+        slowest = page.locator("#view tbody tr").first
+        await expect(slowest).to_contain_text("412 events, 1.84 MB")
+        await slowest.get_by_role("button", name="Disconnect…").click()
+        await page.get_by_role("button", name="Disconnect", exact=True).click()
+        await expect(result).to_have_text("It is disconnected.")
+        assert region.acted[-1] == ("POST", "connections/c0/disconnect", {})
+        await page.get_by_role("button", name="Close").click()
+        await slowest.get_by_role("link").click()
+        await page.get_by_role("button", name="Export").click()
+        async with page.expect_download() as downloading:
+            await page.locator("#question").get_by_role("button", name="Export").click()
+        download = await downloading.value
+        assert download.suggested_filename == "acme_support-0003.ndjson"
+        assert content(await download.path()) == b'{"kind":"session"}\n'
 
 
 async def test_every_view_fits_a_narrow_phone(
@@ -124,7 +145,6 @@ async def test_every_view_fits_a_narrow_phone(
             await expect(rows.first).to_be_visible()
             too_wide = "document.documentElement.scrollWidth - innerWidth"
             assert await page.evaluate(too_wide) <= 0, name
-            await page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
         await page.get_by_role("link", name="Sessions", exact=True).click()
         await page.get_by_label("Search").fill("bold")
         await expect(page.locator("#view tbody tr")).to_have_count(1)
@@ -140,6 +160,7 @@ async def test_every_view_fits_a_narrow_phone(
         await page.get_by_role("button", name="Older").click()
         await expect(happened.locator("tbody tr")).to_have_count(16)
         assert await page.evaluate(too_wide) <= 0
+        await page.screenshot(path=tmp_path / "phone.png", full_page=True)
         await page.get_by_role("button", name="Cancel…").click()
         await page.get_by_role("button", name="Cancel the run").click()
         await expect(page.locator("#question .result")).to_have_text("It is cancelled.")
