@@ -19,7 +19,7 @@ function overview({ views = {}, sees = {}, names = NAMES } = {}) {
 
 const down = (ms) => ({ state: ms >= 10_000 ? "down" : "suspect", last_seen_ms: ms, behind_operations: 900, behind_s: ms / 1000 });
 /** `us` is gone, as the two others see it. */
-const killed = (ms) => overview({ views: { us: { reachable: false, age_ms: ms } }, sees: { "eu us": down(ms), "ap us": down(ms + 400) } });
+const killed = (ms) => overview({ views: { us: { reachable: false, age_ms: ms } }, sees: { "eu us": down(ms), "ap us": down(ms + 2_500) } });
 
 test("all is well", () => {
   const told = headline(overview());
@@ -86,6 +86,12 @@ test("a broken link between two that live, and through whom they still hear each
   assert.deepEqual(told.findings, []);
 });
 
+test("a broken link that nobody else is between", () => {
+  const told = headline(overview({ names: ["eu", "us"], sees: { "eu us": down(15_000), "us eu": down(15_000) } }));
+  assert.equal(told.title, "The link between eu and us is broken.");
+  assert.match(told.text, /each goes on serving, and they exchange what they took when the link is back/);
+});
+
 test("a link that works one way only", () => {
   const told = headline(overview({ sees: { "ap us": down(15_000) } }));
   assert.equal(told.title, "ap does not hear us, though us hears ap.");
@@ -137,6 +143,13 @@ test("what a region says of itself is in its own words, and not twice", () => {
   assert.equal(told.level, "warning");
   assert.equal(told.title, "ap: 812 MiB are free on its disk");
   assert.deepEqual(told.findings, []);
+});
+
+test("what a region said before it died is not said of it now, and nothing is said twice", () => {
+  const problems = [{ code: "disk_nearly_full", text: "812 MiB are free on its disk" }, { code: "disk_nearly_full", text: "811 MiB are free on its disk" }];
+  assert.equal(headline(overview({ views: { ap: { problems } } })).findings.length, 0);
+  const told = headline(overview({ views: { us: { reachable: false, problems } }, sees: { "eu us": down(12_000), "ap us": down(12_000) } }));
+  assert.deepEqual([told.title, told.findings], ["us is down: no sign of life for 12 s, seen from ap and eu.", []]);
 });
 
 test("an upgrade under way is to know, and no trouble", () => {
