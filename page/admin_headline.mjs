@@ -18,6 +18,8 @@ const BEHIND_OPERATIONS_MAX = 10_000;
 const DOWN_S = 10;
 /** Who was heard so shortly ago has no silence to speak of. */
 const SOON_MS = 1_000;
+/** A region that runs for less than this has just started. */
+const STARTED_S = 15;
 /** Problems of the region's own words that are found here already, from what the regions see. */
 const FOUND_HERE = new Set(["link_down", "link_suspect", "unreachable", "behind", "clocks_apart", "different", "starting", "draining", "catching_up", "storage_failed", "name_in_use"]);
 /** Others that need nobody to do something now. */
@@ -186,6 +188,11 @@ function linksBroken(regions) {
     for (const other of alive.slice(index + 1)) {
       const [there, back] = [state(one, other), state(other, one)];
       if (there === "up" && back === "up") continue;
+      const started = [one, other].find(({ uptime_s: uptime }) => uptime < STARTED_S);
+      if (started !== undefined) {
+        findings.push(notYet(one.region, other.region, started.region));
+        continue;
+      }
       const isDown = there === "down" || back === "down";
       const between = alive.filter((third) => third !== one && third !== other && state(one, third) === "up" && state(other, third) === "up");
       findings.push({
@@ -200,6 +207,17 @@ function linksBroken(regions) {
       });
     }
   return findings;
+}
+
+/** What one of them said before the other had started is no state of their link now. */
+function notYet(one, other, started) {
+  return {
+    level: "warning",
+    key: `started:${one}:${other}`,
+    regions: [started],
+    title: `${started} has just started: ${one} and ${other} are not both sure of each other yet.`,
+    text: "That takes some seconds.",
+  };
 }
 
 function linkTitle(one, other, there, back, isDown) {

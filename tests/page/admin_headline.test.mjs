@@ -97,6 +97,14 @@ test("a link that works one way only", () => {
   assert.equal(told.title, "ap does not hear us, though us hears ap.");
 });
 
+test("a region that has just started is not sure of the others yet, and no link is called broken", () => {
+  const told = headline(overview({ views: { us: { uptime_s: 3 } }, sees: { "ap us": down(15_000) } }));
+  assert.equal(told.level, "warning");
+  assert.equal(told.title, "us has just started: ap and us are not both sure of each other yet.");
+  const later = headline(overview({ views: { us: { uptime_s: 20 } }, sees: { "ap us": down(15_000) } }));
+  assert.equal(later.level, "trouble");
+});
+
 test("a region that lives for others, and does not answer here", () => {
   const told = headline(overview({ views: { us: { reachable: false } }, sees: { "eu us": down(15_000) } }));
   assert.equal(told.level, "warning");
