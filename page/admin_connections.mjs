@@ -39,7 +39,7 @@ export class ConnectionsView {
     const { connections } = await this.#calls.get("connections", { sort: "slowest", limit: LIMIT }, signal);
     const slow = connections.filter((connection) => waitingLevel(connection) !== "well").length;
     const size = connections.length < LIMIT ? counted(connections.length, "connection") : `the slowest ${LIMIT} connections`;
-    setText(this.#said, `${size}; ${slow === 0 ? "all keep up" : `${counted(slow, "of them does", "of them do")} not keep up`}.`);
+    setText(this.#said, connections.length === 0 ? "" : `${size}; ${slow === 0 ? "all keep up" : `${counted(slow, "of them does", "of them do")} not keep up`}.`);
     this.#table.draw(connections, ({ id }) => id);
   }
 }

@@ -18,6 +18,8 @@ const BEHIND_OPERATIONS_MAX = 10_000;
 const DOWN_S = 10;
 /** Who was heard so shortly ago has no silence to speak of. */
 const SOON_MS = 1_000;
+/** Regions are asked every two seconds how they are: what is older than this is old. */
+const VIEW_MS_MAX = 6_000;
 /** A region that runs for less than this has just started. */
 const STARTED_S = 15;
 /** Problems of the region's own words that are found here already, from what the regions see. */
@@ -182,7 +184,8 @@ function unanswered(name, seen, { region }) {
 /** Links that are broken between regions that both live. */
 function linksBroken(regions) {
   const findings = [];
-  const alive = regions.filter(({ reachable }) => reachable);
+  // What a region said long ago, perhaps in an earlier life, is not how it sees the others now.
+  const alive = regions.filter(({ reachable, age_ms: ageMs }) => reachable && !(ageMs > VIEW_MS_MAX));
   const state = (one, other) => one.sees.find((see) => see.region === other.region)?.state ?? "up";
   for (const [index, one] of alive.entries())
     for (const other of alive.slice(index + 1)) {

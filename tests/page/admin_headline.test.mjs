@@ -101,6 +101,8 @@ test("a region that has just started is not sure of the others yet, and no link 
   const told = headline(overview({ views: { us: { uptime_s: 3 } }, sees: { "ap us": down(15_000) } }));
   assert.equal(told.level, "warning");
   assert.equal(told.title, "us has just started: ap and us are not both sure of each other yet.");
+  const earlier = overview({ views: { us: { uptime_s: 400, age_ms: 16_000 } }, sees: { "ap us": down(15_000) } });
+  assert.equal(headline(earlier).level, "well");
   const later = headline(overview({ views: { us: { uptime_s: 20 } }, sees: { "ap us": down(15_000) } }));
   assert.equal(later.level, "trouble");
 });
