@@ -153,7 +153,6 @@ export class RegionsView {
   #list = element("div", { className: "cards" });
   #links = new Table("Links between regions", LINK_COLUMNS, "There is no other region.");
   #acts;
-  #overview = null;
 
   constructor({ actions, grant }) {
     this.#acts = { ...regionActs(actions), open: ({ url }) => leaveFor(grant, url) };
@@ -162,10 +161,14 @@ export class RegionsView {
   }
 
   overview(overview) {
-    this.#overview = overview;
     const present = overview.regions.filter(({ is_gone: isGone }) => !isGone);
     const findings = found(overview);
     this.#matrix.draw(present);
+    for (const [name, card] of this.#cards)
+      if (!overview.regions.some(({ region }) => region === name)) {
+        card.element.remove();
+        this.#cards.delete(name);
+      }
     for (const view of overview.regions) {
       if (!this.#cards.has(view.region)) {
         this.#cards.set(view.region, new Card(view.region, this.#acts));

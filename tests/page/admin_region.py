@@ -43,6 +43,7 @@ class AdminRegion:
         self.acted: list[tuple[str, str, Any]] = []
         self.urls: dict[str, str] = {}
         self.killed: dict[str, int] = {}
+        self.forgotten: set[str] = set()
         self.is_silent = False
         self._changed = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -91,7 +92,7 @@ class AdminRegion:
             "started_ms": now_ms - 5 * HOUR_MS,
             "now_ms": now_ms,
             "state": None,
-            "regions": [self._view(name, now_ms) for name in NAMES],
+            "regions": [self._view(name, now_ms) for name in NAMES if name not in self.forgotten],
             "summary": {},
         }
 
@@ -120,7 +121,11 @@ class AdminRegion:
             "log_bytes": 31_400_000,
             "disk_free_bytes": 212_000_000_000,
             "problems": [],
-            "sees": [self._see(name, other, now_ms) for other in NAMES if other != name],
+            "sees": [
+                self._see(name, other, now_ms)
+                for other in NAMES
+                if other not in {name, *self.forgotten}
+            ],
             **({"age_ms": now_ms - self.killed[name]} if is_dead else {}),
             **self.views.get(name, {}),
         }

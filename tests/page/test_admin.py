@@ -83,9 +83,9 @@ async def test_a_region_is_killed_and_comes_back(
 
 
 async def test_an_operator_comes_in_and_acts(browser: Browser, region: AdminRegion) -> None:
-    """A grant is asked for, and not kept in the address; forgetting a region needs its name typed;
-    what the region answers, also a refusal, is shown in its words; the slowest reader stands first
-    and is disconnected; a session is saved as a file."""
+    """A grant is asked for, and not kept in the address; forgetting a region needs its name typed,
+    and one that is forgotten is shown no more; what the region answers, also a refusal, is shown in
+    its words; the slowest reader stands first and is disconnected; a session is saved as a file."""
     region.asks_grant = True
     region.kill("us")
     async with opened(browser, region) as window:
@@ -109,6 +109,14 @@ async def test_an_operator_comes_in_and_acts(browser: Browser, region: AdminRegi
         await expect(result).to_have_text("It was not done: ap does not see us as down (conflict)")
         assert region.acted == [("POST", "regions/us/forget", {"confirm": "us"})]
         await page.get_by_role("button", name="Close").click()
+        cards = page.locator(".card")
+        await expect(cards).to_have_count(3)
+        region.forgotten = {"us"}
+        region.tell()
+        await expect(page.locator("#title")).to_have_text("All 2 regions are well.")
+        await expect(cards).to_have_count(2)
+        region.forgotten = set()
+        region.tell()
         await page.get_by_role("button", name="Verify all now…").click()
         await page.get_by_role("button", name="Compare now").click()
         await expect(result).to_have_text(re.compile("Not reached, so not compared: us"))
