@@ -37,7 +37,6 @@ const live = new Live(calls, {
     contact = { ...told, region: overview?.region };
     draw();
   },
-  problem: complain,
   refused: askForGrant,
 });
 let overview = null;

@@ -36,7 +36,7 @@ export function worse(one, other) {
 
 /**
  * The headline: `{level, key, title, text, findings}`. `contact`: `{state: "open"|"connecting"|"lost",
- * region, sinceMs}`, how it stands with the region that tells all this.
+ * region, sinceMs, said}`, how it stands with the region that tells all this; `said`: why it refuses.
  */
 export function headline(overview, contact = { state: "open" }) {
   if (contact.state === "lost") return lost(overview, contact);
@@ -56,21 +56,19 @@ export function headline(overview, contact = { state: "open" }) {
   };
 }
 
-function lost(overview, { region, sinceMs }) {
+function lost(overview, { region, sinceMs, said }) {
   const name = region ?? overview?.region ?? "the region";
-  const before = overview === null ? [] : found(overview);
-  const others = (overview?.regions ?? []).some((view) => view.url && !view.is_gone && view.region !== overview.region);
-  return {
-    level: "unknown",
-    key: "lost",
-    title: `No contact with ${name} since ${clock(sinceMs)}, trying again.`,
-    text:
-      overview === null
-        ? "Either it is down, or your way to it is. Nothing is known of the other regions from here."
-        : `Either ${name} is down, or your way to it is. All that stands below is what it said last, and may be out of date. ${others ? "Another region can show the same:" : "Open /admin at another region to see the same from there."}`,
-    more: before.length === 0 ? "" : "It said last:",
-    findings: before,
-  };
+  const findings = overview === null ? [] : found(overview);
+  const before = { level: "unknown", more: findings.length === 0 ? "" : "It said last:", findings };
+  if (said) return { ...before, key: `refused:${said}`, title: `${name} tells nothing: ${said}`, text: "It is asked again every few seconds." };
+  return { ...before, key: "lost", title: `No contact with ${name} since ${clock(sinceMs)}, trying again.`, text: lostText(overview, name) };
+}
+
+function lostText(overview, name) {
+  if (overview === null) return "Either it is down, or your way to it is. Nothing is known of the other regions from here.";
+  const others = overview.regions.some((view) => view.url && !view.is_gone && view.region !== overview.region);
+  const elsewhere = others ? "Another region can show the same:" : "Open /admin at another region to see the same from there.";
+  return `Either ${name} is down, or your way to it is. All that stands below is what it said last, and may be out of date. ${elsewhere}`;
 }
 
 function well(regions, findings) {

@@ -12,7 +12,7 @@ export class Live {
   #on;
   #stopped = null;
 
-  /** `on`: `{overview, history, contact, refused, problem}`, each a function of what came. */
+  /** `on`: `{overview, history, contact, refused}`, each a function of what came. */
   constructor(calls, on) {
     this.#calls = calls;
     this.#on = on;
@@ -31,6 +31,7 @@ export class Live {
   async #run(signal) {
     let waitMs = AGAIN_MS;
     let heardMs = null;
+    let said = null;
     while (!signal.aborted) {
       try {
         for await (const { event, data } of this.#calls.events("live", signal, SILENCE_MS_MAX)) {
@@ -45,17 +46,18 @@ export class Live {
           }
           this.#on[event]?.(data);
         }
+        said = null;
       } catch (error) {
         if (signal.aborted) return;
         if (error instanceof Refused && [401, 403].includes(error.status)) {
           this.#on.refused(error);
           return;
         }
-        if (error instanceof Refused) this.#on.problem(error);
+        said = error instanceof Refused ? error.message : null;
       }
       if (signal.aborted) return;
       heardMs ??= Date.now();
-      this.#on.contact({ state: "lost", sinceMs: heardMs });
+      this.#on.contact({ state: "lost", sinceMs: heardMs, said });
       await new Promise((resolve) => setTimeout(resolve, waitMs));
       waitMs = Math.min(waitMs * 1.5, AGAIN_MS_MAX);
     }

@@ -2,7 +2,7 @@
 
 import { button, element, mark, setAttribute, setFacts, setMark, setText, Table, WORDS } from "./admin_elements.mjs";
 import { BEHIND_S_MAX, found, levelOf } from "./admin_headline.mjs";
-import { bytes, clock, count, duration, listed, milliseconds, offset, rate, utc } from "./admin_units.mjs";
+import { bytes, clock, count, counted, duration, listed, milliseconds, offset, rate, utc } from "./admin_units.mjs";
 
 const STATES = { up: "well", suspect: "warning", down: "trouble" };
 const DIGESTS = { equal: "equal", different: "different", unknown: "not known" };
@@ -116,7 +116,7 @@ function facts(view) {
     ["This start", known(view.incarnation, (id) => String(id).slice(0, 8)), view.incarnation && `incarnation ${view.incarnation}`],
     ["Running for", known(view.uptime_s, (s) => duration(s * 1000))],
     ["Sessions", `${known(view.sessions, count)} (${known(view.in_memory, count)} in memory)`],
-    ["Readers", `${known(view.readers, count)} on ${known(view.connections, count)} connections`],
+    ["Readers", `${known(view.readers, count)} on ${known(view.connections, (found) => counted(found, "connection"))}`],
     ["Open runs", known(view.open_runs, count)],
     ["Present", known(view.present, count)],
     ["Tokens", known(view.tokens_per_s, rate)],

@@ -180,6 +180,8 @@ test("without contact nothing is said to be well, and what was known last stands
   assert.match(told.title, /^No contact with eu since \d\d:\d\d:\d\d, trying again\.$/);
   assert.equal(told.more, "It said last:");
   assert.match(told.findings[0].title, /^us is down/);
+  const said = "too many operators look at this region";
+  assert.equal(headline(overview(), { state: "lost", region: "eu", sinceMs: 0, said }).title, `eu tells nothing: ${said}`);
   assert.match(told.text, /Open \/admin at another region/);
   const known = overview({ views: { us: { url: "https://us.example" } } });
   assert.match(headline(known, { state: "lost", sinceMs: 0 }).text, /Another region can show the same:$/);
