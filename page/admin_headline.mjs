@@ -125,7 +125,7 @@ function reached({ region: name, reachable }, regions, overview) {
   const seen = seenBy(name, regions);
   const by = listed(seen.map((one) => one.by).sort());
   const silent = silence(seen);
-  const heard = silent === null ? "nothing was heard of it yet" : silent < SOON_MS ? "its connection broke just now" : `no sign of life for ${duration(silent)}`;
+  const heard = silent === null ? "nothing was heard of it yet" : silent < SOON_MS ? "heard just now, and not connected" : `no sign of life for ${duration(silent)}`;
   const others = regions.filter((other) => other.region !== name && other.reachable).map(({ region }) => region);
   const isSuspectHere = seen.some(({ by: one, see }) => one === overview.region && see.state === "suspect");
   if (!isSuspectHere && seen.some(({ see }) => see.state === "up")) return unanswered(name, seen, overview);

@@ -51,7 +51,7 @@ test("a region that is only late is not called down", () => {
 });
 
 test("what has happened just now", () => {
-  assert.equal(headline(killed(500)).title, "us may be down: its connection broke just now, seen from ap and eu.");
+  assert.equal(headline(killed(500)).title, "us may be down: heard just now, and not connected, seen from ap and eu.");
   const first = overview({ views: { us: { reachable: false } }, sees: { "eu us": { state: "suspect", last_seen_ms: 400 } } });
   assert.match(headline(first).title, /^us may be down/);
   const started = overview({ views: { us: { reachable: false } }, sees: { "ap us": { state: "suspect", last_seen_ms: 100 } } });
