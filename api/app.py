@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from perdure.api.admin import add_admin
+from perdure.api.admin_page import add_admin_page
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
@@ -154,6 +155,7 @@ def create_app(
     add_life_cycle(routes, node, door)
     add_admin(routes, node, door, version, demo_page)
     routes.state.refusals = node.oversight.refusals
+    add_admin_page(routes)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)

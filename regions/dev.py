@@ -23,6 +23,8 @@ async def dev(directory: Path, mint: Mint) -> int:
             assert region.process is not None
             print(f"{region.name}  {region.url}  pid {region.process.pid}  log {region.log}")
         environment = _write_environment(directory, cluster.grant or "")
+        page = f"{next(iter(cluster.regions.values())).url}/admin"
+        print(f"for operators:  {page}   (asks for the grant in {directory / 'grant'})")
         print("data is kept in", directory)
         print(f"in another terminal:  . {environment}   (gives perdure and its clients the grant)")
         print(
