@@ -59,7 +59,9 @@ HOMES = {
         "replication/document_value.py",
         "replication/yjs.py",
     },
+    "pydantic": {"regions/settings.py", "regions/settings_reading.py"},
     "pydantic_core": {"api/bodies.py"},
+    "pydantic_settings": {"regions/settings.py"},
     "sqlalchemy": {
         "regions/erasure_tables.py",
         "regions/free_space.py",
@@ -89,6 +91,7 @@ HOMES = {
 # starts; commands.py is a client, and the caller's grant is no setting of a region.
 ENVIRONMENT_IN = {
     *("regions/config.py", "regions/cluster.py", "regions/commands.py"),
+    "regions/settings_reading.py",
     # A client is given its grant there, unless it is told another one.
     *("sdk/python/perdure_client/client.py", "sdk/python/perdure_client/sync/client.py"),
 }
