@@ -47,12 +47,15 @@ HOMES = {
     # The command line talks to regions as any client does.
     "perdure_client": {
         "regions/audit_command.py",
+        "regions/client_command.py",
         "regions/commands.py",
         "regions/console.py",
         "regions/demo.py",
         "regions/demo_agent.py",
         "regions/demo_chat.py",
+        "regions/operator_commands.py",
         "regions/publishing.py",
+        "regions/watching.py",
     },
     "pycrdt": {
         "replication/document.py",
@@ -88,15 +91,15 @@ HOMES = {
     "uuid": set(),
 }
 # The environment is read with the settings. cluster.py hands its own on to the processes that it
-# starts; commands.py is a client, and the caller's grant is no setting of a region.
+# starts; client_command.py is a client, and the caller's grant is no setting of a region.
 ENVIRONMENT_IN = {
-    *("regions/config.py", "regions/cluster.py", "regions/commands.py"),
+    *("regions/config.py", "regions/cluster.py", "regions/client_command.py"),
     "regions/settings_reading.py",
     # A client is given its grant there, unless it is told another one.
     *("sdk/python/perdure_client/client.py", "sdk/python/perdure_client/sync/client.py"),
 }
-# commands.py prints the time of day to a person.
-CALENDAR_IN = {"regions/commands.py"}
+# They print the time of day to a person.
+CALENDAR_IN = {"regions/commands.py", "regions/watching.py"}
 # All that the core may import besides pycrdt: nothing here waits, reads, writes or varies.
 PURE = {
     *("base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum"),
