@@ -23,8 +23,9 @@ class Found:
     warnings: list[str] = field(default_factory=list)
 
 
-def look(config: Config, now_ms: int) -> Found:
-    """Look at everything that the settings name. Nothing is changed, nothing stays open."""
+def look(config: Config, now_ms: int, *, ports: bool = True) -> Found:
+    """Look at everything that the settings name. Nothing is changed, nothing stays open.
+    ``ports``: also whether they are free, which they are not while the region runs."""
     found = Found()
     if config.peer_files is not None:
         try:
@@ -36,11 +37,9 @@ def look(config: Config, now_ms: int) -> Found:
         found.faults += _unreadable("--jwks", Path(config.jwks))
     found.faults += _data_faults(config.data)
     found.warnings += _doubled(config)
-    for flag, host, port in (
-        ("--port", config.host, config.port),
-        ("--peer-port", config.peer_host, config.peer_port),
-    ):
-        found.faults += _port_faults(flag, host, port)
+    if ports:
+        found.faults += _port_faults("--port", config.host, config.port)
+        found.faults += _port_faults("--peer-port", config.peer_host, config.peer_port)
     return found
 
 

@@ -20,6 +20,7 @@ from perdure.regions.config import (
     ConfigError,
 )
 from perdure.regions.demo_commands import add_demo, add_dev
+from perdure.regions.doctor_command import add_doctor
 from perdure.regions.log_lines import default_format, last_words, start_logging
 from perdure.regions.ports import StorageError, StorageKeyWrong
 from perdure.regions.rekey_command import add_rekey
@@ -69,6 +70,7 @@ def _parser(meant: Sequence[str]) -> argparse.ArgumentParser:
     add_demo(commands, _mint)
     add_rekey(commands)
     add_commands(commands)
+    add_doctor(commands)
     _add_token(commands, is_meant="token" in meant)
     return parser
 

@@ -85,7 +85,10 @@ async def _regions(options: argparse.Namespace, client: Client) -> int:
             overview = None
         return {**known, "overview": overview}
 
-    value = await show(options, client, view, views.of_regions)
+    try:
+        value = await show(options, client, view, views.of_regions)
+    except PerdureError as error:
+        return _explain(error)
     seen = [peer["state"] for peer in value["peers"]]
     regions = (value["overview"] or {}).get("regions", ())
     reached = [one["reachable"] for one in regions if not one.get("is_gone")]

@@ -91,4 +91,5 @@ def _tell(
     if redraw:
         height = shutil.get_terminal_size().lines - 1
         text = _HOME_AND_CLEAR + "\n".join(text.split("\n")[:height])
-    print(text, flush=True)
+    if text:
+        print(text, flush=True)
