@@ -9,7 +9,7 @@ from typing import Any
 
 from perdure.regions.clock import SystemClock
 from perdure.regions.config_checks import look
-from perdure.regions.settings import Settings, flag_of, variable_of
+from perdure.regions.settings import Settings
 from perdure.regions.settings_config import SECRETS
 from perdure.regions.settings_flags import add_flags, given
 from perdure.regions.settings_reading import Fault, Loaded, load
@@ -125,21 +125,3 @@ def _without_password(value: Any) -> Any:
 def _toml(value: Any) -> str:
     """As it stands in a file; what is not set is said so."""
     return "(not set)" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def settings_table() -> str:
-    """All settings, for the manual: key, flag, variable, default, what it is."""
-    lines = ["| key of the file | flag | variable | default | |", "|---|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = "required" if field.is_required() else _default(field.get_default())
-        text = (field.description or "").replace("|", "\\|")
-        lines.append(
-            f"| `{name}` | `{flag_of(name)}` | `{variable_of(name)}` | {default} | {text} |"
-        )
-    return "\n".join(lines)
-
-
-def _default(value: Any) -> str:
-    if value is None or value == ():
-        return ""
-    return f"`{json.dumps(value)}`"

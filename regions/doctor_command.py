@@ -13,7 +13,6 @@ from perdure.regions.clock import SystemClock
 from perdure.regions.config import STORAGE_KEY, ConfigError, read_storage_keys
 from perdure.regions.console import print_json
 from perdure.regions.doctor import Finding, worst
-from perdure.regions.doctor_probes import Probes
 from perdure.regions.tables import harmless
 
 EXIT_CODES = {"ok": 0, "warn": 1, "fail": 3}
@@ -70,6 +69,9 @@ async def _look(options: argparse.Namespace, urls: list[str]) -> int:
     for finding in _here(options):
         tell(finding)
     if urls:
+        # Here and not above: other commands start sooner without.
+        from perdure.regions.doctor_probes import Probes
+
         probes = Probes(urls, os.environ.get(GRANT), SystemClock().wall_ms)
         async for finding in probes.findings():
             tell(finding)

@@ -10,6 +10,7 @@ from typing import Any
 
 from perdure.regions.cluster import ClusterError
 from perdure.regions.commands import add_commands
+from perdure.regions.completion_command import add_completion
 from perdure.regions.config import (
     JWT_SECRET,
     LOOPBACK,
@@ -71,6 +72,7 @@ def _parser(meant: Sequence[str]) -> argparse.ArgumentParser:
     add_rekey(commands)
     add_commands(commands)
     add_doctor(commands)
+    add_completion(commands, lambda: _parser(SLOW))
     _add_token(commands, is_meant="token" in meant)
     return parser
 
