@@ -1,5 +1,6 @@
 """What a region says of itself and of the others."""
 
+from collections.abc import Callable
 from typing import Any
 
 from perdure.regions.checkpoint import Checkpoint
@@ -7,7 +8,7 @@ from perdure.regions.erasing import Eraser
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
 from perdure.regions.meters import Meters
-from perdure.regions.ports import Storage
+from perdure.regions.ports import Clock, Storage
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
 from perdure.regions.sharing import Sharing
@@ -29,9 +30,24 @@ class Accounts(Sharing):
     checkpoint: Checkpoint
     eraser: Eraser
     repair: Repair
+    # Who is told of the messages of a session that have changed, by its name inside.
+    watchers: dict[str, Callable[[str], None]]
     desk: PresenceDesk
     _storage: Storage
     _links: Links | None
+
+    @property
+    def clock(self) -> Clock:
+        """The time here."""
+        return self._clock
+
+    def peers_changed(self) -> None:
+        """More is stable, perhaps, or settled."""
+        raise NotImplementedError
+
+    def readiness(self) -> str | None:
+        """None when ready; else why not."""
+        raise NotImplementedError
 
     def is_cut_off(self) -> bool:
         """Whether some other region cannot be heard: what it says now is not known here."""
@@ -56,6 +72,11 @@ class Accounts(Sharing):
             "incarnation": f"{self.origin.incarnation:016x}",
             "wire": list(VERSIONS),
         }
+
+    @property
+    def storage(self) -> Storage:
+        """The disk."""
+        return self._storage
 
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether every region that can be reached holds the same (PROTOCOL A.4)."""
@@ -87,4 +108,5 @@ class Accounts(Sharing):
             "log_bytes": self._storage.log_bytes,
             **self.repair.counters,
         }
-        return {**self.version(), "peers": peers, "counters": counters}
+        gone = sorted(self.gossip.gone)
+        return {**self.version(), "peers": peers, "gone": gone, "counters": counters}

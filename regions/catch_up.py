@@ -51,6 +51,11 @@ class CatchUp:
         self._targets.setdefault(name, dict(self._gossip.peers[name].vector))
         self.look()
 
+    def part(self, name: str) -> None:
+        """A region is a peer no more: what it had is not waited for."""
+        self._targets.pop(name, None)
+        self.look()
+
     def look(self) -> None:
         """Has what was missing arrived?"""
         if self.is_under_way and self._is_caught_up():

@@ -14,6 +14,13 @@ from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
 from perdure.regions.client_command import EXIT_UNREACHABLE, add_command
 from perdure.regions.console import patiently, print_json, say
+from perdure.regions.life_cycle_command import (
+    CODES_DRAIN,
+    add_drain_options,
+    add_forget_options,
+    drain,
+    forget,
+)
 from perdure.regions.operator_commands import add_operator_commands
 from perdure.regions.publishing import publish
 from perdure.replication import cursor as cursors
@@ -60,6 +67,12 @@ def add_commands(commands: Any) -> None:
         commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES
     )
     add_audit_options(audit)
+    text = "take a region out: no writes, no readers; or back"
+    add_drain_options(add_command(commands, "drain", drain, text, CODES_DRAIN))
+    region = commands.add_parser("region", help="remove a region for good")
+    text = "remove a region for good, in all regions; its name never comes back"
+    verbs = region.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_forget_options(add_command(verbs, "forget", forget, text))
     verify = add_command(
         commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )

@@ -26,6 +26,7 @@ from perdure.replication.limits import (
     LOG_AGE_S_MAX,
     LOG_BYTES_MAX,
     PEER_SECRETS_MAX,
+    PEERS_MAX,
     STORAGE_KEYS_MAX,
 )
 
@@ -67,6 +68,8 @@ class Config:
     host: str = "127.0.0.1"
     peer_host: str = "127.0.0.1"
     peers: Mapping[str, str] = field(default_factory=dict)
+    # More of them, in a file that is read again on SIGHUP.
+    peers_file: Path | None = None
     peer_secret: bytes = b""
     # Secrets that peers may prove themselves with besides, while the secret is replaced.
     peer_secrets_accepted: tuple[bytes, ...] = ()
@@ -267,8 +270,6 @@ def faults(config: Config) -> Iterator[str]:
     """All that does not go together, each in the operator's words."""
     if not is_id(config.region):
         yield f"--region {config.region!r} must be 1 to 128 of A-Z a-z 0-9 . _ ~ -"
-    if config.region in config.peers:
-        yield f"--peer {config.region} is this region itself"
     for name, port in (("--port", config.port), ("--peer-port", config.peer_port)):
         if not 0 < port <= PORT_MAX:
             yield f"{name} {port} must be 1 to {PORT_MAX}"
@@ -294,6 +295,7 @@ def faults(config: Config) -> Iterator[str]:
         )
     if config.allowed.off and not is_loopback(config.host):
         yield f"--limit off is for loopback only, not for {config.host}"
+    yield from peers_faults(config)
     yield from _links_faults(config)
     yield from _clients_faults(config)
     if config.demo_page and not is_loopback(config.host):
@@ -344,11 +346,21 @@ def _clients_faults(config: Config) -> Iterator[str]:
         )
 
 
-def _links_faults(config: Config) -> Iterator[str]:
-    """What peers are reached over: certificates, or this machine, or a flag that says otherwise."""
+def check_peers(config: Config) -> None:
+    """Raises ``ConfigError`` for the first of the peers that cannot be, or are not to be reached as
+    it is said."""
+    for fault in peers_faults(config):
+        raise ConfigError(fault)
+
+
+def peers_faults(config: Config) -> Iterator[str]:
+    """Peers that cannot be, or are not to be reached as it is said: over certificates, or on this
+    machine, or where a flag says otherwise."""
+    if config.region in config.peers:
+        yield f"--peer {config.region} is this region itself"
+    if len(config.peers) > PEERS_MAX:
+        yield f"there are {len(config.peers)} peers; {PEERS_MAX} is the most"
     has_files = config.peer_files is not None
-    if has_files and config.peer_insecure:
-        yield "--peer-insecure is for links without certificates; there is --peer-cert"
     for name, url in config.peers.items():
         parts = urlsplit(url)
         is_tls = parts.scheme in ("https", "wss")
@@ -370,6 +382,12 @@ def _links_faults(config: Config) -> Iterator[str]:
                 f"--peer {name}={url} would be reached in clear text: give --peer-cert, --peer-key"
                 " and --peer-ca, and https://; or --peer-insecure on a network that is your own"
             )
+
+
+def _links_faults(config: Config) -> Iterator[str]:
+    has_files = config.peer_files is not None
+    if has_files and config.peer_insecure:
+        yield "--peer-insecure is for links without certificates; there is --peer-cert"
     if not has_files and not config.peer_insecure and not is_loopback(config.peer_host):
         yield (
             f"peers would be taken on {config.peer_host} in clear text: give --peer-cert,"

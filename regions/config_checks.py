@@ -10,6 +10,7 @@ from pathlib import Path
 
 from perdure.regions import certificates
 from perdure.regions.config import Config, ConfigError
+from perdure.regions.peers_file import with_peers
 
 # A certificate that ends sooner is told of: an operator needs some days for another.
 ENDING_DAYS = 30
@@ -36,6 +37,10 @@ def look(config: Config, now_ms: int, *, ports: bool = True) -> Found:
     if config.jwks is not None and "://" not in config.jwks:
         found.faults += _unreadable("--jwks", Path(config.jwks))
     found.faults += _data_faults(config.data)
+    try:
+        config = with_peers(config)
+    except ConfigError as error:
+        found.faults.append(str(error))
     found.warnings += _doubled(config)
     if ports:
         found.faults += _port_faults("--port", config.host, config.port)

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from perdure.regions.connections import Progress
 from perdure.regions.ports import Clock
 from perdure.replication.errors import Refusal
 from perdure.replication.lib0 import YjsError
@@ -55,7 +56,7 @@ class Seat:
         self.has: dict[int, int] | None = None
         self._room = room
         self._out: deque[bytes] = deque()
-        self._bytes = 0
+        self._bytes = self._given = 0
         self._wake: asyncio.Future[None] | None = None
 
     def push(self, message: bytes) -> None:
@@ -94,7 +95,12 @@ class Seat:
             return None
         message = self._out.popleft()
         self._bytes -= len(message)
+        self._given += 1
         return message
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(len(self._out), self._bytes, self._given, None)
 
     def close(self) -> None:
         """Leave, with everybody who came through it; idempotent."""
@@ -183,14 +189,14 @@ class DocumentDesk:
     def __init__(self, clock: Clock, forward: Forward, changed: Callable[[str, str], None]) -> None:
         """``changed`` is told the session and the id of a document that has changed."""
         self._rooms: dict[Name, Room] = {}
-        self._draining = False
+        self.draining = False
         self._forward = forward
         self._changed = changed
         self._clock = clock
 
     def join(self, name: Name) -> Seat:
         """A seat at a document. Raises ``Refusal``: ``draining``, ``too_many``."""
-        if self._draining:
+        if self.draining:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         room = self._rooms.get(name)
         if room is None:
@@ -247,7 +253,7 @@ class DocumentDesk:
 
     def drain(self) -> None:
         """The region shuts down: they come back elsewhere."""
-        self._draining = True
+        self.draining = True
         for name in self._rooms:
             self._end("draining", name)
 

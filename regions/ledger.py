@@ -10,11 +10,12 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from perdure.regions.accounts import Accounts
 from perdure.regions.newest_first import newest_first
-from perdure.regions.node import Node
 from perdure.replication.admission import Draft
 from perdure.replication.ids import canonical
 from perdure.replication.limits import PAGE_ITEMS_MAX
+from perdure.replication.records import Origin
 from perdure.replication.tenants import own_key
 
 _ROLE = "record"
@@ -25,7 +26,7 @@ _AT_ONCE = 25
 class Ledger:
     """The records of one kind."""
 
-    def __init__(self, node: Node, name: str) -> None:
+    def __init__(self, node: Accounts, name: str) -> None:
         self._node = node
         self.session = own_key(name)
 
@@ -53,6 +54,12 @@ class Ledger:
         session = self._node.state.find(self.session)
         message = None if session is None else session.visible(id_)
         return None if message is None else _read(message.value())
+
+    def place(self, id_: str) -> tuple[Origin, int] | None:
+        """Where a record stands in the logs, if that is known."""
+        session = self._node.state.find(self.session)
+        message = None if session is None else session.visible(id_)
+        return None if message is None else message.opened_at
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """Be told of each record that is new, changed or gone, by its id."""

@@ -117,9 +117,10 @@ _SERVE = (
     " name; several secrets, one a line, while one is replaced: the first signs, all are accepted."
     " Every setting is a flag, a variable of the environment (PERDURE_PORT for --port) or a key of"
     " the file of --config (port = 7101); the flag counts before the variable, and that before the"
-    " file. `perdure config check` tells all that is wrong with them."
-    " Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live node has this"
-    " region's name, 5 the disk has failed (start it again)."
+    " file. `perdure config check` tells all that is wrong with them. SIGHUP reads --peers-file"
+    " again. Exit codes: 0 stopped, 1 failed, 2 wrong settings, 4 another live node has this"
+    " region's name, 5 the disk has failed (start it again), 6 this region was removed for good (do"
+    " not start it again)."
 )
 
 

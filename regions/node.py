@@ -10,16 +10,18 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
-from perdure.regions.accounts import Accounts
 from perdure.regions.catch_up import CatchUp
 from perdure.regions.checkpoint import Checkpoint, Limits
 from perdure.regions.documents import DocumentDesk
 from perdure.regions.erasing import Eraser
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
+from perdure.regions.life_cycle import LifeCycle
 from perdure.regions.links import Links
+from perdure.regions.membership import Membership
 from perdure.regions.mending import mend
 from perdure.regions.meters import Meters
+from perdure.regions.oversight import Oversight
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
@@ -36,11 +38,10 @@ from perdure.replication.retelling import tell
 log = logging.getLogger("perdure")
 
 TICK_MS = 1_000
-RECONNECT_MS_MAX = 1_000
 _INCARNATION_BITS = 64
 
 
-class Node(Accounts):
+class Node(LifeCycle):
     """A region. ``start``, then anything, then ``drain`` and ``stop``."""
 
     def __init__(
@@ -68,16 +69,14 @@ class Node(Accounts):
         self.desk.signals.hear_present = self.shared.hear
         self._entropy = entropy
         self.turns = RunDesk(state, self.desk, self.fanout, clock)
-        # Who is told of the messages of a session that have changed, by its name inside; and what
-        # is to be looked at once a second.
-        self.watchers: dict[str, Callable[[str], None]] = {}
+        self.watchers = {}
+        # What is to be looked at once a second.
         self.each_second: list[Callable[[], None]] = []
         # Set when the disk can no longer be trusted: the process is to end.
         self.failed = asyncio.Event()
         self._storage = storage
         self._links: Links | None = None
-        self._status: str | None = "starting"
-        # Set when the region begins to drain, for requests that would go on for ever.
+        self._status = "starting"
         self.leaving = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_keep_alive_ms = 0
@@ -87,7 +86,7 @@ class Node(Accounts):
             self.gossip,
             clock,
             self.state.session,
-            self.state.apply,
+            self._apply,
             self._tell,
             self.state.decode,
             state.census,
@@ -101,6 +100,9 @@ class Node(Accounts):
             self.gossip, self.holdings, clock, self._writer.absorb, self._writer.jump
         )
         self.catch_up = CatchUp(self.gossip, self.repair, storage, clock, bootstrap=bootstrap)
+        self.membership = Membership(self, self.catch_up)
+        self.oversight = Oversight(self, self.beside)
+        self.each_second.append(self.oversight.tick)
 
     # Life
 
@@ -126,13 +128,15 @@ class Node(Accounts):
         self.turns.recovered(sorted(touched.union(self._storage.active())))
         self.state.settle()
         self.checkpoint.recovered()
+        self.membership.recovered()
         self.catch_up.recovered()
         self.eraser.recovered()
 
     def start(self, links: Links | None) -> None:
         """Begin to work; ``links`` carry what is committed to the peers."""
-        self._links = self.repair.links = links
+        self._links = self.repair.links = self.oversight.peers.links = links
         if links is not None:
+            self.membership.begin(links)
             self.desk.wake = links.wake
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="perdure-writer"),
@@ -173,16 +177,6 @@ class Node(Accounts):
         # What it does not hold yet, others do: "not found" would be a wrong answer.
         if self.catch_up.is_under_way:
             raise Refusal("catching_up", "this region is not caught up yet", retry_after_s=1)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Take no more writes, send readers elsewhere, and flush to the peers that are up."""
-        self._status = self._status or "draining"
-        self.leaving.set()
-        self.fanout.drain(RECONNECT_MS_MAX)
-        self.turns.drain()
-        self.shared.drain()
-        if self._links is not None:
-            await self._links.flush(timeout_s)
 
     async def stop(self) -> None:
         """Finish the running commit, store what is dirty, and close the storage."""
@@ -241,6 +235,11 @@ class Node(Accounts):
             self.turns.keep_alive()
 
     # What the writer and the links tell
+
+    def _apply(self, applied: Sequence[Applied], position: int) -> None:
+        """Operations are on disk: they are the state now."""
+        self.state.apply(applied, position)
+        self.oversight.applied(applied)
 
     def _tell(self) -> None:
         """Operations were applied: tell readers here, then the peers."""
@@ -301,6 +300,10 @@ class Node(Accounts):
             finally:
                 self.state.unpin(id_)
 
+    async def status(self, what: dict[str, Any]) -> dict[str, Any]:
+        """What a peer asks of this region itself, over a link (PROTOCOL B.9)."""
+        return await self.oversight.answer(what)
+
     def linked(self, name: str) -> None:
         """A link to a peer is open."""
         self.repair.linked(name)
@@ -317,19 +320,9 @@ class Node(Accounts):
     # About itself
 
     @property
-    def clock(self) -> Clock:
-        """The time here."""
-        return self._clock
-
-    @property
     def entropy(self) -> Entropy:
         """Randomness."""
         return self._entropy
-
-    @property
-    def storage(self) -> Storage:
-        """The disk."""
-        return self._storage
 
     def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Something that goes on until the region stops."""

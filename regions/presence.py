@@ -154,6 +154,14 @@ class PresenceDesk:
         self.gossip.lost(name)
         self.signals.lost(name)
 
+    def forgotten(self, name: str) -> None:
+        """A region was removed for good: whoever was here through it is not any more."""
+        self.gossip.part(name)
+        for origin in [o for o in self.presence.origins() if o.region == name]:
+            touched = self.presence.bury(origin)
+            self.gossip.buried(origin)
+            self._merged(touched)
+
     def accepted(self, name: str) -> None:
         """The link from a peer is open."""
         self.gossip.accepted(name)

@@ -45,6 +45,8 @@ class Repair:
         self.counters = Counter(dict.fromkeys(("repair_rounds", "repaired", "jumps"), 0))
         self.links: Links | None = None
         self.under_way: str | None = None
+        # When the last whole round with each peer ended, by the monotonic clock.
+        self.rounds_ms: dict[str, int] = {}
         self._gossip = gossip
         self._holdings = holdings
         self._clock = clock
@@ -85,9 +87,17 @@ class Repair:
         due_ms = self._clock.monotonic_ms() + SETTLE_S * 1000
         self._due_ms[name] = min(self._due_ms.get(name, due_ms), due_ms)
 
+    def part(self, name: str) -> None:
+        """A region is a peer no more."""
+        self.below.discard(name)
+        self._down.discard(name)
+        for held in (self._due_ms, self._again_ms, self._met):
+            held.pop(name, None)
+        self._told(name, [id_ for id_, peers in self.wanted.items() if name in peers])
+
     def is_below(self, name: str) -> None:
         """The peer's logs no longer hold what this region lacks."""
-        if name not in self.below:
+        if name not in self.below and name in self._gossip.peers:
             text = "the log of %s no longer reaches back to what is here: comparing"
             log.warning(text, name, extra={"peer": name})
             self.below.add(name)
@@ -118,8 +128,9 @@ class Repair:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for name in self._gossip.peers:
-                await self._visit(name)
+            for name in list(self._gossip.peers):
+                if name in self._gossip.peers:
+                    await self._visit(name)
 
     async def _visit(self, name: str) -> None:
         now_ms = self._clock.monotonic_ms()
@@ -159,13 +170,14 @@ class Repair:
                     again = await self._sessions_that_differ(name, numbers)
                     ids = [id_ for id_ in ids if id_ in set(again)]
                 repaired += await self._pull_all(name, ids)
-            if below:
+            if below and name in self._gossip.peers:
                 self.counters["jumps"] += 1
                 await self._jump(reached)
                 self.below.discard(name)
         finally:
             self.under_way = None
         self.counters["repair_rounds"] += 1
+        self.rounds_ms[name] = self._clock.monotonic_ms()
         return repaired
 
     def _wanted_of(self, name: str) -> list[str]:
@@ -173,9 +185,10 @@ class Repair:
 
     def _told(self, name: str, ids: list[str]) -> None:
         for id_ in ids:
-            self.wanted[id_].discard(name)
-            if not self.wanted[id_]:
-                del self.wanted[id_]
+            if (peers := self.wanted.get(id_)) is not None:
+                peers.discard(name)
+                if not peers:
+                    del self.wanted[id_]
 
     async def _buckets_that_differ(self, name: str) -> list[int]:
         assert self.links is not None

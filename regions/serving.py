@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import signal
 import socket
@@ -13,10 +14,12 @@ import uvicorn
 from perdure.regions.checkpoint import Limits
 from perdure.regions.cipher import Cipher
 from perdure.regions.clock import SystemClock, SystemEntropy
-from perdure.regions.config import Config
+from perdure.regions.config import Config, ConfigError
 from perdure.regions.guard_headers import GUARDS
+from perdure.regions.life_cycle import FLUSH_S_MAX
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
+from perdure.regions.peers_file import with_peers
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
@@ -30,7 +33,6 @@ from perdure.replication.limits import (
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-FLUSH_S_MAX = 3.0
 SHUTDOWN_S_MAX = 3
 KEEP_ALIVE_S = 30
 BACKLOG = 4_096
@@ -43,6 +45,10 @@ NAME_REFUSED_S_MAX = 15
 GC_OBJECTS = 50_000
 EXIT_NAME_IN_USE = 4
 EXIT_STORAGE_FAILED = 5
+EXIT_GONE = 6
+
+_GONE = "this region was removed for good, so it stops: a new region needs another name"
+log = logging.getLogger("perdure")
 
 MakeApp = Callable[[Node], Any]
 
@@ -204,7 +210,8 @@ def build_node(
         entropy,
         secret=config.peer_secret,
         accepted=config.peer_secrets_accepted,
-        peers=config.peers,
+        # But for those that were removed for good.
+        peers={name: config.peers[name] for name in node.gossip.peers},
         bind=(config.peer_host, config.peer_port),
         tls=tls,
     )
@@ -217,7 +224,11 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     Raises ``ConfigError``, ``StorageLocked``, ``StorageKeyWrong``, ``StorageFailed`` and
     ``CannotListen``.
     """
-    node, links = build_node(config)
+    node, links = build_node(with_peers(config))
+    if node.membership.expelled.is_set():
+        await node.stop()
+        last_words(_GONE)
+        return EXIT_GONE
     # What was loaded stays; what requests leave behind is freed by counting, nearly all of it.
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)
@@ -233,19 +244,27 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if config.peers_file is not None:
+        # Else it ends the process, as when a terminal is closed.
+        loop.add_signal_handler(signal.SIGHUP, _read_peers_again, config, node)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = asyncio.create_task(_watch_name(links, stop))
     stopping = asyncio.create_task(stop.wait())
     failing = asyncio.create_task(node.failed.wait())
+    leaving = asyncio.create_task(node.membership.expelled.wait())
     _announce(config, node)
-    await asyncio.wait({serving, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
+    ends = {serving, stopping, failing, leaving}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     code = await _shut_down(node, links, server, serving)
-    for task in (watching, stopping, failing):
+    for task in (watching, stopping, failing, leaving):
         task.cancel()
     (refused,) = await asyncio.gather(watching, return_exceptions=True)
     if node.failed.is_set():
         last_words("the disk has failed; this node stops")
         return EXIT_STORAGE_FAILED
+    if node.membership.expelled.is_set():
+        last_words(_GONE)
+        return EXIT_GONE
     return EXIT_NAME_IN_USE if refused is True else code
 
 
@@ -303,6 +322,18 @@ def _announce(config: Config, node: Node) -> None:
         f" {len(node.state)} sessions",
         flush=True,
     )
+
+
+def _read_peers_again(config: Config, node: Node) -> None:
+    """SIGHUP: the other regions are those that are configured now; where that is wrong, those that
+    were stay."""
+    try:
+        peers = with_peers(config).peers
+    except ConfigError as error:
+        log.error("the peers stay as they are: %s", error)
+        return
+    node.configure_peers(peers)
+    log.warning("the other regions are now: %s", ", ".join(sorted(node.gossip.peers)) or "none")
 
 
 async def _watch_name(links: PeerLinks, stop: asyncio.Event) -> bool:

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
         unit="NAME=URL",
         flag="--peer",
     )
+    peers_file: Path | None = _file("more regions, one NAME=URL a line; read again on SIGHUP")
     peer_secret_file: Path | None = _file("what the regions know each other by, a secret a line")
     peer_cert: Path | None = _file("this region's certificate (PEM), which names it NAME.perdure")
     peer_key: Path | None = _file("the key of the certificate (PEM, not encrypted)")

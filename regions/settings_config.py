@@ -35,6 +35,7 @@ def made(settings: Settings, environment: Mapping[str, str], faults: list[str]) 
         host=s.host,
         peer_host=s.peer_host,
         peers=reading.urls(configs.parse_peers, s.peers),
+        peers_file=s.peers_file,
         peer_secret=peer_secrets[0] if peer_secrets else b"",
         peer_secrets_accepted=peer_secrets[1:],
         peer_files=tried(

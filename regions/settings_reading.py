@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,17 @@ def load(flags: Mapping[str, Any], path: Path | None = None) -> Loaded:
     settings, wrong = _settings(values, origins, found)
     loaded = Loaded(settings, origins, found, _strange_variables(os.environ))
     _convert(loaded, os.environ, wrong)
+    if loaded.config is not None and path is not None:
+        loaded.config = _following(loaded, loaded.config, path)
     return loaded
+
+
+def _following(loaded: Loaded, config: Config, path: Path) -> Config:
+    """Where the peers stand in the file of the settings, it is read again with them on SIGHUP."""
+    is_there = loaded.origins.get("peers", "").startswith(f"{path}, line ")
+    if not is_there or path.suffix != ".toml" or config.peers_file is not None:
+        return config
+    return replace(config, peers={}, peers_file=path)
 
 
 # The file

@@ -9,12 +9,14 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import aiohttp
 from aiohttp import web
-from perdure.regions.links import Digests
+from perdure.regions.links import Digests, PeerUnreachable
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.regions.transport_accepting import Acceptor
+from perdure.regions.transport_asking import Questions
 from perdure.regions.transport_dialing import DialedLink, Socket, dialing
 from perdure.regions.transport_tls import PeerTls
 from perdure.regions.transport_wire import (
@@ -73,9 +75,13 @@ class PeerLinks:
             accepted,
             certified=tls is not None,
         )
+        self._urls = dict(peers)
         self._dialed = {name: DialedLink(self._around, name, url) for name, url in peers.items()}
         self._acceptor = Acceptor(self._around)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Of links that are dialled no more, and to whom.
+        self._ending: dict[asyncio.Task[None], str] = {}
+        self._dialing: Callable[[str], Dial] | None = None
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -116,19 +122,56 @@ class PeerLinks:
         self.port = self._listening.sockets[0].getsockname()[1]
 
     def _dial_all(self, dialed: Callable[[str], Dial]) -> None:
-        self._tasks = [
-            asyncio.create_task(link.run(dialed(name)), name=f"perdure-link-{name}")
-            for name, link in self._dialed.items()
-        ]
+        self._dialing = dialed
+        for name in self._dialed:
+            self._dial(name)
+
+    def _dial(self, name: str) -> None:
+        assert self._dialing is not None, "the links were started"
+        earlier = {task for task, whose in self._ending.items() if whose == name}
+        way = self._run(self._dialed[name], self._dialing(name), earlier)
+        self._tasks[name] = asyncio.create_task(way, name=f"perdure-link-{name}")
+
+    @staticmethod
+    async def _run(link: DialedLink, dial: Dial, earlier: set[asyncio.Task[None]]) -> None:
+        if earlier:
+            # Their ends take the peer for lost.
+            await asyncio.wait(earlier)
+        await link.run(dial)
+
+    def connect(self, peers: Mapping[str, str]) -> None:
+        """Dial these peers, and no others, from now on; open links to the same URLs stay."""
+        for name in [name for name, url in self._urls.items() if peers.get(name) != url]:
+            self._hang_up(name)
+        for name, url in peers.items():
+            if name not in self._dialed:
+                self._urls[name] = url
+                self._dialed[name] = DialedLink(self._around, name, url)
+                if self._dialing is not None:
+                    self._dial(name)
+
+    def part(self, name: str) -> None:
+        """A region is a peer no more: nothing is sent to it, or taken from it."""
+        self._hang_up(name)
+        self._acceptor.part(name)
+
+    def _hang_up(self, name: str) -> None:
+        self._urls.pop(name, None)
+        self._dialed.pop(name, None)
+        if (task := self._tasks.pop(name, None)) is not None:
+            task.cancel()
+            self._ending[task] = name
+            task.add_done_callback(self._ending.pop)
 
     async def stop(self) -> None:
         """Close every link and the listener."""
         if self._listening is not None:
             # First: who was accepted just before is known by the time that all are closed.
             self._listening.close()
-        for task in self._tasks:
+        tasks = [*self._tasks.values(), *self._ending]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, self._acceptor.close(), return_exceptions=True)
+        await asyncio.gather(*tasks, self._acceptor.close(), return_exceptions=True)
         if self._session is not None:
             await self._session.close()
         if self._runner is not None:
@@ -165,11 +208,26 @@ class PeerLinks:
 
         Raises ``PeerUnreachable`` when it does not answer in time.
         """
-        return await self._dialed[peer].ask(session, buckets)
+        return await self._asking(peer).digests(session, buckets)
+
+    async def ask_status(self, peer: str, what: Mapping[str, Any]) -> dict[str, Any]:
+        """What a peer says of itself. Raises ``PeerUnreachable`` when it does not answer in time,
+        or is of a version that knows no such question."""
+        return await self._asking(peer).status(what)
+
+    def wire(self, peer: str) -> int | None:
+        """The version that the link to a peer speaks; None while it is closed."""
+        return self._asking(peer).version
+
+    def _asking(self, peer: str) -> Questions:
+        link = self._dialed.get(peer)
+        if link is None:
+            raise PeerUnreachable(peer)
+        return link.questions
 
     def pull(self, peer: str, sessions: Sequence[str]) -> AsyncIterator[bytes]:
         """Everything that a peer knows of some sessions, in pieces.
 
         Raises ``PeerUnreachable`` when it stops before the last.
         """
-        return self._dialed[peer].pull(sessions)
+        return self._asking(peer).pull(sessions)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -26,6 +26,7 @@ from perdure.regions.transport_wire import (
     until_one_ends,
     vector_payload,
 )
+from perdure.replication.errors import Refusal
 from perdure.replication.frames import (
     PAYLOAD_BYTES_MAX,
     Channel,
@@ -46,6 +47,7 @@ from perdure.replication.handshake import (
     establish,
     expect,
 )
+from perdure.replication.limits import STATUS_ANSWERS_MAX, STATUS_BYTES_MAX
 from perdure.replication.peers import SUSPECT_MS
 from perdure.replication.records import Record
 from perdure.replication.tenants import is_session
@@ -66,8 +68,9 @@ class AcceptedLink:
     transport: Abortable | None
     channel: Channel
     heard_ms: int
-    # The answer that is under way to a question for sessions.
+    # The answers that are under way: to a question for sessions, and to those for the status.
     telling: asyncio.Task[None] | None = None
+    reporting: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -91,6 +94,11 @@ class Acceptor:
         self._closing = True
         links = list(self._links.values())
         await asyncio.gather(*(take_leave(link.socket, link.transport) for link in links))
+
+    def part(self, name: str) -> None:
+        """A region is a peer no more: nothing is taken from it."""
+        if (link := self._links.get(name)) is not None and link.transport is not None:
+            link.transport.abort()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """One link over a WebSocket of aiohttp's, from its handshake to its end."""
@@ -183,9 +191,10 @@ class Acceptor:
     ) -> AcceptedLink:
         me = self._around.identity()
         channel = self._around.channel("a")
-        await socket.send_bytes(channel.encode(Kind.CHALLENGE, challenge(me)))
+        opening = channel.encode(Kind.CHALLENGE, challenge(me, self._around.versions))
+        await socket.send_bytes(opening)
         hello = expect(frame_of(channel, await socket.receive()), Kind.HELLO)
-        them, vector = check_hello(me, hello)
+        them, vector = check_hello(me, hello, self._around.versions)
         refusal = self._refusal(them, certified)
         if refusal is not None:
             payload = encode_json({"code": refusal.code, "detail": str(refusal)})
@@ -214,6 +223,8 @@ class Acceptor:
             return LinkRefused("certificate", f"the certificate does not name {region}")
         if region == self._gossip.me.region:
             return LinkRefused("name_in_use", f"this node is {region} as well")
+        if region in self._gossip.gone:
+            return LinkRefused("gone", f"{region} was removed for good; another name is needed")
         if region not in self._gossip.peers:
             return LinkRefused("foreign", f"{region} is not configured here")
         other = self._links.get(region)
@@ -229,9 +240,11 @@ class Acceptor:
         try:
             await until_one_ends(self._listen(link), self._beat(link), *self._around.ageing())
         finally:
-            if link.telling is not None:
-                link.telling.cancel()
-                await asyncio.wait({link.telling})
+            under_way = {*link.reporting, *([link.telling] if link.telling else [])}
+            for task in under_way:
+                task.cancel()
+            if under_way:
+                await asyncio.wait(under_way)
             if self._links.get(link.name) is link:
                 del self._links[link.name]
 
@@ -239,6 +252,8 @@ class Acceptor:
         while True:
             async with asyncio.timeout(IDLE_S_MAX):
                 frame = frame_of(link.channel, await link.socket.receive())
+            if link.name not in self._gossip.peers:
+                raise LinkRefused("foreign", f"{link.name} is a peer no more")
             link.heard_ms = self._around.clock.monotonic_ms()
             await self._take(link, frame)
 
@@ -262,6 +277,8 @@ class Acceptor:
             await self._send(link, Kind.DIGESTS, self._digests(decode_json(frame.payload)))
         elif frame.kind is Kind.ASK_SESSIONS:
             await self._start_telling(link, decode_json(frame.payload))
+        elif frame.kind is Kind.ASK_STATUS:
+            await self._start_reporting(link, decode_json(frame.payload))
         elif frame.kind is Kind.PRESENCE:
             self._around.host.desk.told(link.name, frame.payload)
         elif frame.kind is Kind.SIGNAL:
@@ -309,6 +326,33 @@ class Acceptor:
             except StorageError:
                 # Who asks would wait for the next piece: it goes on without.
                 await self._send(link, Kind.DIGESTS, encode_json({"ask": ask}))
+
+    async def _start_reporting(self, link: AcceptedLink, question: dict[str, Any]) -> None:
+        """Answer beside what comes over the link, where not too many are answered already."""
+        ask, what = question.get("ask"), question.get("what")
+        if type(ask) is not int or not isinstance(what, dict):
+            raise FrameError("payload", "no question for the status")
+        if len(link.reporting) >= STATUS_ANSWERS_MAX:
+            await self._send(link, Kind.STATUS, encode_json({"ask": ask, "refused": "busy"}))
+            return
+        task = asyncio.create_task(self._report(link, ask, what))
+        link.reporting.add(task)
+        task.add_done_callback(link.reporting.discard)
+
+    async def _report(self, link: AcceptedLink, ask: int, what: dict[str, Any]) -> None:
+        try:
+            payload = encode_json({"ask": ask, "status": await self._around.host.status(what)})
+            if len(payload) > STATUS_BYTES_MAX:
+                payload = encode_json({"ask": ask, "refused": "too_long"})
+        except Refusal as refusal:
+            payload = encode_json({"ask": ask, "refused": refusal.code})
+        except Exception as error:
+            # Who only looks must not cost the peer its link.
+            self._around.broken(error, link.name)
+            payload = encode_json({"ask": ask, "refused": "internal"})
+        # What ends it ends the link's other tasks too, and is told there.
+        with contextlib.suppress(TimeoutError, OSError):
+            await self._send(link, Kind.STATUS, payload)
 
     def _digests(self, question: dict[str, Any]) -> bytes:
         session, numbers = question.get("session"), question.get("buckets")

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
 from perdure.regions.certificates import regions_of
-from perdure.regions.links import Digests, PeerUnreachable
 from perdure.regions.ports import StorageError
+from perdure.regions.transport_asking import Questions
 from perdure.regions.transport_tls import PeerTls, tls_reason
 from perdure.regions.transport_wire import (
     CLOSE_S_MAX,
@@ -32,7 +31,6 @@ from perdure.replication.frames import (
     Kind,
     decode_json,
     decode_piece,
-    encode_json,
     encode_records,
     fitting,
     vector_from_json,
@@ -45,12 +43,6 @@ from perdure.replication.records import Record, Vector
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 STEADY_S = 10.0
-ASK_S_MAX = 5.0
-# A pull ends when no piece comes for so long; so many pieces wait to be stored.
-PIECE_S_MAX = 30.0
-PIECES_WAITING_MAX = 4
-
-
 # Dialers open a link anew somewhat before it must end, not all at once.
 RENEWAL_SHARE = 0.1
 
@@ -121,16 +113,9 @@ class DialedLink:
         self._url = url.rstrip("/") + PATH
         self._around = around
         self._gossip = around.gossip
-        self._open = False
+        self.questions = Questions(name, self.wake)
         # Whether the last heartbeat said who is present.
         self._spoke = False
-        # None for the answer that can no longer come.
-        self._asks: dict[int, asyncio.Future[Digests | None]] = {}
-        # Questions that are still to be sent: only _push sends.
-        self._questions: dict[int, tuple[Kind, bytes]] = {}
-        # The pieces that came for each question for sessions; None when no more can come.
-        self._pulls: dict[int, asyncio.Queue[bytes | None]] = {}
-        self._asked = 0
 
     def is_tried(self) -> bool:
         """Whether it is known if the peer can be reached. One attempt that fails tells nothing: a
@@ -160,6 +145,8 @@ class DialedLink:
         except LinkRefused as refused:
             self._around.refused("links_refused", refused, self.name)
             name_in_use = str(refused) if refused.code == "name_in_use" else None
+            if refused.code == "gone":
+                self._around.host.expelled()
         except (aiohttp.ClientError, OSError, TimeoutError, StorageError) as error:
             self._around.counters["links_failed"] += 1
             known = {"peer": self.name}
@@ -168,14 +155,7 @@ class DialedLink:
             # A dialer that ended would never be missed: the region would just fall behind.
             self._around.broken(error, self.name)
         finally:
-            self._open = False
-            for ask in self._asks.values():
-                if not ask.done():
-                    ask.set_result(None)
-            self._asks.clear()
-            self._questions.clear()
-            for pieces in self._pulls.values():
-                _end(pieces)
+            self.questions.close()
             self._gossip.lost(self.name)
             self._around.host.desk.lost(self.name)
             self._around.host.peers_changed()
@@ -192,7 +172,7 @@ class DialedLink:
             async with asyncio.timeout(HANDSHAKE_S_MAX):
                 them, vector = await self._introduce(socket, channel)
             self.refused = None
-            self._open = True
+            self.questions.open(channel.version)
             self._around.counters["links_opened"] += 1
             now_ms = self._around.clock.monotonic_ms()
             self._gossip.connected(self.name, them.origin, vector, now_ms)
@@ -212,7 +192,7 @@ class DialedLink:
     async def _introduce(self, socket: PeerSocket, channel: Channel) -> tuple[Identity, Vector]:
         me = self._around.identity()
         opening = expect(frame_of(channel, await socket.receive()), Kind.CHALLENGE)
-        them, hello = answer(me, opening, self.name, self._gossip.vector)
+        them, hello = answer(me, opening, self.name, self._gossip.vector, self._around.versions)
         await socket.send_bytes(channel.encode(Kind.HELLO, hello))
         establish(channel, self._around.secret, me, them)
         welcome = expect(frame_of(channel, await socket.receive()), Kind.WELCOME)
@@ -233,8 +213,7 @@ class DialedLink:
                 payload = beat(self._gossip, below=below)
                 await socket.send_bytes(channel.encode(Kind.VECTOR, payload))
             self.wake.clear()
-            while self._questions:
-                question = self._questions.pop(next(iter(self._questions)))
+            for question in self.questions.take():
                 await socket.send_bytes(channel.encode(*question))
             records = await self._next()
             if records:
@@ -299,100 +278,11 @@ class DialedLink:
             if frame.kind is Kind.VECTOR:
                 self._around.heard(self.name, frame.payload)
                 self.wake.set()
-            elif frame.kind is Kind.DIGESTS:
-                self._answered(decode_json(frame.payload))
+            elif frame.kind in (Kind.DIGESTS, Kind.STATUS):
+                self.questions.answered(decode_json(frame.payload))
             elif frame.kind is Kind.SESSIONS:
-                await self._take_piece(*decode_piece(frame.payload))
+                await self.questions.take_piece(*decode_piece(frame.payload))
             elif frame.kind is Kind.ASK_PRESENCE:
                 self._around.host.desk.asked(self.name, frame.payload)
             else:
                 raise FrameError("unexpected", frame.kind.name)
-
-    async def ask(self, session: str | None, buckets: Sequence[int] | None) -> Digests:
-        """Digests of the peer; raises ``PeerUnreachable`` when it does not answer in time."""
-        if not self._open:
-            raise PeerUnreachable(self.name)
-        self._asked += 1
-        number = self._asked
-        self._asks[number] = answered = asyncio.get_running_loop().create_future()
-        question: dict[str, Any] = {"ask": number}
-        if session is not None:
-            question["session"] = session
-        if buckets is not None:
-            question["buckets"] = list(buckets)
-        self._questions[number] = (Kind.ASK_DIGESTS, encode_json(question))
-        self.wake.set()
-        try:
-            async with asyncio.timeout(ASK_S_MAX):
-                digests: Digests | None = await answered
-        except TimeoutError as error:
-            raise PeerUnreachable(self.name) from error
-        finally:
-            self._asks.pop(number, None)
-            self._questions.pop(number, None)
-        if digests is None:
-            raise PeerUnreachable(self.name)
-        return digests
-
-    def _answered(self, value: dict[str, Any]) -> None:
-        number = value.get("ask")
-        if not isinstance(number, int):
-            return
-        if number in self._pulls:
-            # Instead of more pieces: the peer cannot tell now.
-            _end(self._pulls[number])
-        future = self._asks.get(number)
-        buckets, sessions = value.get("buckets"), value.get("sessions")
-        if future is None or future.done():
-            return
-        future.set_result(
-            Digests(
-                buckets if isinstance(buckets, list) else None,
-                sessions if isinstance(sessions, dict) else None,
-            )
-        )
-
-    async def pull(self, sessions: Sequence[str]) -> AsyncIterator[bytes]:
-        """Everything that the peer knows of these sessions, in pieces; raises ``PeerUnreachable``
-        when it stops before the last."""
-        if not self._open:
-            raise PeerUnreachable(self.name)
-        self._asked += 1
-        number = self._asked
-        pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES_WAITING_MAX)
-        self._pulls[number] = pieces
-        question = encode_json({"ask": number, "sessions": list(sessions)})
-        self._questions[number] = (Kind.ASK_SESSIONS, question)
-        self.wake.set()
-        try:
-            while True:
-                async with asyncio.timeout(PIECE_S_MAX):
-                    piece = await pieces.get()
-                if piece is None:
-                    raise PeerUnreachable(self.name)
-                if not piece:
-                    return
-                yield piece
-        except TimeoutError as error:
-            raise PeerUnreachable(self.name) from error
-        finally:
-            del self._pulls[number]
-            self._questions.pop(number, None)
-            # Who waits to hand on a piece must not wait for somebody who has left.
-            _empty(pieces)
-
-    async def _take_piece(self, number: int, piece: bytes) -> None:
-        """Hand a piece on; while nobody takes it, nothing more is read from the peer."""
-        pieces = self._pulls.get(number)
-        if pieces is not None:
-            await pieces.put(piece)
-
-
-def _end(pieces: asyncio.Queue[bytes | None]) -> None:
-    _empty(pieces)
-    pieces.put_nowait(None)
-
-
-def _empty(pieces: asyncio.Queue[bytes | None]) -> None:
-    while not pieces.empty():
-        pieces.get_nowait()

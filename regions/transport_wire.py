@@ -11,6 +11,7 @@ from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType
 from perdure.regions.ports import Clock, Entropy, Storage
 from perdure.replication.frames import (
     FRAME_BYTES_MAX,
+    VERSIONS,
     Channel,
     Frame,
     FrameError,
@@ -99,8 +100,14 @@ class Host(Protocol):
     def tell(self, sessions: Sequence[str]) -> AsyncIterator[bytes]:
         """Everything that is known of these sessions, in pieces."""
 
+    async def status(self, what: dict[str, Any]) -> dict[str, Any]:
+        """What a peer asks of this region itself; raises ``Refusal`` where it cannot be told."""
+
     def linked(self, name: str) -> None:
         """A link to the peer is open."""
+
+    def expelled(self) -> None:
+        """A peer says that this region was removed for good."""
 
     def below(self, name: str) -> None:
         """The peer says that its logs no longer hold what this region lacks."""
@@ -124,6 +131,8 @@ class Surroundings:
     accepted: Sequence[bytes] = ()
     # Whether peers are known by certificates as well.
     certified: bool = False
+    # Of the frames: what this region offers to speak.
+    versions: Sequence[int] = VERSIONS
     counters: Counter[str] = field(default_factory=Counter)
 
     def identity(self) -> Identity:

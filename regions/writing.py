@@ -19,7 +19,7 @@ from perdure.replication.items import End, Entry, make_items
 from perdure.replication.message import Message
 from perdure.replication.operations import Claim, Open, Operation
 from perdure.replication.session import Session
-from perdure.replication.tenants import check_session
+from perdure.replication.tenants import check_session, is_own
 
 
 class Writing(Reading):
@@ -49,9 +49,11 @@ class Writing(Reading):
     def _site(self) -> Site:
         return Site(self.region, self.state.clock, self._clock.wall_ms())
 
-    def _check_open(self) -> None:
+    def _check_open(self, session: str = "") -> None:
         reason = self._refuses()
-        if reason is not None:
+        # What the regions keep themselves (who drains a region, and who takes that back, is noted)
+        # is taken until the end.
+        if reason is not None and not (reason == "draining" and is_own(session)):
             raise Refusal(reason, "this region takes no writes now", retry_after_s=1)
 
     async def create(self, session: str, metadata: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
@@ -79,7 +81,7 @@ class Writing(Reading):
         return self._opened(created, session, id_, lane)
 
     async def _admit_message(self, session: str, draft: Draft) -> tuple[bool, str, LaneKey]:
-        self._check_open()
+        self._check_open(session)
         check_session(session)
         admitted: list[admission.Admission] = []
 
@@ -161,7 +163,7 @@ class Writing(Reading):
         end: str | None = None,
     ) -> Ack:
         """Items, and perhaps the end, of a lane. On disk when this returns."""
-        self._check_open()
+        self._check_open(session)
         lane = self._lane_key(producer, epoch)
         entries: tuple[Entry, ...] = tuple(make_items(list(items)))
         if end is not None:
@@ -174,10 +176,17 @@ class Writing(Reading):
             duplicates = admitted.duplicates
             return admitted.operations
 
-        await self._writer.write(session, admit, exclusive=False)
+        try:
+            await self._writer.write(session, admit, exclusive=False)
+        except Refusal as refusal:
+            if refusal.code == "fenced":
+                self.journal.note(session, "fenced", message, producer, epoch)
+            raise
         self._appended(session, message, lane)
         self.counters["appends"] += 1
-        self.counters["duplicates"] += duplicates
+        if duplicates:
+            self.counters["duplicates"] += duplicates
+            self.journal.note(session, "retry", message, producer, epoch, items=duplicates)
         return self._ack(session, message, lane, duplicates)
 
     def _appended(self, session: str, message: str, lane: LaneKey) -> None:

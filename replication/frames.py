@@ -26,7 +26,9 @@ from perdure.replication.records import (
     parse_origin,
 )
 
-VERSIONS = (1,)
+VERSIONS = (1, 2)
+# The frames that open a link say this version for ever: who reads them may be any build.
+OPENING_VERSION = 1
 FRAME_BYTES_MAX = 16_777_216
 SECRET_BYTES_MIN = 32
 ORIGINS_MAX = 255
@@ -69,10 +71,14 @@ class Kind(IntEnum):
     PRESENCE_DIGEST = 12
     ASK_PRESENCE = 13
     SIGNAL = 14
+    ASK_STATUS = 15
+    STATUS = 16
 
 
 # Sent before both sides have shown that they know the secret.
 _OPENING = frozenset({Kind.CHALLENGE, Kind.HELLO, Kind.REFUSED})
+# The version of a link from which on there are these kinds; the others were there from the first.
+_SINCE = {Kind.ASK_STATUS: 2, Kind.STATUS: 2}
 
 
 class Frame(NamedTuple):
@@ -107,6 +113,8 @@ class Channel:
     def __init__(self, role: str, secret: bytes, accepted: Sequence[bytes] = ()) -> None:
         # Which secret the other side's opening was signed with, once it has come.
         self.proven = secret
+        # Of the link, once it is established.
+        self.version = OPENING_VERSION
         self._mine = role.encode()
         self._theirs = b"a" if role == "d" else b"d"
         self._hello_keys = {one: hello_key(one) for one in (secret, *accepted)}
@@ -115,15 +123,22 @@ class Channel:
         self._sent = 0
         self._received = 0
 
-    def establish(self, key: bytes) -> None:
-        """From now on everything but the opening frames carries the link's key."""
-        self._link_key = key
+    def establish(self, key: bytes, version: int = OPENING_VERSION) -> None:
+        """From now on everything but the opening frames carries the link's key and version."""
+        self._link_key, self.version = key, version
+
+    def knows(self, kind: Kind) -> bool:
+        """Whether both sides know frames of this kind, by the version of the link."""
+        return _SINCE.get(kind, OPENING_VERSION) <= self.version
 
     def encode(self, kind: Kind, payload: bytes) -> bytes:
         """The next frame of this side."""
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError("the frame is too long")
-        head = _HEAD.pack(_MAGIC, VERSIONS[-1], kind, self._sent, len(payload)) + payload
+        if not self.knows(kind):
+            raise ValueError(f"a link of version {self.version} has no {kind.name.lower()}")
+        version = self._version_of(kind)
+        head = _HEAD.pack(_MAGIC, version, kind, self._sent, len(payload)) + payload
         head += _CRC.pack(zlib.crc32(head))
         self._sent += 1
         return head + _mac(self._key(kind), self._mine + head)
@@ -137,7 +152,7 @@ class Channel:
         magic, version, kind, number, length = _HEAD.unpack_from(data)
         if magic != _MAGIC:
             raise FrameError("not_a_frame")
-        if version not in VERSIONS:
+        if version not in (OPENING_VERSION, self.version):
             raise FrameError("version", f"version {version}")
         if length != len(data) - FRAME_OVERHEAD_BYTES:
             raise FrameError("length")
@@ -147,6 +162,10 @@ class Channel:
         if kind not in Kind.__members__.values():
             raise FrameError("kind", f"type {kind}")
         kind = Kind(kind)
+        if version != self._version_of(kind):
+            raise FrameError("version", f"{kind.name.lower()} of version {version}")
+        if not self.knows(kind):
+            raise FrameError("kind", f"type {kind} on a link of version {self.version}")
         self._authenticate(kind, self._theirs + body, data[-_MAC_BYTES:])
         if number != self._received:
             raise FrameError("number", f"frame {number} instead of {self._received}")
@@ -163,6 +182,9 @@ class Channel:
                 self.proven = secret
                 return
         raise FrameError("mac")
+
+    def _version_of(self, kind: Kind) -> int:
+        return OPENING_VERSION if kind in _OPENING else self.version
 
     def _key(self, kind: Kind) -> bytes:
         key = self._hello_key if kind in _OPENING else self._link_key

@@ -54,6 +54,9 @@ class Gossip:
         # Whatever is deleted up to here is gone from this disk; None: by all that is held.
         self.erased: Vector | None = None
         self.peers: dict[str, Peer] = {name: Peer(name) for name in peers}
+        # The regions that were removed for good, each with the place of the record that says so,
+        # where that is known.
+        self.gone: dict[str, tuple[Origin, int] | None] = {}
         self._stable: Vector = {}
         self._recent: dict[Origin, Recent] = {}
         self._recent_order: deque[Origin] = deque()
@@ -163,7 +166,29 @@ class Gossip:
 
     def lost(self, name: str) -> None:
         """The link is closed; what the peer has on disk it still has."""
-        self.peers[name].connected = False
+        if (peer := self.peers.get(name)) is not None:
+            peer.connected = False
+
+    # Regions come, and go for good
+
+    def join(self, name: str) -> None:
+        """Another region is to have everything from now on."""
+        self.peers.setdefault(name, Peer(name))
+
+    def part(self, name: str) -> None:
+        """Nothing is kept for a region any more, nor sent to it, nor is it waited for."""
+        self.peers.pop(name, None)
+
+    def forgotten(self, name: str, place: tuple[Origin, int] | None) -> None:
+        """A region was removed for good; ``place``: of the record that says so.
+
+        What it had accepted may still be at one peer and nowhere else. So the peers' reports begin
+        anew: one counts from when the peer itself takes nothing from that region any more.
+        """
+        self.part(name)
+        self.gone[name] = place
+        for peer in self.peers.values():
+            peer.confirmed, peer.unconfirmed, peer.newer = {}, None, None
 
     def heard(self, name: str, vector: Vector | None, full: bool, now_ms: int) -> None:
         """A sign of life, perhaps with what the peer has on disk (``full``: all of it).
@@ -185,7 +210,7 @@ class Gossip:
             if origin.region == self.me.region and lsn > self._stable.get(origin, 0):
                 self._stable[origin] = lsn
         self._land(peer, now_ms)
-        if full:
+        if full and self._knows_who_is_gone(peer.vector):
             # The oldest report waits until it can be vouched for, else a steady stream of newer
             # ones would put that off for ever.
             if peer.unconfirmed is None:
@@ -224,12 +249,17 @@ class Gossip:
             peer.unconfirmed, peer.newer = peer.newer, None
 
     def _vouches_for(self, peer: Peer, report: Vector) -> bool:
-        """Whether this region has all that the peer had accepted when it reported."""
+        """Whether this region has all that the peer had accepted when it reported, and all that it
+        then had of regions that are gone: nobody else vouches for those."""
         return all(
             self.vector.get(origin, 0) >= lsn
             for origin, lsn in report.items()
-            if origin.region == peer.name
+            if origin.region == peer.name or origin.region in self.gone
         )
+
+    def _knows_who_is_gone(self, report: Vector) -> bool:
+        places = [place for place in self.gone.values() if place is not None]
+        return all(report.get(origin, 0) >= lsn for origin, lsn in places)
 
     # What to send
 

@@ -6,11 +6,13 @@ opens nothing.
 
 import hmac
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from perdure.replication.errors import Malformed
 from perdure.replication.frames import (
+    OPENING_VERSION,
     VERSIONS,
     Channel,
     Frame,
@@ -26,16 +28,20 @@ from perdure.replication.records import Origin, Vector, parse_origin
 
 _TIME_MS_MAX = 2**53
 _NONCE = re.compile(r"[0-9a-f]{32,128}", re.ASCII)
-REFUSALS = frozenset({"version", "name_in_use", "foreign", "unauthenticated", "certificate"})
+REFUSALS = frozenset(
+    {"version", "name_in_use", "foreign", "unauthenticated", "certificate", "gone"}
+)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who one side of a link is. ``started_ms``: wall time, only to tell two of one name apart."""
+    """Who one side of a link is. ``started_ms``: wall time, only to tell two of one name apart;
+    ``version``: of who was met, the version that was agreed on with it."""
 
     origin: Origin
     started_ms: int
     nonce: str
+    version: int = field(default=OPENING_VERSION, compare=False)
 
 
 class LinkRefused(Exception):
@@ -46,14 +52,18 @@ class LinkRefused(Exception):
         self.code = code
 
 
-def challenge(me: Identity) -> bytes:
+def challenge(me: Identity, versions: Sequence[int] = VERSIONS) -> bytes:
     """The acceptor's first payload."""
-    return encode_json(
-        {"versions": list(VERSIONS), **_identity_json(me)},
-    )
+    return encode_json({"versions": list(versions), **_identity_json(me)})
 
 
-def answer(me: Identity, payload: bytes, expected: str, vector: Vector) -> tuple[Identity, bytes]:
+def answer(
+    me: Identity,
+    payload: bytes,
+    expected: str,
+    vector: Vector,
+    mine: Sequence[int] = VERSIONS,
+) -> tuple[Identity, bytes]:
     """The dialer's hello to a challenge, and who the acceptor is.
 
     Raises ``FrameError`` when no version is common or the acceptor is not the ``expected`` region.
@@ -61,13 +71,14 @@ def answer(me: Identity, payload: bytes, expected: str, vector: Vector) -> tuple
     value = decode_json(payload)
     them = _identity(value)
     versions = value.get("versions")
-    common = [version for version in VERSIONS if isinstance(versions, list) and version in versions]
+    common = [version for version in mine if isinstance(versions, list) and version in versions]
     if not common:
         raise FrameError("version", f"no version in common with {them.origin}")
     if them.origin.region != expected:
         raise FrameError("foreign", f"this is {them.origin.region}, not {expected}")
+    them = replace(them, version=max(common))
     hello = {
-        "version": max(common),
+        "version": them.version,
         **_identity_json(me),
         "answers": them.nonce,
         "vector": vector_to_json(vector),
@@ -75,15 +86,18 @@ def answer(me: Identity, payload: bytes, expected: str, vector: Vector) -> tuple
     return them, encode_json(hello)
 
 
-def check_hello(me: Identity, payload: bytes) -> tuple[Identity, Vector]:
+def check_hello(
+    me: Identity, payload: bytes, offered: Sequence[int] = VERSIONS
+) -> tuple[Identity, Vector]:
     """Who the dialer is and what it holds; raises ``FrameError``."""
     value = decode_json(payload)
-    if value.get("version") not in VERSIONS:
+    version = value.get("version")
+    if type(version) is not int or version not in offered:
         raise FrameError("version", "the hello is of a version that was not offered")
     answers = value.get("answers")
     if not isinstance(answers, str) or not hmac.compare_digest(answers.encode(), me.nonce.encode()):
         raise FrameError("unauthenticated", "the hello answers another challenge")
-    return _identity(value), vector_from_json(value.get("vector"))
+    return replace(_identity(value), version=version), vector_from_json(value.get("vector"))
 
 
 def expect(frame: Frame, kind: Kind) -> bytes:
@@ -100,9 +114,11 @@ def expect(frame: Frame, kind: Kind) -> bytes:
 
 
 def establish(channel: Channel, secret: bytes, dialer: Identity, acceptor: Identity) -> None:
-    """Both sides know each other: the rest of the link has its own key."""
+    """Both sides know each other: the rest of the link has its own key, and the version that was
+    agreed on, which stands with the one of them that was met."""
     names = (str(dialer.origin), str(acceptor.origin))
-    channel.establish(link_key(secret, (dialer.nonce, acceptor.nonce), names))
+    key = link_key(secret, (dialer.nonce, acceptor.nonce), names)
+    channel.establish(key, max(dialer.version, acceptor.version))
 
 
 def _identity_json(me: Identity) -> dict[str, Any]:

@@ -62,6 +62,13 @@ CLOCK_AHEAD_MS_MAX = 60_000
 DRAIN_S_MAX = 8
 # Secrets that regions prove themselves with: the newest, and those that it replaces.
 PEER_SECRETS_MAX = 4
+# What a region is asked of itself over a link, and what it answers; answers at once on one link.
+STATUS_BYTES_MAX = 1_048_576
+STATUS_ANSWERS_MAX = 8
+# Other regions that one knows.
+PEERS_MAX = 64
+REGIONS_GONE_MAX = 1_024
+PEERS_FILE_BYTES_MAX = 65_536
 # A link whose peer was known by a certificate is opened anew after so long.
 PEER_LINK_S_MAX = 86_400
 # How often it is looked whether the files of certificates have changed, and how long they may be.
@@ -159,5 +166,21 @@ SESSION_MESSAGES_MAX = 1_000_000
 # Names of one kind whose buckets owe something; those for which there is no room share these.
 BUCKETS_MAX = 65_536
 BUCKETS_SHARED_MAX = 1_024
+# What has happened to sessions, as one region remembers it; and of one session.
+JOURNAL_ENTRIES_MAX = 20_000
+JOURNAL_SESSION_ENTRIES_MAX = 500
+# Sessions of which is known when they were last written to.
+RECENT_SESSIONS_MAX = 10_000
+# Marks of how much was on disk when: more than half an hour by the second, and then fewer.
+LAG_MARKS_MAX = 4_096
+# Samples of the last minutes.
+HISTORY_SAMPLES_MAX = 450
+# Sessions of which a peer is asked at once whether it holds the same.
+STATUS_SESSIONS_MAX = 100
+# Sessions that one search looks at; messages that a page of a timeline is made of.
+SEARCH_SESSIONS_MAX = 100_000
+TIMELINE_MESSAGES_MAX = 100
+# Operators who look at a region at once.
+ADMIN_STREAMS_MAX = 32
 # Combinations of the values of labels that a counter counts apart.
 METER_SERIES_MAX = 256

@@ -104,8 +104,17 @@ class PresenceGossip:
 
     def lost(self, name: str) -> None:
         """It is closed."""
-        self.linked(name)
-        self._peers[name].connected = False
+        if name in self._peers:
+            self.linked(name)
+            self._peers[name].connected = False
+
+    def join(self, name: str) -> None:
+        """Another region is a peer from now on."""
+        self._peers.setdefault(name, Side())
+
+    def part(self, name: str) -> None:
+        """A region is a peer no more."""
+        self._peers.pop(name, None)
 
     def accepted(self, name: str) -> None:
         """The link on which the peer pushes is open anew: what it did not answer is lost."""

@@ -110,7 +110,7 @@ async def test_health(region):
     assert (await region.request("GET", "/readyz")).json == {"ready": True}
     version = (await region.request("GET", "/version")).json
     assert version.keys() == {"version", "region", "incarnation", "wire"}
-    assert (version["version"], version["region"], version["wire"]) == ("1.2.3", "eu", [1])
+    assert (version["version"], version["region"], version["wire"]) == ("1.2.3", "eu", [1, 2])
 
 
 async def test_regions_and_verify(serve):
@@ -334,6 +334,20 @@ OPERATIONS = {
     ("/v1/sessions/{s}/messages/{m}/cancel", "post"),
     ("/v1/sessions/{s}/messages/{m}/tokens", "post"),
     ("/v1/sessions/{s}/messages/{m}/stream", "post"),
+    ("/admin/api/overview", "get"),
+    ("/admin/api/history", "get"),
+    ("/admin/api/live", "get"),
+    ("/admin/api/sessions", "get"),
+    ("/admin/api/sessions/{s}", "get"),
+    ("/admin/api/sessions/{s}/timeline", "get"),
+    ("/admin/api/sessions/{s}/cancel", "post"),
+    ("/admin/api/connections", "get"),
+    ("/admin/api/connections/{c}/disconnect", "post"),
+    ("/admin/api/storage", "get"),
+    ("/admin/api/errors", "get"),
+    ("/admin/api/drain", "post"),
+    ("/admin/api/verify", "post"),
+    ("/admin/api/regions/{r}/forget", "post"),
 }
 
 

@@ -173,7 +173,6 @@ REPLICATION = [
         "C4",
         "a region removed for good",
         "forgotten everywhere; what comes late of it is refused",
-        open="comes with the removal of regions",
     ),
     Failure(
         "C5",

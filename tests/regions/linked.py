@@ -87,6 +87,8 @@ class Linked:
         self.storage_keys: tuple[bytes, ...] = ()
         # The files of the regions that have certificates.
         self.files: dict[str, PeerFiles] = {}
+        # The versions of the frames that a region speaks, where it is an older build.
+        self.versions: dict[str, tuple[int, ...]] = {}
 
     async def start(
         self,
@@ -115,6 +117,8 @@ class Linked:
         )
         node, links = build_node(config, self.clock, QuickEntropy(self.share))
         self.configs[name] = config
+        if name in self.versions:
+            links._around.versions = self.versions[name]
         await links.start()
         node.start(links)
         self.nodes[name], self.peers[name] = node, links

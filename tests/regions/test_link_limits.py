@@ -13,7 +13,8 @@ from perdure.regions import transport_accepting
 from perdure.regions.links import PeerUnreachable
 from perdure.regions.node import Node
 from perdure.regions.transport_accepting import HANDSHAKES_MAX, HANDSHAKES_OF_ADDRESS_MAX
-from perdure.regions.transport_dialing import ASK_S_MAX, BACKOFF_S_MIN
+from perdure.regions.transport_asking import ASK_S_MAX
+from perdure.regions.transport_dialing import BACKOFF_S_MIN
 from perdure.regions.transport_wire import PATH
 from perdure.replication.admission import Draft
 from perdure.replication.frames import (
@@ -322,5 +323,5 @@ async def test_a_question_ends_with_its_link(tmp_path: Path) -> None:
             with pytest.raises(PeerUnreachable):
                 await time.until_done(asking)
             assert time.shift_s - before_s < ASK_S_MAX / 2
-            assert links._dialed["us"]._asks == {}
+            assert links._dialed["us"].questions._asks == {}
             await regions.stop("eu")

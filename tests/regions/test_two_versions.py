@@ -1,16 +1,21 @@
 """Regions of two versions side by side: one that is upgraded, and one that is not yet."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from perdure.regions import repair
+from perdure.regions.links import PeerUnreachable
 from perdure.regions.node import Node
 from perdure.replication.admission import Draft
+from perdure.replication.errors import Refusal
+from perdure.replication.frames import Kind, decode_json, encode_json
+from perdure.replication.limits import STATUS_ANSWERS_MAX, STATUS_BYTES_MAX
 from perdure.replication.operations import Metadata, Operation
 from perdure.replication.peers import FORWARD_DELAY_MS
 from perdure.replication.records import Record
 
-from tests.regions.linked import linked
+from tests.regions.linked import dialer, ended, linked
 
 PAIR = {"eu": ["us"], "us": ["eu"]}
 CHAIN = {"eu": ["us"], "us": ["eu", "ap"], "ap": ["us"]}
@@ -84,3 +89,89 @@ async def test_an_older_region_hands_on_what_it_does_not_know(tmp_path: Path) ->
         assert ap.metadata("s") == {"later": 1}
         assert us.metadata("s") == {}
         assert eu.holdings.buckets() == ap.holdings.buckets()
+
+
+@pytest.mark.failure("C6")
+async def test_each_link_speaks_the_newest_version_that_both_know(tmp_path: Path) -> None:
+    """A region speaks to an older and to a newer one at the same time; all hold the same; and asks
+    only those that know the question."""
+    mesh = {"eu": ["us", "ap"], "us": ["eu", "ap"], "ap": ["eu", "us"]}
+    async with linked(tmp_path, mesh, start=False) as regions:
+        regions.versions["us"] = (1,)
+        for name in mesh:
+            await regions.start(name)
+        eu, us, links = regions.nodes["eu"], regions.nodes["us"], regions.peers["eu"]
+        await regions.until(lambda: links.wire("us") == 1 and links.wire("ap") == 2)
+        await eu.send("s", Draft("user", id="m", text="to both"))
+        await us.send("s", Draft("user", id="n", text="from the older"))
+        await regions.until(regions.same)
+        assert (await links.ask_status("ap", {}))["region"] == "ap"
+        with pytest.raises(PeerUnreachable):
+            await links.ask_status("us", {})
+        await regions.until(lambda: regions.peers["us"].wire("eu") == 1)
+        with pytest.raises(PeerUnreachable):
+            await regions.peers["us"].ask_status("eu", {})
+        assert all(not links.counters["frames_refused"] for links in regions.peers.values())
+        await regions.stop("us")
+        del regions.versions["us"]
+        await regions.start("us")
+        await regions.until(lambda: links.wire("us") == 2)
+        assert (await links.ask_status("us", {}))["region"] == "us"
+
+
+async def test_a_region_that_cannot_say_how_it_is(tmp_path: Path) -> None:
+    """Refused, too long, or a mistake: who asks is told that there is no answer, and the link goes
+    on; so it is where nobody has that name, or nobody is there."""
+    async with linked(tmp_path, PAIR) as regions:
+        links, us = regions.peers["eu"], regions.nodes["us"]
+        await regions.until(lambda: links.wire("us") == 2)
+
+        async def status(what: dict[str, object]) -> dict[str, object]:
+            if "refuse" in what:
+                raise Refusal("unknown_run", "no such")
+            if "fail" in what:
+                raise ZeroDivisionError
+            return {"long": "x" * STATUS_BYTES_MAX}
+
+        us.status = status  # type: ignore[method-assign, assignment]
+        for what in ({"refuse": 1}, {"fail": 1}, {}):
+            with pytest.raises(PeerUnreachable):
+                await links.ask_status("us", what)
+        with pytest.raises(ValueError, match="too long"):
+            await links.ask_status("us", {"x": "x" * STATUS_BYTES_MAX})
+        assert regions.counters("eu")["links_opened"] == 1
+        assert regions.counters("us")["links_broken"] == 1
+        with pytest.raises(PeerUnreachable):
+            await links.ask_status("nobody", {})
+        await regions.stop("us")
+        with pytest.raises(PeerUnreachable):
+            await links.ask_status("us", {})
+
+
+async def test_a_link_has_so_many_answers_under_way(tmp_path: Path) -> None:
+    """More are refused at once, and a question that is none ends the link."""
+    async with linked(tmp_path, PAIR, start=False) as regions:
+        eu = await regions.start("eu")
+        held = asyncio.Event()
+
+        async def status(what: dict[str, object]) -> dict[str, object]:
+            await held.wait()
+            return what
+
+        eu.status = status  # type: ignore[method-assign, assignment]
+        async with dialer(regions) as (socket, channel):
+            channel.decode(await socket.receive_bytes())
+            for ask in range(STATUS_ANSWERS_MAX + 1):
+                question = encode_json({"ask": ask, "what": {"n": ask}})
+                await socket.send_bytes(channel.encode(Kind.ASK_STATUS, question))
+            answers = []
+            while len(answers) <= STATUS_ANSWERS_MAX:
+                frame = channel.decode(await socket.receive_bytes())
+                if frame.kind is Kind.STATUS:
+                    answers.append(decode_json(frame.payload))
+                    held.set()
+            assert answers[0] == {"ask": STATUS_ANSWERS_MAX, "refused": "busy"}
+            assert {"ask": 0, "status": {"n": 0}} in answers
+            await socket.send_bytes(channel.encode(Kind.ASK_STATUS, b'{"ask":1,"what":[]}'))
+            await ended(socket)
+        await regions.until(lambda: regions.counters("eu")["frames_refused.payload"] == 1)

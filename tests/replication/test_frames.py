@@ -14,6 +14,7 @@ from perdure.replication.frames import (
     FRAME_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
     RECORD_BYTES_MAX,
+    VERSIONS,
     Channel,
     FrameError,
     Kind,
@@ -36,11 +37,16 @@ origins = st.builds(Origin, st.from_regex(r"[a-z]{1,8}", fullmatch=True), st.int
 records = st.builds(seal, origins, st.integers(1, LSN_MAX), st.binary(max_size=60))
 
 
-def pair(secret: bytes = SECRET, *, established: bool = True) -> tuple[Channel, Channel]:
+NEWEST = VERSIONS[-1]
+
+
+def pair(
+    secret: bytes = SECRET, *, established: bool = True, version: int = NEWEST
+) -> tuple[Channel, Channel]:
     dialer, acceptor = Channel("d", secret), Channel("a", secret)
     if established:
-        dialer.establish(KEY)
-        acceptor.establish(KEY)
+        dialer.establish(KEY, version)
+        acceptor.establish(KEY, version)
     return dialer, acceptor
 
 
@@ -72,6 +78,30 @@ def test_every_change_of_a_byte_is_refused(payload: bytes, data: st.DataObject) 
     refused(acceptor, frame[:at])
     refused(acceptor, frame + changed)
     assert acceptor.decode(frame).payload == payload
+
+
+@pytest.mark.failure("C6")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_frames_that_open_a_link_say_version_1_for_ever(version: int) -> None:
+    """Whatever the link then speaks: an older build must be able to read them. The others say the
+    version of their link, and one of another version is refused."""
+    dialer, acceptor = pair(version=version)
+    assert [dialer.encode(kind, b"{}")[2] for kind in (Kind.CHALLENGE, Kind.HELLO)] == [1, 1]
+    assert acceptor.encode(Kind.REFUSED, b"{}")[2] == 1
+    assert acceptor.encode(Kind.WELCOME, b"{}")[2] == version
+    frame = pair(version=3 - version)[0].encode(Kind.VECTOR, b"{}")
+    assert refused(pair(version=version)[1], frame) == "version"
+
+
+@pytest.mark.failure("C6")
+@pytest.mark.parametrize("kind", [Kind.ASK_STATUS, Kind.STATUS])
+def test_a_kind_that_the_version_has_not_is_neither_sent_nor_taken(kind: Kind) -> None:
+    """A link of version 1 carries nothing that version 1 does not know."""
+    dialer, acceptor = pair(version=1)
+    assert not dialer.knows(kind) and pair(version=2)[0].knows(kind)
+    with pytest.raises(ValueError, match="version 1 has no"):
+        dialer.encode(kind, b"{}")
+    assert refused(acceptor, framed(kind, 0, 2, b"{}", KEY, 1)) == "kind"
 
 
 @given(st.binary(max_size=120))
@@ -113,7 +143,7 @@ def test_a_frame_is_good_for_one_direction_of_one_link_of_one_secret() -> None:
     frame = dialer.encode(Kind.VECTOR, b"{}")
     assert refused(pair()[0], frame) == "mac"
     other = Channel("a", SECRET)
-    other.establish(link_key(SECRET, ("a" * 64, "c" * 64), ("eu/0", "us/0")))
+    other.establish(link_key(SECRET, ("a" * 64, "c" * 64), ("eu/0", "us/0")), NEWEST)
     assert refused(other, frame) == "mac"
     hello = pair(established=False)[0].encode(Kind.HELLO, b"{}")
     assert refused(pair(b"t" * 32, established=False)[1], hello) == "mac"
@@ -122,7 +152,7 @@ def test_a_frame_is_good_for_one_direction_of_one_link_of_one_secret() -> None:
 
 def test_nothing_but_the_opening_before_the_link_is_established() -> None:
     """Neither sent nor taken."""
-    dialer, acceptor = pair()
+    dialer, acceptor = pair(version=1)
     early = pair(established=False)[1]
     assert refused(early, dialer.encode(Kind.OPERATIONS, b"")) == "too_early"
     with pytest.raises(FrameError, match="too_early"):
@@ -196,20 +226,22 @@ def framed(kind: int, number: int, length: int, payload: bytes, key: bytes, vers
     st.integers(0, 2**64 - 1) | st.just(0),
     st.integers(-2, 2),
     st.binary(max_size=20),
-    st.sampled_from([0, 1, 1, 1, 2, 255]),
+    st.sampled_from([0, 1, 1, 1, 2, 2, 3, 255]),
     st.booleans(),
+    st.sampled_from(VERSIONS),
 )
 def test_what_who_knows_the_key_may_say(
-    kind: int, number: int, more: int, payload: bytes, version: int, opening: bool
+    kind: int, number: int, more: int, payload: bytes, version: int, opening: bool, spoken: int
 ) -> None:
     """A faulty peer can sign anything: it is taken where it is a frame in its turn, and refused
     otherwise; the checks before the signature are not all there is."""
     length = max(0, len(payload) + more)
     key = hello_key(SECRET) if opening else KEY
     data = framed(kind, number, length, payload, key, version)
-    right = version == 1 and number == 0 and length == len(payload)
+    right = version == (1 if opening else spoken) and number == 0 and length == len(payload)
     right = right and kind in set(Kind) and (kind in (1, 2, 4)) == opening
-    acceptor = pair()[1]
+    right = right and (kind < 15 or spoken >= 2)
+    acceptor = pair(version=spoken)[1]
     if right:
         assert acceptor.decode(data) == (kind, payload)
     else:

@@ -40,12 +40,33 @@ def test_both_come_to_know_each_other() -> None:
 @pytest.mark.failure("C6")
 def test_the_highest_common_version_is_chosen() -> None:
     """Versions that this region does not know do not matter while one is common."""
-    _, hello = answer(EU, changed(challenge(US), versions=[99, 1, "x", None]), "us", {})
-    assert json.loads(hello)["version"] == 1
+    for theirs, mine, chosen in (
+        ([99, 1, "x", None], (1, 2), 1),
+        ([1, 2, 3], (1, 2), 2),
+        ([2, 1], (1,), 1),
+        ([1], (1, 2), 1),
+    ):
+        them, hello = answer(EU, changed(challenge(US), versions=theirs), "us", {}, mine)
+        assert json.loads(hello)["version"] == them.version == chosen
+        assert check_hello(US, hello, (1, 2))[0].version == chosen
 
 
 @pytest.mark.failure("C6")
-@pytest.mark.parametrize("versions", [[], [2], None, "1", {"1": 1}, [[1]]])
+@pytest.mark.parametrize("mine", [(1,), (1, 2)])
+@pytest.mark.parametrize("theirs", [(1,), (1, 2)])
+def test_both_sides_of_a_link_speak_the_same(mine: tuple[int], theirs: tuple[int]) -> None:
+    """Whichever of the two is the older one."""
+    them, hello = answer(EU, challenge(US, theirs), "us", {}, mine)
+    met, _ = check_hello(US, hello, theirs)
+    dialer, acceptor = Channel("d", SECRET), Channel("a", SECRET)
+    establish(dialer, SECRET, EU, them)
+    establish(acceptor, SECRET, met, US)
+    assert dialer.version == acceptor.version == min(max(mine), max(theirs))
+    assert acceptor.decode(dialer.encode(Kind.VECTOR, b"{}")).kind is Kind.VECTOR
+
+
+@pytest.mark.failure("C6")
+@pytest.mark.parametrize("versions", [[], [3], None, "1", {"1": 1}, [[1]]])
 def test_without_a_common_version_there_is_no_link(versions: Any) -> None:
     """And it says so."""
     with pytest.raises(FrameError, match="no version in common"):
@@ -71,7 +92,9 @@ def test_a_recorded_hello_opens_nothing() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"version": 2},
+        {"version": 3},
+        {"version": True},
+        {"version": 1.0},
         {"version": None},
         {"answers": None},
         {"answers": 1},

@@ -182,7 +182,7 @@ class Process:
                 call.set_exception(ConnectionResetError("the process died"))
         if self.paused:
             self._loop.resume(self)
-        for task in [*self._tasks, *self.node._tasks, *self.links._tasks]:
+        for task in [*self._tasks, *self.node._tasks, *self.links._tasks.values()]:
             task.cancel()
         self._loop.call_later(0.5, self._gone)
 
