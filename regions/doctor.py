@@ -116,7 +116,8 @@ def of_overview(overview: Mapping[str, Any]) -> Iterator[Finding]:
     for region in regions:
         name = region["region"]
         for problem in region.get("problems") or ():
-            code, text = problem.get("code", ""), f"{name}: {problem.get('text', '')}"
+            code, text = problem.get("code", ""), str(problem.get("text", ""))
+            text = text if text.startswith(f"{name} ") else f"{name}: {text}"
             told.add(text)
             level: Level = "fail" if code in _FAILURES else "warn"
             yield Finding(level, "region", text, _ADVICE.get(code))

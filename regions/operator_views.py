@@ -35,12 +35,22 @@ def _problems(regions: Sequence[Value]) -> list[str]:
         ]
         if not told and not region.get("reachable", True) and not region.get("is_gone"):
             told = ["does not answer"]
-        found += [f"! {harmless(region['region'])}: {harmless(text)}" for text in told]
+        found += [f"! {_about(region['region'], text)}" for text in told]
     return [*found, ""] if found else ["all is well", ""]
+
+
+def _about(region: str, text: object) -> str:
+    """What is told of a region, with its name unless it begins with that."""
+    told = harmless(text)
+    name = harmless(region)
+    return told if told.startswith(f"{name} ") else f"{name}: {told}"
 
 
 def _region_row(region: Value, here: str) -> Sequence[object]:
     name = region["region"] + (" *" if region["region"] == here else "")
+    if not region.get("reachable", True):
+        # What it said last is no news of what it does.
+        return (name, _state(region), region.get("version"), *[None] * 10)
     wire = region.get("wire")
     return (
         name,
@@ -78,7 +88,9 @@ def _matrix(regions: Sequence[Value], width: int | None) -> list[str]:
         if seen:
             own = region["region"]
             cells = ("" if name == own else _seen(seen.get(name)) for name in names)
-            rows.append((own, *cells))
+            age_ms = None if region.get("reachable", True) else region.get("age_ms")
+            said = "" if age_ms is None else f", {span(age_ms / 1000)} ago"
+            rows.append((own + said, *cells))
     return table(("SEEN BY", *names), rows, width)
 
 

@@ -1,5 +1,6 @@
 """Tables that fit a terminal, of texts that cannot control it."""
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from unicodedata import category, combining, east_asian_width
@@ -7,6 +8,8 @@ from unicodedata import category, combining, east_asian_width
 CELL_COLUMNS_MIN = 4
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = "  "
+# A number, with a unit or two; a version is none.
+_NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?( [A-Za-z]+( \d+ [a-z]+)?)?")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -85,7 +88,7 @@ def _shown(cell: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or (text[:1] == "-" and text[1:2].isdigit())
+    return _NUMBER.fullmatch(text) is not None
 
 
 def number(value: float) -> str:

@@ -34,7 +34,11 @@ EU = {
     "disk_free_bytes": 9_000_000_000, "problems": [{"code": "link_down", "text": "ap is down"}],
 }  # fmt: skip
 US = {**EU, "region": "us", "sees": [{"region": "eu", **LINK}], "problems": [], "state": "draining"}
-AP = {"region": "ap", "reachable": False, "is_gone": False, "age_ms": 14_000, "problems": []}
+SILENT = {"code": "unreachable", "text": "ap does not answer; this is what it said 14 s ago"}
+AP = {
+    **EU, "region": "ap", "reachable": False, "age_ms": 14_000, "problems": [SILENT],
+    "sees": [{"region": "eu", **LINK}],
+}  # fmt: skip
 GONE = {"region": "old\x1b[2J", "reachable": False, "is_gone": True, "problems": []}
 OVERVIEW = {"region": "eu", "regions": [EU, US, AP, GONE], "summary": {}}
 PEERS = {
@@ -134,10 +138,13 @@ def test_regions_tells_problems_first(told: Told) -> None:
     code, out, _ = told("regions")
     assert code == 3
     lines = out.splitlines()
-    assert lines[:2] == ["! eu: ap is down", "! ap: does not answer"]
+    assert lines[:2] == ["! eu: ap is down", "! ap does not answer; this is what it said 14 s ago"]
     (eu,) = [line for line in lines if line.startswith("eu *")]
     assert eu.split()[2:7] == ["ready", "0.1.0", "1-2", "1", "h"]
     assert "draining" in out and "not reachable, for 14 s" in out and "gone for good" in out
+    (ap,) = [line for line in lines if line.startswith("ap  ")]
+    assert ap.split()[-10:] == ["-"] * 10
+    assert "ap, 14 s ago" in out
     matrix = out.partition("SEEN BY")[2].splitlines()
     assert "up 1.25 ms" in matrix[1]
     assert "down 1,234 behind (4.9 KiB, 12 s) clock -1.5 s differs seen 14 s ago" in matrix[1]

@@ -23,6 +23,11 @@ def test_a_table() -> None:
         "long  1,234    0.5  no",
     ]
     assert table(("A", "B"), []) == ["A  B"]
+    assert table(("VERSION", "UP"), [("0.1.0", "1 min 3 s"), ("0.10.0", "9 s")]) == [
+        "VERSION         UP",
+        "0.1.0    1 min 3 s",
+        "0.10.0         9 s",
+    ]
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 100])
