@@ -13,7 +13,7 @@ INPUTS ?= 100000
 CASES ?= 5000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz schemathesis interop authmatrix failures commands sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ commands: setup ## docs/operating/command-line.md anew, from the command line an
 
 sync-client: setup ## the blocking Python client anew, from the asynchronous one
 	$(BIN)/python sdk/python/make_sync.py
+
+upgrade: setup ## three regions of an older build, REV=, are replaced by this one while tokens stream
+	$(BIN)/python -m tests.upgrade $(if $(REV),--rev $(REV)) $(ARGS)
 
 powercut: setup ## cut the power of a region: ROUNDS=2000 FIRST=0, or one round again with SEED=
 	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),$(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST)) $(ARGS)

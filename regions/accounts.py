@@ -86,7 +86,7 @@ class Accounts(Sharing):
 
     def regions(self) -> dict[str, Any]:
         """What this region knows of the others."""
-        peers = peers_value(self.gossip, self._clock.monotonic_ms())
+        peers = peers_value(self.gossip, self._links, self._clock.monotonic_ms())
         counters = {
             **self.counters,
             **(self._links.counters if self._links is not None else {}),

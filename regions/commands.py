@@ -12,7 +12,7 @@ from unicodedata import category
 from perdure.regions.audit_command import CODES as AUDIT_CODES
 from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
-from perdure.regions.client_command import EXIT_UNREACHABLE, add_command
+from perdure.regions.client_command import EXIT_CODES, EXIT_UNREACHABLE, add_command
 from perdure.regions.console import patiently, print_json, say
 from perdure.regions.life_cycle_command import (
     CODES_DRAIN,
@@ -69,8 +69,8 @@ def add_commands(commands: Any) -> None:
     add_audit_options(audit)
     text = "take a region out: no writes, no readers; or back"
     add_drain_options(add_command(commands, "drain", drain, text, CODES_DRAIN))
-    region = commands.add_parser("region", help="remove a region for good")
     text = "remove a region for good, in all regions; its name never comes back"
+    region = commands.add_parser("region", help=text, description=text, epilog=EXIT_CODES)
     verbs = region.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_forget_options(add_command(verbs, "forget", forget, text))
     verify = add_command(

@@ -48,7 +48,7 @@ class Links(Protocol):
     def pull(self, peer: str, sessions: Sequence[str]) -> AsyncIterator[bytes]: ...
 
 
-def peers_value(gossip: Gossip, now_ms: int) -> list[dict[str, Any]]:
+def peers_value(gossip: Gossip, links: Links | None, now_ms: int) -> list[dict[str, Any]]:
     """What is known of the peers, for ``GET /v1/regions``."""
     return [
         {
@@ -56,6 +56,7 @@ def peers_value(gossip: Gossip, now_ms: int) -> list[dict[str, Any]]:
             "state": peer.state(now_ms),
             "behind": gossip.behind(name),
             "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
+            "wire": None if links is None else links.wire(name),
         }
         for name, peer in sorted(gossip.peers.items())
     ]

@@ -217,7 +217,8 @@ class PeerLinks:
 
     def wire(self, peer: str) -> int | None:
         """The version that the link to a peer speaks; None while it is closed."""
-        return self._asking(peer).version
+        link = self._dialed.get(peer)
+        return None if link is None else link.questions.version
 
     def _asking(self, peer: str) -> Questions:
         link = self._dialed.get(peer)

@@ -117,7 +117,9 @@ class Acceptor:
         async def prepare() -> None:
             await socket.prepare(request)
 
-        if not await self.serve(socket, request.transport, name, prepare, certified):
+        served = await self.serve(socket, request.transport, name, prepare, certified)
+        if not (served and socket.prepared):
+            # There is no room for it, or who asked has left by now.
             return web.Response(status=503)
         return socket
 

@@ -60,6 +60,7 @@ HOMES = {
         "regions/demo_chat.py",
         "regions/doctor_probes.py",
         "regions/operator_commands.py",
+        "regions/life_cycle_command.py",
         "regions/publishing.py",
         "regions/watching.py",
     },
@@ -124,6 +125,7 @@ SLEEPING = (
     "tests/simulation/",
     "tests/powercut/",
     "tests/chaos/",
+    "tests/upgrade/",
     "tests/hotspots/",
 )
 UNFINISHED = re.compile(r"\b(TOD[O]|FIXM[E]|XX[X])\b")

@@ -92,6 +92,11 @@ class DirectLinks:
     def refused(self) -> str | None:
         return None
 
+    def part(self, name: str) -> None: ...
+
+    def wire(self, peer: str) -> int | None:
+        return None
+
     async def flush(self, timeout_s: float) -> bool:
         return True
 

@@ -493,3 +493,33 @@ def test_wrong_arguments_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None
     for pace in ("0", "-1", "nan", "inf", "100000"):
         assert main(["demo", "failover", f"--tokens-per-s={pace}"]) == 2
         assert "--tokens-per-s must be positive, and at most 3000" in capsys.readouterr().err
+
+
+def test_drain_and_its_undoing(shared: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one region, whose readers have left and whose peers have everything when it says so; the
+    others serve meanwhile. What does not go together is refused."""
+    url = ("--url", shared.regions["ap"].url)
+    assert main(["drain", "--wait", "--json", *url]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"region": "ap", "state": "draining", "flushed": True, "readers": 0}
+    assert main(["drain", *url]) == 0
+    assert "ap is draining: 0 readers are still here, and the" in capsys.readouterr().out
+    assert main(["drain", "--undo", *url]) == 0
+    assert capsys.readouterr().out == "ap is not drained any more: ready\n"
+    assert main(["drain", *url, "--url", shared.regions["eu"].url]) == 2
+    assert main(["drain", "--undo", "--wait", *url]) == 2
+    assert "give one --url\nperdure: --undo does not wait" in capsys.readouterr().err
+
+
+def test_a_region_is_removed_by_its_name_twice(
+    shared: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is not said again, one that is at work, and one that nobody knows are refused."""
+    url = ("--url", shared.regions["eu"].url)
+    assert main(["region", "forget", "ap", "--confirm", "us", *url]) == 2
+    assert main(["region", "forget", "ap", "--confirm", "ap", *url]) == 1
+    assert main(["region", "forget", "xx", "--confirm", "xx", *url]) == 1
+    assert main(["region", "forget", "eu", "--confirm", "eu", *url]) == 1
+    said = capsys.readouterr().err
+    assert "--confirm us is not ap" in said and "region ap is up: drain it first" in said
+    assert "this region knows no region xx" in said and "does not remove itself" in said

@@ -85,6 +85,11 @@ class Silent:
     def refused(self) -> str | None:
         return None
 
+    def part(self, name: str) -> None: ...
+
+    def wire(self, peer: str) -> int | None:
+        return None
+
     async def ask_digests(self, *_: object) -> Digests:
         return Digests(self._node.holdings.buckets(), None)
 

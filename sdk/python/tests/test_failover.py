@@ -107,6 +107,36 @@ async def test_a_region_that_drains_sends_everybody_on(regions: tuple[Served, Se
     assert reading.events[-1].region == us.url
 
 
+@pytest.mark.failure("P13")
+async def test_a_drain_that_is_taken_back_is_served_again(regions: tuple[Served, Served]) -> None:
+    """An operator drains one region, takes it back, and drains the other: agent and reader go there
+    and back, while both processes stay, and nothing is lost, taken back or told twice."""
+    eu, us = regions
+    async with Client([eu.url, us.url]) as agent, Client([eu.url, us.url]) as client:
+        reading = Reading(client)
+        async with agent.session("s").open(id="m") as writer:
+            await writer.write(WORDS[0])
+            await until(lambda: reading.length == 1)
+            for number, (drained, other) in enumerate(((eu, us), (us, eu)), 1):
+                async with Client([drained.url]) as operator:
+                    told, _ = await operator.regions.request("POST", "/admin/api/drain", {})
+                    assert (told["state"], told["flushed"]) == ("draining", True)
+                    await writer.write(WORDS[number])
+                    await writer.flush()
+                    assert writer.region == other.url
+                    await until(lambda length=number + 1: reading.length == length)
+                    await until(lambda region=drained: region.node.fanout.count == 0)
+                    undo = {"undo": True}
+                    told, _ = await operator.regions.request("POST", "/admin/api/drain", undo)
+                    assert told["state"] is None
+        async with asyncio.timeout(30):
+            await reading.task
+    message = reading.view.message("m")
+    assert message is not None and message.text == "".join(WORDS[:3])
+    assert reading.names().count("snapshot") == 1 and "replace" not in reading.names()
+    assert reading.events[-1].region == eu.url
+
+
 def program(containing: str) -> str:
     """The one program of the README that contains this."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
