@@ -73,9 +73,19 @@ class Accounts(Sharing):
             "wire": list(VERSIONS),
         }
 
-    async def status(self, what: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - all the same
-        """What a peer asks of this region itself, over a link."""
-        return {**self.version(), "state": self.readiness()}
+    @property
+    def clock(self) -> Clock:
+        """The time here."""
+        return self._clock
+
+    @property
+    def storage(self) -> Storage:
+        """The disk."""
+        return self._storage
+
+    def readiness(self) -> str | None:
+        """None when ready; else why not."""
+        raise NotImplementedError
 
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether every region that can be reached holds the same (PROTOCOL A.4)."""

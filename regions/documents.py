@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from perdure.regions.connections import Progress
 from perdure.regions.ports import Clock
 from perdure.replication.errors import Refusal
 from perdure.replication.lib0 import YjsError
@@ -55,7 +56,7 @@ class Seat:
         self.has: dict[int, int] | None = None
         self._room = room
         self._out: deque[bytes] = deque()
-        self._bytes = 0
+        self._bytes = self._given = 0
         self._wake: asyncio.Future[None] | None = None
 
     def push(self, message: bytes) -> None:
@@ -94,7 +95,12 @@ class Seat:
             return None
         message = self._out.popleft()
         self._bytes -= len(message)
+        self._given += 1
         return message
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(len(self._out), self._bytes, self._given, None)
 
     def close(self) -> None:
         """Leave, with everybody who came through it; idempotent."""

@@ -11,22 +11,17 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from perdure.regions.connections import Progress
+from perdure.regions.document_news import DocumentNews
 from perdure.regions.waking import Crowd, Waking
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
-from perdure.replication.feed import Draft, Event, change_drafts, finish
+from perdure.replication.feed import Draft, Event, Gathered, change_drafts, finish
 from perdure.replication.ids import beside_tag, canonical
 from perdure.replication.limits import FEED_BYTES_MAX, READERS_MAX
 from perdure.replication.resume import Returning, resume
 from perdure.replication.roster import Roster
 from perdure.replication.session import Session
-
-
-class Gathered(list[Event]):
-    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
-    readers that are equally far get the same object."""
-
-    wire: bytes | None = None
 
 
 class Feed:
@@ -44,6 +39,8 @@ class Feed:
         self._runs = runs
         self.readers: set[Reader] = set()
         self.closing = False
+        # The second that it is.
+        self.now_ms = 0
         self._events: deque[Event] = deque()
         self._first = 0
         self._bytes = 0
@@ -52,8 +49,7 @@ class Feed:
         self._given: tuple[int, int, Gathered] | None = None
         # What was told beside the messages, and its name: many polls want it at once.
         self._named: tuple[tuple[Any, ...], str] | None = None
-        # Documents that readers were told of in this second; True: something has changed since.
-        self._documents: dict[str, bool] = {}
+        self._news = DocumentNews(self._tell_document)
 
     @property
     def end(self) -> int:
@@ -98,13 +94,8 @@ class Feed:
 
     def document_changed(self, id_: str) -> None:
         """Tell all readers of it: at once, and after that with the next tick."""
-        if self.closing:
-            return
-        if id_ in self._documents:
-            self._documents[id_] = True
-        else:
-            self._documents[id_] = False
-            self._tell_document(id_)
+        if not self.closing:
+            self._news.changed(id_)
 
     def _tell_document(self, id_: str) -> None:
         document = self.session.documents.get(id_)
@@ -113,17 +104,12 @@ class Feed:
 
     def tick(self) -> None:
         """A second has passed."""
-        for id_, more in list(self._documents.items()):
-            if more and not self.closing:
-                self._documents[id_] = False
-                self._tell_document(id_)
-            else:
-                del self._documents[id_]
+        self._news.tick(is_over=self.closing)
 
     @property
     def owes(self) -> bool:
         """Whether readers have not yet been told of a document that has changed."""
-        return any(self._documents.values())
+        return self._news.owes
 
     def fields(self) -> str:
         """What a snapshot says beside the messages."""
@@ -180,6 +166,10 @@ class Feed:
             self._given = (index, self.end, events)
         return self._given[2]
 
+    def bytes_of(self, count: int) -> int:
+        """How many bytes so many of the newest events have, by the average of those at hand."""
+        return self._bytes * count // max(1, len(self._events))
+
     def wake(self, *, patient: bool = False) -> None:
         """Let every waiting reader look; see :class:`~perdure.regions.waking.Crowd`."""
         self._crowd.wake(patient=patient)
@@ -203,6 +193,7 @@ class Reader:
         self._own_bytes = 0
         self._cut = self._is_last = False
         self._gone = [gone]
+        self._given, self._given_ms = 0, feed.now_ms
 
     def offer(self, events: list[Event]) -> None:
         """Events for this reader alone; when it no longer differs it joins the others."""
@@ -232,7 +223,7 @@ class Reader:
                 events = Gathered(self._own)
                 self._own.clear()
                 self._own_bytes = 0
-                return events
+                return self._give(events)
             if self._is_last:
                 return None
             if self.returning is None and self.index < self.feed.end:
@@ -241,13 +232,24 @@ class Reader:
                     self._cut = True
                     return None
                 self.index = self.feed.end
-                return since
+                return self._give(since)
             if self.feed.closing:
                 return None
             if waited:
                 return Gathered()
             await self.feed.wait()
             waited = True
+
+    def _give(self, events: Gathered) -> Gathered:
+        self._given += len(events)
+        self._given_ms = self.feed.now_ms
+        return events
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        shared = 0 if self.returning is not None else self.feed.end - self.index
+        size = self._own_bytes + self.feed.bytes_of(shared)
+        return Progress(len(self._own) + shared, size, self._given, self._given_ms)
 
     @property
     def is_level(self) -> bool:
@@ -256,11 +258,13 @@ class Reader:
         return self.returning is None and not is_behind
 
     def expire_grant(self, why: str) -> None:
-        """End this subscription, whose grant is over, with that as a last word after all that was
-        told before; once."""
+        """End this subscription, whose grant is over."""
+        self.end_with(Draft("expired", f'{{"reason":"{why}"}}'))
+
+    def end_with(self, draft: Draft) -> None:
+        """End this subscription with a last word after all that was told before; once."""
         if self._is_last:
             return
-        draft = Draft("expired", f'{{"reason":"{why}"}}')
         if self.returning is not None:
             last = self.returning.tell(draft)
         else:
@@ -336,6 +340,7 @@ class Fanout:
         feed = self._feeds.get(session.id)
         if feed is None:
             feed = Feed(session, self._roster(session.id), self._runs, self._waking)
+            feed.now_ms = now_ms
         first, returning = resume(session, position, now_ms, feed)
         if session.id not in self._feeds:
             self._feeds[session.id] = feed
@@ -362,6 +367,7 @@ class Fanout:
     def expire(self, now_ms: int) -> None:
         """End the holds whose time is over."""
         for feed in list(self._feeds.values()):
+            feed.now_ms = now_ms
             for reader in list(feed.readers):
                 reader.expire(now_ms)
 

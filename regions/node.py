@@ -21,6 +21,7 @@ from perdure.regions.links import Links
 from perdure.regions.membership import Membership
 from perdure.regions.mending import mend
 from perdure.regions.meters import Meters
+from perdure.regions.oversight import Oversight
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
@@ -85,7 +86,7 @@ class Node(LifeCycle):
             self.gossip,
             clock,
             self.state.session,
-            self.state.apply,
+            self._apply,
             self._tell,
             self.state.decode,
             state.census,
@@ -100,6 +101,8 @@ class Node(LifeCycle):
         )
         self.catch_up = CatchUp(self.gossip, self.repair, storage, clock, bootstrap=bootstrap)
         self.membership = Membership(self, self.catch_up)
+        self.oversight = Oversight(self, self.beside)
+        self.each_second.append(self.oversight.tick)
 
     # Life
 
@@ -131,7 +134,7 @@ class Node(LifeCycle):
 
     def start(self, links: Links | None) -> None:
         """Begin to work; ``links`` carry what is committed to the peers."""
-        self._links = self.repair.links = links
+        self._links = self.repair.links = self.oversight.peers.links = links
         if links is not None:
             self.membership.begin(links)
             self.desk.wake = links.wake
@@ -233,6 +236,11 @@ class Node(LifeCycle):
 
     # What the writer and the links tell
 
+    def _apply(self, applied: Sequence[Applied], position: int) -> None:
+        """Operations are on disk: they are the state now."""
+        self.state.apply(applied, position)
+        self.oversight.applied(applied)
+
     def _tell(self) -> None:
         """Operations were applied: tell readers here, then the peers."""
         touched = self.state.take_touched()
@@ -292,6 +300,10 @@ class Node(LifeCycle):
             finally:
                 self.state.unpin(id_)
 
+    async def status(self, what: dict[str, Any]) -> dict[str, Any]:
+        """What a peer asks of this region itself, over a link (PROTOCOL B.8)."""
+        return await self.oversight.answer(what)
+
     def linked(self, name: str) -> None:
         """A link to a peer is open."""
         self.repair.linked(name)
@@ -311,11 +323,6 @@ class Node(LifeCycle):
     def entropy(self) -> Entropy:
         """Randomness."""
         return self._entropy
-
-    @property
-    def storage(self) -> Storage:
-        """The disk."""
-        return self._storage
 
     def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Something that goes on until the region stops."""

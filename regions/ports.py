@@ -71,6 +71,23 @@ class Mark(NamedTuple):
     hlc: int
 
 
+class OriginLog(NamedTuple):
+    """How long the log of an origin is, in records and, about, in bytes of bodies."""
+
+    origin: Origin
+    records: int
+    bytes: int
+
+
+class Measures(NamedTuple):
+    """How much is stored: the logs, and the files of the database; ``encrypted``: with a key."""
+
+    logs: list[OriginLog]
+    database_bytes: int
+    wal_bytes: int
+    encrypted: bool
+
+
 class Storage(Protocol):
     """What a region keeps on disk: the origin logs, and the images of sessions. One process owns
     it. What is not async is answered at once, from the event loop."""
@@ -165,6 +182,17 @@ class Storage(Protocol):
 
     async def note(self, name: str, text: str) -> None:
         """Remember one; an empty text forgets it."""
+
+    # How much there is
+
+    async def measure(self) -> Measures:
+        """How much is stored."""
+
+    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many bytes are stored of the messages of each of these sessions."""
+
+    def free_bytes(self) -> int | None:
+        """How much room is left on the disk; None where that is not known."""
 
     def check(self) -> None:
         """Raises ``StorageFailed`` when what is on disk is no longer what was opened."""

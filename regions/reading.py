@@ -5,6 +5,7 @@ from typing import Any
 
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Fanout, Reader
+from perdure.regions.journal import Journal
 from perdure.regions.ports import Clock
 from perdure.regions.state import State
 from perdure.replication import admission
@@ -31,6 +32,7 @@ class Reading:
         self.gossip = gossip
         self.fanout = Fanout(state.pin, state.unpin, self._roster, self._open_runs)
         self.resumes = 0
+        self.journal = Journal(clock.wall_ms)
         self._clock = clock
 
     def _roster(self, session: str) -> Roster:
@@ -121,7 +123,10 @@ class Reading:
         self.resumes += position is not None
         state = self.state.session(session)
         try:
-            return self.fanout.subscribe(state, position, self._clock.monotonic_ms())
+            reader = self.fanout.subscribe(state, position, self._clock.monotonic_ms())
+            if position is not None:
+                self.journal.note(session, "resumed")
+            return reader
         finally:
             if self.fanout.get(session) is None:
                 self.state.forget_empty(session)

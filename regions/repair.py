@@ -45,6 +45,8 @@ class Repair:
         self.counters = Counter(dict.fromkeys(("repair_rounds", "repaired", "jumps"), 0))
         self.links: Links | None = None
         self.under_way: str | None = None
+        # When the last whole round with each peer ended, by the monotonic clock.
+        self.rounds_ms: dict[str, int] = {}
         self._gossip = gossip
         self._holdings = holdings
         self._clock = clock
@@ -175,6 +177,7 @@ class Repair:
         finally:
             self.under_way = None
         self.counters["repair_rounds"] += 1
+        self.rounds_ms[name] = self._clock.monotonic_ms()
         return repaired
 
     def _wanted_of(self, name: str) -> list[str]:

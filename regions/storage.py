@@ -10,13 +10,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from perdure.regions import erasure_tables, image_tables, log_tables, quarantine
+from perdure.regions import erasure_tables, image_tables, log_tables, measures, quarantine
 from perdure.regions.cipher import Clear
 from perdure.regions.damage import Damage
 from perdure.regions.free_space import FreeSpace
 from perdure.regions.image_tables import Sums
 from perdure.regions.key_record import admit
-from perdure.regions.ports import Mark, StorageError, StorageFailed, Stored
+from perdure.regions.ports import Mark, Measures, StorageError, StorageFailed, Stored
 from perdure.regions.storage_engine import (
     DirectoryLock,
     OpenFile,
@@ -321,6 +321,28 @@ class SqliteStorage(ErasingStorage):
         self._notes[name] = text
         if not text:
             del self._notes[name]
+
+    # How much there is
+
+    async def measure(self) -> Measures:
+        """How much is stored. Raises ``StorageFailed``."""
+        vector, floors, ids = dict(self._vector), dict(self._floors), dict(self._ids)
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        return Measures(
+            await self._read(lambda c: measures.logs(c, ids, floors, vector)),
+            measures.file_bytes(self.path),
+            measures.file_bytes(wal),
+            bool(self._cipher.keys),
+        )
+
+    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
+        """How many bytes are stored of the messages of each of these sessions. Raises
+        ``StorageFailed``."""
+        return await self._read(lambda c: measures.sizes(c, ids))
+
+    def free_bytes(self) -> int | None:
+        """How much room is left on the disk."""
+        return measures.free_bytes(self.directory)
 
     # The disk
 

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from perdure.regions.connections import Progress
+
 # Changes that wait for a worker; beyond that it is told of all runs anew.
 _CHANGES_WAITING_MAX = 1_000
 
@@ -37,6 +39,7 @@ class WorkReader:
         self._is_new = True
         self._woken = asyncio.Event()
         self._woken.set()
+        self._given = 0
 
     def tell(self, told: Told) -> None:
         """One more change."""
@@ -68,7 +71,18 @@ class WorkReader:
         self._is_new = False
         self._waiting.clear()
         self._last.clear()
+        self._given += len(told)
         return None if self.is_over and not told else told
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        size = sum(len(data) for _, data in self._waiting)
+        return Progress(len(self._waiting), size, self._given, None)
+
+    def end(self) -> None:
+        """End it, with what waits as its last words: the worker comes back."""
+        self.is_over = True
+        self._woken.set()
 
     def expire_grant(self, why: str) -> None:
         """End it, whose grant is over, with that as a last word after what waits; once."""

@@ -176,10 +176,17 @@ class Writing(Reading):
             duplicates = admitted.duplicates
             return admitted.operations
 
-        await self._writer.write(session, admit, exclusive=False)
+        try:
+            await self._writer.write(session, admit, exclusive=False)
+        except Refusal as refusal:
+            if refusal.code == "fenced":
+                self.journal.note(session, "fenced", message, producer, epoch)
+            raise
         self._appended(session, message, lane)
         self.counters["appends"] += 1
-        self.counters["duplicates"] += duplicates
+        if duplicates:
+            self.counters["duplicates"] += duplicates
+            self.journal.note(session, "retry", message, producer, epoch, items=duplicates)
         return self._ack(session, message, lane, duplicates)
 
     def _appended(self, session: str, message: str, lane: LaneKey) -> None:

@@ -33,6 +33,13 @@ class Event:
         return f"Event({self.name!r}, {self.data})"
 
 
+class Gathered(list[Event]):
+    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
+    readers that are equally far get the same object."""
+
+    wire: bytes | None = None
+
+
 class Beside(Protocol):
     """What readers of a session are told beside its messages, and no cursor counts."""
 

@@ -166,5 +166,21 @@ SESSION_MESSAGES_MAX = 1_000_000
 # Names of one kind whose buckets owe something; those for which there is no room share these.
 BUCKETS_MAX = 65_536
 BUCKETS_SHARED_MAX = 1_024
+# What has happened to sessions, as one region remembers it; and of one session.
+JOURNAL_ENTRIES_MAX = 20_000
+JOURNAL_SESSION_ENTRIES_MAX = 500
+# Sessions of which is known when they were last written to.
+RECENT_SESSIONS_MAX = 10_000
+# Marks of how much was on disk when: more than half an hour by the second, and then fewer.
+LAG_MARKS_MAX = 4_096
+# Samples of the last minutes.
+HISTORY_SAMPLES_MAX = 450
+# Sessions of which a peer is asked at once whether it holds the same.
+STATUS_SESSIONS_MAX = 100
+# Sessions that one search looks at; messages that a page of a timeline is made of.
+SEARCH_SESSIONS_MAX = 100_000
+TIMELINE_MESSAGES_MAX = 100
+# Operators who look at a region at once.
+ADMIN_STREAMS_MAX = 32
 # Combinations of the values of labels that a counter counts apart.
 METER_SERIES_MAX = 256

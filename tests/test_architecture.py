@@ -68,6 +68,7 @@ HOMES = {
         "regions/image_tables.py",
         "regions/key_record.py",
         "regions/log_tables.py",
+        "regions/measures.py",
         "regions/quarantine.py",
         "regions/rekey.py",
         "regions/rewriting.py",

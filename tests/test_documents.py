@@ -39,6 +39,11 @@ INSIDE = {
     "BUCKETS_MAX",
     "BUCKETS_SHARED_MAX",
     "METER_SERIES_MAX",
+    "JOURNAL_ENTRIES_MAX",
+    "JOURNAL_SESSION_ENTRIES_MAX",
+    "RECENT_SESSIONS_MAX",
+    "LAG_MARKS_MAX",
+    "HISTORY_SAMPLES_MAX",
     "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from perdure.regions.image_tables import BUCKETS, Sums, term_of
-from perdure.regions.ports import Mark, StorageFailed, Stored
+from perdure.regions.ports import Mark, Measures, OriginLog, StorageFailed, Stored
 from perdure.replication.erasure import Gone
 from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
@@ -222,6 +222,22 @@ class MemoryStorage:
         self._notes[name] = text
         if not text:
             del self._notes[name]
+
+    # How much there is
+
+    async def measure(self) -> Measures:
+        logs: dict[Origin, list[int]] = {}
+        for (origin, _), (_, record) in self._log.items():
+            logs.setdefault(origin, []).append(len(record.body))
+        found = [OriginLog(origin, len(sizes), sum(sizes)) for origin, sizes in logs.items()]
+        return Measures(found, 0, 0, encrypted=False)
+
+    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
+        held = {id_: self._images[id_][0].bodies for id_ in ids if id_ in self._images}
+        return {id_: sum(map(len, bodies.values())) for id_, bodies in held.items()}
+
+    def free_bytes(self) -> int | None:
+        return None
 
     def check(self) -> None:
         if isinstance(self.failure, StorageFailed):

@@ -1,0 +1,60 @@
+"""How much a database on SQLite holds: what it costs to say so does not grow with that."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.regions.ports import OriginLog
+from perdure.replication.records import Origin, Vector
+from sqlalchemy import Connection
+
+# By how many of the newest records of an origin the size of all is told.
+_SAMPLED_ROWS = 1_000
+
+
+def logs(
+    connection: Connection, ids: Mapping[Origin, int], floors: Vector, vector: Vector
+) -> list[OriginLog]:
+    """How long the log of each origin is; its bytes by the average of the newest records."""
+    found = []
+    for origin, id_ in ids.items():
+        count = vector.get(origin, 0) - floors.get(origin, 0)
+        if count <= 0:
+            continue
+        average = connection.exec_driver_sql(
+            "SELECT avg(length(body)) FROM (SELECT body FROM log WHERE origin = ?"
+            " ORDER BY lsn DESC LIMIT ?)",
+            (id_, _SAMPLED_ROWS),
+        ).scalar()
+        found.append(OriginLog(origin, count, int(count * (average or 0))))
+    return found
+
+
+def sizes(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """How many bytes of messages are stored of each of these sessions."""
+    found = {}
+    for id_ in ids:
+        size = connection.exec_driver_sql(
+            "SELECT sum(length(body) + length(facts)) FROM message"
+            " WHERE session = (SELECT number FROM session WHERE id = ?)",
+            (id_,),
+        ).scalar()
+        found[id_] = int(size or 0)
+    return found
+
+
+def file_bytes(path: Path) -> int:
+    """How long a file is; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def free_bytes(directory: Path) -> int | None:
+    """How much room is left on the disk of a directory; None where it does not say."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
