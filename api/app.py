@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from perdure.api.admin import add_admin
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
@@ -151,6 +152,8 @@ def create_app(
     add_auditing(routes, door)
     add_erasure(routes, node)
     add_life_cycle(routes, node, door)
+    add_admin(routes, node, door, version, demo_page)
+    routes.state.refusals = node.oversight.refusals
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)
@@ -197,7 +200,8 @@ class _Refused(Response):
         await refuse(self._error, [], receive, send)
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
+    request.app.state.refusals.note(error)
     return _Refused(error)
 
 
@@ -209,7 +213,9 @@ async def _http_problem(request: Request, error: Exception) -> Response:
             "method_not_allowed", "this path does not take this method", allow=_allowed(request)
         ),
     }
-    return _Refused(refusals.get(error.status_code, error))
+    found = refusals.get(error.status_code, error)
+    request.app.state.refusals.note(found)
+    return _Refused(found)
 
 
 def _allowed(request: Request) -> str:

@@ -10,6 +10,7 @@ import logging
 from typing import NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.connecting import connection_of
 from perdure.api.hot import WRITE_S_MAX
 from perdure.api.patience import within
 from perdure.api.problems import problem
@@ -48,7 +49,7 @@ log = logging.getLogger("perdure.api")
 REFUSED = 4000
 _TOO_LARGE = frozenset({"too_large", "too_long"})
 _OVER = {
-    "draining": COMES_BACK,
+    **dict.fromkeys(("draining", "moved"), COMES_BACK),
     "behind": TRY_LATER,
     "deleted": REFUSED + 410,
     "expired": REFUSED + 401,
@@ -85,6 +86,9 @@ async def serve_document(
     node: Node, seat: Seat, scope: Scope, receive: Receive, send: Send, headers: Headers
 ) -> None:
     """One socket, from the end of its handshake on."""
+    connection = connection_of(scope)
+    connection.follow(seat)
+    connection.end = lambda: seat.end("moved")
     try:
         await receive()
         chosen = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None

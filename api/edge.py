@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from perdure.api.auditing import begin_telling, note
 from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread
+from perdure.api.connecting import connected
 from perdure.api.document_sockets import serve_document
 from perdure.api.door import ANYBODYS, Door, brings_any
 from perdure.api.fields import query
@@ -47,7 +48,7 @@ KEYED_PATHS = frozenset({"/v1/tokens"})
 # How long, and how much, is read of a body that was refused.
 LINGER_S = 2
 LINGER_BYTES_MAX = BODY_BYTES_MAX
-_COUNTED = "/v1/"
+_COUNTED = ("/v1/", "/admin/api/")
 _OPERATING = "/admin/"
 _SESSIONS = "/v1/sessions/"
 # What the segment after these names.
@@ -106,7 +107,8 @@ class Edge:
             key = standing.check(parts[3], "read" if is_document else None)
             query(scope["query_string"])
             self._sockets.check_room()
-            going_on.enter_context(self._meter.connected(scope, standing.authority))
+            kind = "document" if is_document else "websocket"
+            going_on.enter_context(self._connected(scope, standing, kind, key))
             headers = await self._count(scope, standing, None)
             seat = self._seat(standing, parts, key) if is_document else None
         except Exception as error:
@@ -114,6 +116,7 @@ class Edge:
                 log.exception("handshake of %r failed", scope.get("raw_path"))
             if isinstance(error, Refusal) and error.code == "unauthorized":
                 self._note_guess(scope)
+            self._node.oversight.refusals.note(error)
             await refuse_socket(error, self._headers, send)
             return
         if seat is None:
@@ -149,6 +152,7 @@ class Edge:
             if not isinstance(error, Refusal | StorageError):
                 # As bytes and quoted: nothing in a path can forge a line of the log.
                 log.exception("%s %r failed", scope["method"], scope.get("raw_path"))
+            self._node.oversight.refusals.note(error)
             if started:
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
@@ -175,7 +179,7 @@ class Edge:
         if (agent := _agent_of(scope)) is not None:
             agent = session_key(standing.authority.tenant, agent)
             headers = await self._count(scope, standing, None)
-            with self._meter.connected(scope, standing.authority):
+            with self._connected(scope, standing, "work", None):
                 await work_feed(self._node, scope, receive, send, agent, headers)
             return
         writes = len(parts) > 3 and scope["method"] not in ("GET", "HEAD")
@@ -238,6 +242,11 @@ class Edge:
             standing.authority.check_name(parts[5], "member")
         return parts
 
+    def _connected(
+        self, scope: Scope, standing: Standing, kind: str, session: str | None
+    ) -> contextlib.AbstractContextManager[None]:
+        return connected(self._node, self._meter, scope, standing.authority, kind, session)
+
     async def _count(self, scope: Scope, standing: Standing, session: str | None) -> Headers:
         """Let a request in when it may come, and when it is its turn; the header fields of its
         answer. ``session``: the one that it writes to. Raises ``Refusal`` ``too_many``."""
@@ -280,7 +289,8 @@ class Edge:
         if parts[-1] == "tokens":
             await append_tokens(self._node, scope, receive, send, parts[3], parts[5], headers)
             return
-        with self._meter.connected(scope, standing_of(scope).authority):
+        kind = "sse" if parts[-1] == "events" else parts[-1]
+        with self._connected(scope, standing_of(scope), kind, parts[3]):
             if parts[-1] == "poll":
                 await self._polls.answer(scope, receive, send, parts[3], headers)
             elif parts[-1] == "events":

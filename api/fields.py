@@ -119,7 +119,7 @@ def check_ttl_s(value: Any) -> int | None:
 
 def limit(values: Mapping[str, str]) -> int:
     """The ``limit`` of a page: 1 to 1,000, 100 when it is absent."""
-    return _whole(values, "limit", 1, PAGE_ITEMS_MAX, PAGE_ITEMS_DEFAULT)
+    return whole_of(values, "limit", 1, PAGE_ITEMS_MAX, PAGE_ITEMS_DEFAULT)
 
 
 def ack_wait_ms(values: Mapping[str, str]) -> int | None:
@@ -127,16 +127,17 @@ def ack_wait_ms(values: Mapping[str, str]) -> int | None:
     ack = values.get("ack", "accepted")
     if ack not in ("accepted", "stable"):
         raise Refusal("invalid_query", "ack must be accepted or stable", field="ack")
-    wait_ms = _whole(values, "wait_ms", 0, ACK_WAIT_MS_MAX, ACK_WAIT_MS_MAX)
+    wait_ms = whole_of(values, "wait_ms", 0, ACK_WAIT_MS_MAX, ACK_WAIT_MS_MAX)
     return wait_ms if ack == "stable" else None
 
 
 def poll_wait_ms(values: Mapping[str, str]) -> int:
     """How long a poll waits for something to tell."""
-    return _whole(values, "wait_ms", 0, POLL_WAIT_MS_MAX, POLL_WAIT_MS_DEFAULT)
+    return whole_of(values, "wait_ms", 0, POLL_WAIT_MS_MAX, POLL_WAIT_MS_DEFAULT)
 
 
-def _whole(values: Mapping[str, str], name: str, least: int, most: int, default: int) -> int:
+def whole_of(values: Mapping[str, str], name: str, least: int, most: int, default: int) -> int:
+    """A whole number of a query, or the default; ``Refusal`` ``invalid_query``."""
     text = values.get(name)
     if text is None:
         return default

@@ -18,6 +18,7 @@ from perdure.api.bodies import (
     parse_object,
     read_body,
 )
+from perdure.api.connecting import cut_by, follow
 from perdure.api.fields import Fields, ack_wait_ms, member_of, query
 from perdure.api.pace import cost_of, pace_of
 from perdure.api.patience import within
@@ -192,15 +193,21 @@ async def events(
     if member is not None:
         standing.check_member(session, member)
     reader = node.subscribe(session, cursor, member, data)
+    follow(scope, reader, member)
     with standing.held(session, reader.expire_grant, reads(member)):
-        await _tell(node, reader, receive, send, headers)
+        gone = asyncio.ensure_future(_until_gone(receive))
+        cut_by(scope, gone)
+        await _tell(node, reader, gone, send, headers)
 
 
 async def _tell(
-    node: Node, reader: Reader, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]
+    node: Node,
+    reader: Reader,
+    gone: asyncio.Future[None],
+    send: Send,
+    headers: list[tuple[bytes, bytes]],
 ) -> None:
     writing = asyncio.ensure_future(_write_events(reader, send, headers))
-    gone = asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
         if writing.done():

@@ -20,7 +20,7 @@ def add_life_cycle(routes: FastAPI, node: Node, door: Door) -> None:
             told = {"target": target, **more}
             await note(door.guard.audit, action, authority_of(request), (), told)
 
-    @routes.post("/admin/api/drain", include_in_schema=False)
+    @routes.post("/admin/api/drain")
     async def drain_region(request: Request) -> Response:
         """Take no more writes and send readers elsewhere; or serve again."""
         no_query(request)
@@ -33,7 +33,7 @@ def add_life_cycle(routes: FastAPI, node: Node, door: Door) -> None:
         await noted(request, "region.drain", node.region)
         return answer(_standing(node, flushed=await node.begin_drain()))
 
-    @routes.post("/admin/api/regions/{r}/forget", include_in_schema=False)
+    @routes.post("/admin/api/regions/{r}/forget")
     async def forget_region(r: str, request: Request) -> Response:
         """Remove another region for good, in all regions."""
         no_query(request)

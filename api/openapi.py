@@ -4,6 +4,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from perdure.api.admin_schemas import (
+    ADMIN_ANSWERS,
+    ADMIN_BODIES,
+    ADMIN_OPTIONAL,
+    ADMIN_SCHEMAS,
+    describe_admin,
+)
 from perdure.api.edge import KEYED_PATHS, OPEN_PATHS
 from perdure.api.schemas import SCHEMAS, ref
 from perdure.api.shapes import POLL_WAIT_MS, parameter
@@ -31,9 +38,10 @@ _BODIES = {
     ("/v1/keys", "post"): "MakeKey",
     ("/v1/revocations", "post"): "Revoke",
     ("/v1/erasures", "post"): "EraseSubject",
+    **ADMIN_BODIES,
 }
 # Bodies that may be left out.
-_OPTIONAL = frozenset({"Create", "Put", "Mint"})
+_OPTIONAL = frozenset({"Create", "Put", "Mint"}) | ADMIN_OPTIONAL
 _ANSWERS = {
     ("/v1/transports", "get"): "Transports",
     ("/v1/sessions", "get"): "Sessions",
@@ -73,6 +81,7 @@ _ANSWERS = {
     ("/v1/sessions/{s}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/messages/{m}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/documents/{d}/erasure", "get"): "Erasure",
+    **ADMIN_ANSWERS,
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),
@@ -256,6 +265,7 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
             response["content"] = _json(name)
         if (path, method) in _NEW_OR_KNOWN:
             responses["200"] = {"description": "It was here already", "content": _json(name)}
+    describe_admin(value["paths"])
     value["paths"].update(_hot_paths())
     unready = {"type": "object", "required": ["ready", "reason"], "properties": _UNREADY}
     value["paths"]["/readyz"]["get"]["responses"]["503"] = {
@@ -266,7 +276,7 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"].setdefault("default", _PROBLEM)
-    value.setdefault("components", {})["schemas"] = SCHEMAS
+    value.setdefault("components", {})["schemas"] = {**SCHEMAS, **ADMIN_SCHEMAS}
     value["components"]["securitySchemes"] = {
         "grant": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
         "key": {"type": "http", "scheme": "bearer", "bearerFormat": "API key"},

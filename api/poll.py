@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.connecting import follow
 from perdure.api.fields import member_of, poll_wait_ms, query
 from perdure.api.hot import JSON, WRITE_S_MAX, respond
 from perdure.api.patience import within
@@ -78,6 +79,7 @@ class Polls:
             standing.check_member(session, asked.member)
         turn = Turn(self._node, asked, self._take(asked))
         reader = turn.reader
+        follow(scope, reader, asked.member)
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             with standing.held(session, reader.expire_grant, reads(asked.member)):

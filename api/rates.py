@@ -192,6 +192,10 @@ class Meter:
         give_pace(scope, self.rates.pace(address, authority, session))
         return fields
 
+    def address(self, scope: Scope) -> str:
+        """Where a request comes from."""
+        return self._callers.address(scope)
+
     def row(self, scope: Scope, authority: Caller | None) -> str:
         """With whom a request takes its turns: its tenant's others, or its address's."""
         tenant = "" if authority is None else authority.tenant

@@ -13,6 +13,7 @@ from typing import Any
 
 from perdure.api.acknowledging import Acknowledging
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.connecting import COME_BACK, connection_of
 from perdure.api.door import Door
 from perdure.api.hot import WRITE_S_MAX
 from perdure.api.pace import Pace, cost_of, pace_of
@@ -36,6 +37,7 @@ from perdure.api.standing import Needs, reads, standing_of
 from perdure.api.transports import PROTOCOL
 from perdure.api.verbs import Answer, Whose, carry_out
 from perdure.api.work import hold_feed
+from perdure.regions.connections import Connection
 from perdure.regions.fanout import Reader
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
@@ -90,7 +92,10 @@ class Sockets:
             accept = {"type": "websocket.accept", "subprotocol": chosen, "headers": headers}
             await send(accept)
             whose = Whose(standing_of(scope), self._door)
-            await Socket(self._node, whose, session, receive, send, pace_of(scope)).run()
+            socket = Socket(self._node, whose, session, receive, send, pace_of(scope))
+            socket.connection = connection_of(scope)
+            socket.connection.end = socket.send_away
+            await socket.run()
         except OSError:
             # The client has left; uvicorn says it so.
             return
@@ -108,6 +113,8 @@ class Socket:
         send: Send,
         pace: Pace | None = None,
     ) -> None:
+        # How operators see it.
+        self.connection: Connection | None = None
         self._pace = pace
         self._paused_until = 0.0
         self._node = node
@@ -243,6 +250,7 @@ class Socket:
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("a frame failed")
+            self._node.oversight.refusals.note(error)
             status, body = refusal_of(error)
         reply = {"reply": number, "status": status, "body": body}
         await self._send(json.dumps(reply, ensure_ascii=False, separators=(",", ":")))
@@ -261,6 +269,9 @@ class Socket:
             raise Refusal("too_many", "this socket follows too many sessions", retry_after_s=1)
         self._readers[session] = reader = self._node.subscribe(session, cursor, member, data)
         reader.on_close(self._whose.standing.hold(session, reader.expire_grant, reads(member)))
+        if self.connection is not None:
+            reader.on_close(self.connection.follow(reader))
+            self.connection.member = member or self.connection.member
 
         async def start() -> None:
             if self._readers.get(session) is reader and not self._end.done():
@@ -292,6 +303,20 @@ class Socket:
     def _is_quiet(self) -> bool:
         return asyncio.get_running_loop().time() - self._sent_at > KEEPALIVE_S / 2
 
+    def send_away(self) -> None:
+        """An operator ends it: its client comes back."""
+        for reader in self._readers.values():
+            reader.end_with(COME_BACK)
+        for feed in self._feeds.values():
+            feed.end()
+        self._start(self._finish(COMES_BACK))
+
+    async def _finish(self, code: int) -> None:
+        """Close it when those who are told last words have had them, or take none."""
+        if under_way := {*self._following.values(), *self._working.values(), *self._verbs}:
+            await asyncio.wait(under_way, timeout=LEAVE_S_MAX)
+        self._close(code)
+
     def _grant_over(self, why: str) -> None:
         self._start(self._expire(why))
 
@@ -302,16 +327,12 @@ class Socket:
         for feed in self._feeds.values():
             feed.expire_grant(why)
         await self._send(f'{{"expired":{{"reason":"{why}"}}}}')
-        if under_way := {*self._following.values(), *self._working.values(), *self._verbs}:
-            await asyncio.wait(under_way, timeout=LEAVE_S_MAX)
-        self._close(GRANT_OVER)
+        await self._finish(GRANT_OVER)
 
     async def _leave(self) -> None:
         """When the region drains, let its readers be told, and close."""
         await self._node.leaving.wait()
-        if under_way := {*self._following.values(), *self._working.values(), *self._verbs}:
-            await asyncio.wait(under_way, timeout=LEAVE_S_MAX)
-        self._close(COMES_BACK)
+        await self._finish(COMES_BACK)
 
     # Agents' feeds
 
@@ -323,6 +344,8 @@ class Socket:
             raise Refusal("too_many", "this socket follows too many agents", retry_after_s=1)
         self._feeds[agent] = reader = self._node.follow_agent(agent, worker)
         reader.on_close(hold_feed(self._whose.standing, reader))
+        if self.connection is not None:
+            reader.on_close(self.connection.follow(reader))
 
         async def start() -> None:
             if self._feeds.get(agent) is reader and not self._end.done():

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send, check_media_type, parse_object
+from perdure.api.connecting import connection_of
 from perdure.api.fields import Fields, query
 from perdure.api.hot import (
     WRITE_S_MAX,
@@ -207,8 +208,8 @@ class LongAppend:
         self._news = news
         self._last: Ack | None = None
         self._unstable = asyncio.Event()
-        # Why its grant is over; None while it is not.
-        self._over: str | None = None
+        # Why it is over; None while it is not.
+        self._over: Refusal | None = None
         self._pace = pace
         self._is_paused = False
 
@@ -226,7 +227,14 @@ class LongAppend:
 
     def end(self, why: str) -> None:
         """Its grant is over."""
-        self._over = why
+        self._end_with(Refusal("unauthorized", f"the grant is over: it is {why}"))
+
+    def send_away(self) -> None:
+        """An operator ends it: its client goes on with another request."""
+        self._end_with(Refusal("draining", "this request was ended; go on with another"))
+
+    def _end_with(self, refusal: Refusal) -> None:
+        self._over = refusal
         self._news.set()
 
     async def run(self, lines: Lines) -> None:
@@ -235,7 +243,7 @@ class LongAppend:
             # Cleared before looking: what comes from here on is seen in the next round.
             self._news.clear()
             if self._over is not None:
-                raise Refusal("unauthorized", f"the grant is over: it is {self._over}")
+                raise self._over
             if self._unstable.is_set():
                 await self._tell_progress(self._node.acknowledged(*self._lane))
             paused = self._is_paused and not self._node.leaving.is_set()
@@ -307,6 +315,7 @@ async def stream(
     news = asyncio.Event()
     lines = Lines(receive, news)
     appending = LongAppend(node, session, message, producer, send, news, pace_of(scope))
+    connection_of(scope).end = appending.send_away
     watches = (lines.read(), appending.watch(), appending.watch_leaving())
     tasks = [asyncio.create_task(watch) for watch in watches]
     # The body is asked for before the answer starts: a client may wait for ``100 Continue``.
@@ -323,6 +332,7 @@ async def stream(
     except Exception as error:
         if not isinstance(error, Refusal | StorageError):
             log.exception("stream failed")
+        node.oversight.refusals.note(error)
         last = problem(error).encode() + b"\n"
     finally:
         for task in tasks:

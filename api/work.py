@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.connecting import connection_of, cut_by
 from perdure.api.fields import poll_wait_ms, query
 from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
 from perdure.api.standing import Needs, Standing, standing_of
@@ -38,6 +39,10 @@ async def work_feed(
     try:
         if _wants_stream(scope):
             reader = node.follow_agent(agent, worker)
+            connection = connection_of(scope)
+            connection.follow(reader)
+            connection.member, connection.end = worker, reader.end
+            cut_by(scope, gone)
             with standing.held(None, reader.expire_grant, needs_of_feed(agent, worker)):
                 await _stream(node, reader, send, gone, headers)
             return

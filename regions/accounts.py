@@ -74,18 +74,9 @@ class Accounts(Sharing):
         }
 
     @property
-    def clock(self) -> Clock:
-        """The time here."""
-        return self._clock
-
-    @property
     def storage(self) -> Storage:
         """The disk."""
         return self._storage
-
-    def readiness(self) -> str | None:
-        """None when ready; else why not."""
-        raise NotImplementedError
 
     async def verify(self, session: str | None = None) -> dict[str, Any]:
         """Whether every region that can be reached holds the same (PROTOCOL A.4)."""

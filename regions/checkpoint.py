@@ -66,6 +66,8 @@ class Checkpoint:
         limits: Limits,
     ) -> None:
         self.saved = 0
+        # When images were last stored, in ms since 1970.
+        self.saved_ms: int | None = None
         self.truncated = 0
         self.failures = 0
         self._state = state
@@ -192,6 +194,7 @@ class Checkpoint:
             raise
         self._state.saved(images)
         self.saved += len(images)
+        self.saved_ms = self._clock.wall_ms()
         if mark is not None:
             self._watermark = mark
             while self._marks and self._marks[0].position <= mark.position:

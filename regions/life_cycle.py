@@ -24,12 +24,13 @@ class LifeCycle(Accounts):
     # Set while the region drains, for requests that would go on for ever.
     leaving: asyncio.Event
     _status: str | None
-    _is_ending: bool = False
+    # Whether the process is to end, and not only to stand aside.
+    is_ending: bool = False
 
     async def drain(self, timeout_s: float) -> None:
         """Take no more writes, send readers elsewhere, and flush to the peers that are up: before
         the end."""
-        self._is_ending = True
+        self.is_ending = True
         await self.begin_drain(timeout_s)
 
     async def begin_drain(self, timeout_s: float = FLUSH_S_MAX) -> bool:
@@ -46,7 +47,7 @@ class LifeCycle(Accounts):
 
     def end_drain(self) -> None:
         """Serve again. Raises ``Refusal`` ``draining`` where the process is to end."""
-        if self._is_ending:
+        if self.is_ending:
             raise Refusal("draining", "this region is shutting down", retry_after_s=1)
         if self._status == "draining":
             self._status = None

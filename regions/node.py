@@ -301,7 +301,7 @@ class Node(LifeCycle):
                 self.state.unpin(id_)
 
     async def status(self, what: dict[str, Any]) -> dict[str, Any]:
-        """What a peer asks of this region itself, over a link (PROTOCOL B.8)."""
+        """What a peer asks of this region itself, over a link (PROTOCOL B.9)."""
         return await self.oversight.answer(what)
 
     def linked(self, name: str) -> None:

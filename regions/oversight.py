@@ -17,6 +17,7 @@ from perdure.regions.overview import Overview
 from perdure.regions.peer_views import Holding, PeerViews
 from perdure.regions.refusals import Refusals
 from perdure.regions.searching import Searching
+from perdure.regions.storage_report import StorageReport
 from perdure.regions.timeline import checked, timeline
 from perdure.regions.writer import Applied
 from perdure.replication.errors import Refusal
@@ -31,6 +32,8 @@ from perdure.replication.tenants import is_session
 DIGEST_FRESH_MS = 1_000
 DIGEST_SESSIONS_MAX = 200
 _DIGEST_BYTES = 16
+# How long who asks for all regions waits for those that are asked now.
+REFRESH_S_MAX = 1.0
 _KEPT = 0.8
 
 
@@ -47,6 +50,7 @@ class Oversight:
         self.refusals = Refusals(clock)
         self.history = History()
         self.searching = Searching(node, self.activity)
+        self.storage = StorageReport(node)
         self.peers = PeerViews(lambda: list(node.gossip.peers), clock, start, self._holding)
         lag = Lag(node.gossip)
         self.overview = Overview(node, self.peers, lag, self.activity, self.connections)
@@ -106,9 +110,9 @@ class Oversight:
             "tokens_per_s": self.activity.rate,
             "events_per_s": round(self.overview.events_per_s, 1),
             "commits_per_s": round((commits - self._commits) / STEP_S, 1),
-            "commit_p99_ms": self._p99_ms(meters.commit_seconds),
-            "append_p99_ms": self._p99_ms(meters.append_seconds),
-            "delivery_p99_ms": self._p99_ms(meters.delivery_seconds),
+            **self._quantiles("commit", meters.commit_seconds),
+            **self._quantiles("append", meters.append_seconds),
+            **self._quantiles("delivery", meters.delivery_seconds),
             "gossip_lag_ms": self.overview.lag_ms(),
             "readers": node.fanout.count,
             "connections": len(self.connections),
@@ -117,19 +121,23 @@ class Oversight:
         self._commits, self._refused = commits, refused
         self.history.add(self._clock.wall_ms(), values)
 
-    def _p99_ms(self, histogram: Histogram) -> float | None:
+    def _quantiles(self, what: str, histogram: Histogram) -> dict[str, float | int | None]:
         """Of what was observed since the last sample; beyond all bounds, the greatest of them."""
         before = self._counts.get(histogram.name)
-        found = histogram.quantile(0.99, before)
         self._counts[histogram.name] = list(histogram.counts)
-        return None if found is None else round(min(found, histogram.bounds[-1]) * 1000, 3)
+        values: dict[str, float | int | None] = {}
+        for name, part in (("p50", 0.5), ("p99", 0.99)):
+            found = histogram.quantile(part, before)
+            limited = None if found is None else min(found, histogram.bounds[-1])
+            values[f"{what}_{name}_ms"] = None if limited is None else round(limited * 1000, 3)
+        return values
 
     # What peers ask
 
     async def answer(self, what: dict[str, Any]) -> dict[str, Any]:
-        """What a peer asks for (PROTOCOL B.8); what is not known is left out. Raises
+        """What a peer asks for (PROTOCOL B.9); what is not known is left out. Raises
         ``Refusal``."""
-        answer: dict[str, Any] = {**self._node.version()}
+        answer: dict[str, Any] = {**self._node.version(), "state": self._node.readiness()}
         if what.get("view") is True:
             self.peers.compare()
             answer["view"] = self.overview.own()
@@ -162,6 +170,42 @@ class Oversight:
 
     # What operators ask
 
+    async def refreshed(self) -> None:
+        """Views of the peers are asked for where it is time, and waited for a little."""
+        await self.peers.refresh(REFRESH_S_MAX)
+
+    def busy(self, id_: str) -> dict[str, Any]:
+        """What is told again and again of a session that tokens come to."""
+        return {
+            "session": id_,
+            "tokens_per_s": self.activity.rate_of(id_),
+            "readers": self.searching.readers_of(id_),
+            "active_runs": len(self._node.turns.texts(id_)),
+        }
+
+    def present(self, session: str) -> list[dict[str, Any]]:
+        """Who is present in a session, and through how many connections at which regions."""
+        found = []
+        presence, is_hidden = self._node.desk.presence, self._node.desk.gossip.is_hidden
+        for member in sorted(presence.members_in(session)):
+            entries = presence.entries_in(session, member)
+            regions = [e.dot.origin.region for e in entries if not is_hidden(e.dot.origin)]
+            if regions:
+                there = {"regions": sorted({*regions}), "connections": len(regions)}
+                found.append({"member": member, **there})
+        return found
+
+    def errors(self) -> dict[str, Any]:
+        """What was refused or failed, by code, also on links with peers."""
+        links = self.peers.links
+        counters = {} if links is None else links.counters
+        on_links = [
+            {"code": name, "count": count, "last_ms": None, "last_text": None}
+            for name, count in sorted(counters.items())
+            if "refused." in name or name == "links_broken"
+        ]
+        return {**self.refusals.value(), "links": on_links}
+
     def seen_of(self, session: str) -> list[dict[str, Any]]:
         """What this region has seen happen to a session."""
         return [entry.value(self._node.region) for entry in self.journal.of(session)]
@@ -182,11 +226,10 @@ class Oversight:
         return {**page, "asked": sorted([self._node.region, *answers])}
 
     async def positions(self, ids: list[str]) -> dict[str, dict[str, str]]:
-        """Of each of these sessions, whether the others hold the same as this region: ``equal``,
-        ``behind`` or ``unknown``."""
+        """Of each of these sessions, whether each peer holds the same as this region: ``equal``,
+        ``behind`` (it differs) or ``unknown`` (it did not say)."""
         found: dict[str, dict[str, str]] = {
-            id_: {self._node.region: "equal", **dict.fromkeys(self._node.gossip.peers, "unknown")}
-            for id_ in ids
+            id_: dict.fromkeys(self._node.gossip.peers, "unknown") for id_ in ids
         }
         for start in range(0, len(ids), STATUS_SESSIONS_MAX):
             asked = ids[start : start + STATUS_SESSIONS_MAX]

@@ -1,6 +1,6 @@
 """What the other regions say of themselves, and how far away they are.
 
-Each is asked over its link (``ask_status``, PROTOCOL B.8) while somebody looks, and for its clock
+Each is asked over its link (``ask_status``, PROTOCOL B.9) while somebody looks, and for its clock
 now and then. What is not answered is shown as it was said last, with its age.
 """
 

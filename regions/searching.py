@@ -6,18 +6,21 @@ In slices, with others having their turn between them; one search looks at
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from perdure.regions.accounts import Accounts
 from perdure.regions.activity import Activity
 from perdure.regions.image_tables import term_of
+from perdure.replication.errors import Refusal
 from perdure.replication.hlc import to_wall_ms, wall_time
 from perdure.replication.limits import SEARCH_SESSIONS_MAX
 from perdure.replication.tenants import Range, is_own, tenant_of
 
 SORTS = ("recent", "id", "size", "readers")
 _SLICE = 250
+# Beyond so many digits nobody pages on in what is not sorted by name.
+_SKIP_DIGITS = 6
 
 Summary = dict[str, Any]
 
@@ -31,6 +34,15 @@ class Asked(NamedTuple):
     after: str | None = None
     limit: int = 100
     own: bool = False
+
+    @property
+    def skip(self) -> int:
+        """How many of the first were on earlier pages, where they are not sorted by name. Raises
+        ``Refusal`` ``invalid_query``."""
+        text = self.after or "0"
+        if not (text.isascii() and text.isdigit() and len(text) < _SKIP_DIGITS):
+            raise Refusal("invalid_query", "after must be as the last page gave it", field="after")
+        return int(text)
 
     def fits(self, id_: str) -> bool:
         """Whether a session is meant."""
@@ -51,6 +63,13 @@ class Found(NamedTuple):
     ids: list[str]
     next: str | None
     complete: bool
+
+
+def _page(asked: Asked, found: Sequence[tuple[int | str, str]], *, complete: bool) -> Found:
+    """The page of the greatest that was asked for."""
+    first, past = asked.skip, asked.skip + asked.limit
+    ids = [id_ for _, id_ in heapq.nlargest(past + 1, found)]
+    return Found(ids[first:past], str(past) if len(ids) > past else None, complete)
 
 
 class Searching:
@@ -105,7 +124,7 @@ class Searching:
     def _by_readers(self, asked: Asked) -> Found:
         counts = ((id_, self.readers_of(id_)) for id_ in list(self._node.state.sessions))
         read = [(count, id_) for id_, count in counts if count and asked.fits(id_)]
-        return Found([id_ for _, id_ in heapq.nlargest(asked.limit, read)], None, True)
+        return _page(asked, read, complete=True)
 
     async def _best(self, asked: Asked) -> Found:
         """The greatest of all by a measure; what was written to last is found wherever it is."""
@@ -113,10 +132,10 @@ class Searching:
         known: set[str] = set()
         if asked.sort == "recent":
             recent = self._activity.recent(SEARCH_SESSIONS_MAX)
-            known = set(filter(asked.fits, recent[: 10 * asked.limit]))
+            known = set(filter(asked.fits, recent))
             exists = (id_ for id_ in known if self.exists(id_))
             best = [(wall_time(self._activity.updated_ms(id_) or 0), id_) for id_ in exists]
-        looked, complete = 0, True
+        looked, complete, most = 0, True, asked.skip + asked.limit + 1
         async for id_, summary in self._all(None, asked.prefix):
             if looked == SEARCH_SESSIONS_MAX:
                 complete = False
@@ -127,9 +146,9 @@ class Searching:
                     summary["created"] or "" if asked.sort == "recent" else summary["messages"]
                 )
                 best.append((measure, id_))
-                if len(best) > 4 * asked.limit:
-                    best = heapq.nlargest(asked.limit, best)
-        return Found([id_ for _, id_ in heapq.nlargest(asked.limit, best)], None, complete)
+                if len(best) > 4 * most:
+                    best = heapq.nlargest(most, best)
+        return _page(asked, best, complete=complete)
 
     # One session
 

@@ -30,6 +30,9 @@ HOMES = {
     },
     "cryptography": {"regions/certificates.py", "regions/cipher.py"},
     "fastapi": {
+        "api/admin.py",
+        "api/admin_actions.py",
+        "api/admin_live.py",
         "api/answers.py",
         "api/app.py",
         "api/auditing.py",

@@ -245,6 +245,20 @@ EXCHANGES: tuple[tuple[str, str, Any, int], ...] = (
     ("GET", f"{SESSION}/presence", None, 200),
     ("GET", SESSION, None, 200),
     ("DELETE", MEMBER, None, 204),
+    ("GET", "/admin/api/overview", None, 200),
+    ("GET", "/admin/api/history", None, 200),
+    ("GET", "/admin/api/sessions", None, 200),
+    ("GET", "/admin/api/sessions/{s}", None, 200),
+    ("GET", "/admin/api/sessions/{s}/timeline", None, 200),
+    ("POST", "/admin/api/sessions/{s}/cancel", {"message": "m"}, 200),
+    ("POST", "/admin/api/sessions/{s}/cancel", {"message": "none"}, 404),
+    ("GET", "/admin/api/connections", None, 200),
+    ("POST", "/admin/api/connections/{c}/disconnect", None, 404),
+    ("GET", "/admin/api/storage", None, 200),
+    ("GET", "/admin/api/errors", None, 200),
+    ("POST", "/admin/api/verify", {"session": "s"}, 200),
+    ("POST", "/admin/api/drain", {"undo": 1}, 400),
+    ("POST", "/admin/api/regions/{r}/forget", {"confirm": "us"}, 400),
     ("DELETE", MESSAGE, None, 204),
     ("GET", MESSAGE, None, 410),
     ("GET", f"{SESSION}/erasure", None, 404),
@@ -271,7 +285,7 @@ async def test_answers_are_as_described(region, document):
         check(document, method, path, reply)
     called = {(method.lower(), path) for method, path, _, _ in EXCHANGES}
     hot = {operation for operation, _ in operations(document)} - called - OF_GRANTS
-    assert {path.rpartition("/")[2] for _, path in hot} == {"tokens", "stream", "events"}
+    assert {path.rpartition("/")[2] for _, path in hot} == {"tokens", "stream", "events", "live"}
 
 
 async def test_acknowledgements_are_as_described(region, document):

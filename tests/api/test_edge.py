@@ -334,6 +334,20 @@ OPERATIONS = {
     ("/v1/sessions/{s}/messages/{m}/cancel", "post"),
     ("/v1/sessions/{s}/messages/{m}/tokens", "post"),
     ("/v1/sessions/{s}/messages/{m}/stream", "post"),
+    ("/admin/api/overview", "get"),
+    ("/admin/api/history", "get"),
+    ("/admin/api/live", "get"),
+    ("/admin/api/sessions", "get"),
+    ("/admin/api/sessions/{s}", "get"),
+    ("/admin/api/sessions/{s}/timeline", "get"),
+    ("/admin/api/sessions/{s}/cancel", "post"),
+    ("/admin/api/connections", "get"),
+    ("/admin/api/connections/{c}/disconnect", "post"),
+    ("/admin/api/storage", "get"),
+    ("/admin/api/errors", "get"),
+    ("/admin/api/drain", "post"),
+    ("/admin/api/verify", "post"),
+    ("/admin/api/regions/{r}/forget", "post"),
 }
 
 
