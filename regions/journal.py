@@ -19,7 +19,6 @@ from perdure.replication.operations import (
     Discard,
     Items,
     Lapse,
-    Open,
     Operation,
     Step,
 )
@@ -97,17 +96,14 @@ class Journal:
             self._count -= len(gone)
 
     def admitted(self, operation: Operation) -> None:
-        """This region was the first to admit this, and it is on disk now."""
+        """This region was the first to admit this, and it is on disk now. (When messages were made
+        is in their headers.)"""
         session = operation.session
         match operation:
             case Items(message=message, lane=lane, entries=entries):
                 if isinstance(end := entries[-1], End):
                     who = (lane.producer, str(lane.epoch))
                     self.note(session, "ended", message, *who, status=end.status)
-            case Open(message=message, header=header):
-                who = (header.lane.producer, str(header.lane.epoch))
-                kind = "sent" if header.entries else "opened"
-                self.note(session, kind if header.run is None else "requested", message, *who)
             case Claim(message=message, lane=lane, base=base):
                 self.note(session, "claimed", message, lane.producer, str(lane.epoch), base=base)
             case Cancel(message=message):

@@ -5,22 +5,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from perdure.regions.ports import OriginLog
-from perdure.replication.records import Origin, Vector
+from perdure.replication.records import Origin
 from sqlalchemy import Connection
 
 # By how many of the newest records of an origin the size of all is told.
 _SAMPLED_ROWS = 1_000
 
 
-def logs(
-    connection: Connection, ids: Mapping[Origin, int], floors: Vector, vector: Vector
-) -> list[OriginLog]:
-    """How long the log of each origin is; its bytes by the average of the newest records."""
+def logs(connection: Connection, ids: Mapping[Origin, int]) -> list[OriginLog]:
+    """How long the log of each origin is, by its first and last lsn; its bytes by the average of
+    the newest records."""
     found = []
     for origin, id_ in ids.items():
-        count = vector.get(origin, 0) - floors.get(origin, 0)
-        if count <= 0:
+        # Two queries: of one with both SQLite reads the whole log.
+        first, last = (
+            connection.exec_driver_sql(
+                f"SELECT {which}(lsn) FROM log WHERE origin = ?",  # noqa: S608 - they stand here
+                (id_,),
+            ).scalar()
+            for which in ("min", "max")
+        )
+        if first is None or last is None:
             continue
+        count = last - first + 1
         average = connection.exec_driver_sql(
             "SELECT avg(length(body)) FROM (SELECT body FROM log WHERE origin = ?"
             " ORDER BY lsn DESC LIMIT ?)",

@@ -11,8 +11,7 @@ from perdure.regions.accounts import Accounts
 from perdure.regions.activity import Activity
 from perdure.regions.connections import Connections
 from perdure.regions.lag import Lag
-from perdure.regions.peer_views import PeerView, PeerViews
-from perdure.replication.frames import VERSIONS
+from perdure.regions.peer_views import ASKED_FROM, PeerView, PeerViews
 from perdure.replication.peers import Peer
 
 # How long a view is good for.
@@ -57,10 +56,12 @@ class Overview:
 
     def own(self) -> dict[str, Any]:
         """This region's view of itself and of the others."""
-        now_ms = self._node.clock.monotonic_ms()
-        if self._own is None or now_ms - self._own[0] >= FRESH_MS:
-            self._own = (now_ms, self._made(now_ms))
-        return self._own[1]
+        now_ms, state = self._node.clock.monotonic_ms(), self._node.readiness()
+        known = self._own
+        # Who drains a region is told so at once.
+        if known is None or now_ms - known[0] >= FRESH_MS or known[1]["state"] != state:
+            self._own = known = (now_ms, self._made(now_ms))
+        return known[1]
 
     def _made(self, now_ms: int) -> dict[str, Any]:
         node = self._node
@@ -97,7 +98,6 @@ class Overview:
     def _sees(self, peer: Peer, now_ms: int) -> dict[str, Any]:
         node, view = self._node, self._peers.of(peer.name)
         behind = self._lag.of(peer.name, now_ms, node.state.log_bytes)
-        links = self._peers.links
         round_ms = node.repair.rounds_ms.get(peer.name)
         return {
             "region": peer.name,
@@ -110,7 +110,7 @@ class Overview:
             "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
             "last_anti_entropy_ms": None if round_ms is None else now_ms - round_ms,
             "digests": "unknown" if peer.state(now_ms) == "down" else view.digests(now_ms),
-            "wire": None if links is None else links.wire(peer.name),
+            "wire": self._peers.wire(peer.name),
         }
 
     def lag_ms(self) -> int:
@@ -126,15 +126,15 @@ class Overview:
         """A peer as it described itself last; ``age_ms``: how long ago that was."""
         age_ms = None if view.came_ms is None else now_ms - view.came_ms
         state = peer.state(now_ms)
-        links = self._peers.links
-        is_older = links is not None and links.wire(peer.name) == VERSIONS[0]
+        wire = self._peers.wire(peer.name)
+        is_older = wire is not None and wire < ASKED_FROM
         value = {**_BLANK, **(view.value or {})}
         value |= {"region": peer.name, "is_gone": False, "age_ms": age_ms}
         value["url"] = value["url"] or self.urls.get(peer.name)
         value["reachable"] = state != "down" and (view.answers or is_older)
         if is_older and view.value is None:
             text = f"{peer.name} speaks version 1 of the wire, and cannot say how it is"
-            value |= {"wire": [1], "problems": [findings.Finding("old_wire", text).value()]}
+            value |= {"wire": [wire], "problems": [findings.Finding("old_wire", text).value()]}
             if peer.incarnation is not None:
                 value["incarnation"] = f"{peer.incarnation:016x}"
         if not value["reachable"]:
@@ -146,14 +146,16 @@ class Overview:
         now_ms = self._node.clock.monotonic_ms()
         peers = sorted(self._node.gossip.peers.items())
         others = [self._other(peer, self._peers.of(name), now_ms) for name, peer in peers]
-        return [{**self.own(), "age_ms": 0}, *others]
+        about = {"is_gone": True, "reachable": False, "age_ms": None}
+        gone = [{**_BLANK, "region": name, **about} for name in sorted(self._node.gossip.gone)]
+        return [{**self.own(), "age_ms": 0}, *others, *gone]
 
     def value(self) -> dict[str, Any]:
         """Everything, for ``GET /admin/api/overview``."""
         own, regions = self.own(), self.regions()
         reachable = [view for view in regions if view["reachable"]]
         summary: dict[str, Any] = {
-            "regions": len(regions),
+            "regions": sum(not view["is_gone"] for view in regions),
             "reachable": len(reachable),
             "sessions": own["sessions"],
             "problems": sum(len(view["problems"]) for view in regions),

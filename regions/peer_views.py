@@ -15,6 +15,8 @@ from perdure.regions.ports import Clock
 
 log = logging.getLogger("perdure")
 
+# The version of the wire from which on a region can be asked.
+ASKED_FROM = 2
 # While somebody looks, a peer is asked for its view at most so often; for its clock always.
 VIEW_EVERY_MS = 2_000
 CLOCK_EVERY_MS = 10_000
@@ -98,9 +100,17 @@ class PeerViews:
         """What is known of a peer."""
         return self._views.setdefault(name, PeerView())
 
+    def wire(self, name: str) -> int | None:
+        """The version that the link to a peer speaks; None while there is none."""
+        try:
+            return None if self.links is None else self.links.wire(name)
+        except PeerUnreachable:
+            # It was configured, or removed, a moment ago.
+            return None
+
     def can_ask(self, name: str) -> bool:
         """Whether its link is open and knows these questions."""
-        return self.links is not None and (self.links.wire(name) or 0) >= 2
+        return (self.wire(name) or 0) >= ASKED_FROM
 
     def tick(self) -> None:
         """A second has passed: ask for clocks that were not seen for a while."""

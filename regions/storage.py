@@ -326,10 +326,10 @@ class SqliteStorage(ErasingStorage):
 
     async def measure(self) -> Measures:
         """How much is stored. Raises ``StorageFailed``."""
-        vector, floors, ids = dict(self._vector), dict(self._floors), dict(self._ids)
+        ids = dict(self._ids)
         wal = self.path.with_name(f"{self.path.name}-wal")
         return Measures(
-            await self._read(lambda c: measures.logs(c, ids, floors, vector)),
+            await self._read(lambda c: measures.logs(c, ids)),
             measures.file_bytes(self.path),
             measures.file_bytes(wal),
             bool(self._cipher.keys),

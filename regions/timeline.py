@@ -17,20 +17,24 @@ from perdure.replication.message import Message
 from perdure.replication.session import Session
 
 Entry = dict[str, Any]
-_KEY = re.compile(r"([0-9]{15})\.[0-9]{4}\.[0-9a-f]{8}\Z")
-_SERIAL_BITS = 16
-# Where among those of one moment what only a journal knows stands.
-_BESIDE = 5_000
+_KEY = re.compile(r"([0-9a-f]{16})\.[0-9]{4}\.[0-9a-f]{8}\Z")
+_READING_CHARS = 16
+# The order of what is of one moment.
+_KINDS = (
+    *("sent", "requested", "opened", "claimed", "resumed", "step", "retry", "fenced"),
+    *("lapsed", "ended", "cancelled", "deleted"),
+)
 # Of which the state knows the time itself.
 _TIMED = frozenset({"opened", "sent", "requested"})
 _FIELDS = ("at_ms", "region", "kind", "message", "run", "epoch", "producer", "detail")
 
 
 class Placed(NamedTuple):
-    """An entry and where it stands: later ones have greater keys."""
+    """An entry and where it stands, by a reading of the hybrid clock: later ones have greater
+    keys."""
 
     key: str
-    at_ms: int
+    reading: int
     entry: Entry
 
 
@@ -109,20 +113,36 @@ class Journals:
             yield from entries
 
 
-def _placed(entry: Entry, at_ms: int, rank: int) -> Placed:
+def _after(at_ms: int | None) -> int:
+    """Where something stands of which only the wall time is known: after all of that moment."""
+    return min(max(at_ms or 0, 0) << 16 | 0xFFFF, 2**64 - 1)
+
+
+def _by_time(entry: Entry) -> Placed:
+    """Of which a journal knows the time: the same place whether its message is at hand or not."""
+    kind = entry["kind"]
+    rank = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+    return _placed(entry, _after(entry["at_ms"]), rank)
+
+
+def _placed(entry: Entry, reading: int, rank: int) -> Placed:
     name = [str(entry[field]) for field in ("kind", "message", "epoch", "region", "at_ms")]
     tag = digest(4, *name).hex()
-    return Placed(f"{max(at_ms, 0):015d}.{min(rank, 9_999):04d}.{tag}", at_ms, entry)
+    return Placed(f"{reading:016x}.{min(rank, 9_999):04d}.{tag}", reading, entry)
 
 
 def _place(message: Message, journals: Journals) -> Iterator[Placed]:
-    last_ms = 0
-    is_run = message.header is not None and message.header.run is not None
+    header = message.header
+    last = 0 if header is None else header.created
+    is_run = header is not None and header.run is not None
     for rank, entry in enumerate(of_message(message)):
         whole = journals.complete(entry)
         whole["run"] = message.id if is_run else None
-        last_ms = max(last_ms, whole["at_ms"] or 0)
-        yield _placed(whole, last_ms, rank)
+        if rank and whole["at_ms"] is not None:
+            yield (placed := _by_time(whole))
+            last = max(last, placed.reading)
+        else:
+            yield _placed(whole, last, rank)
 
 
 def checked(entries: object) -> list[Entry]:
@@ -148,22 +168,22 @@ def timeline(
         raise Refusal("invalid_query", "before must be as the last page gave it", field="before")
     journals = Journals(journal)
     found: list[Placed] = []
-    floor_ms, more = -1, False
+    floor, more = -1, False
     if session is not None and session.deleted:
         gone = journals.complete(_entry("deleted", "", None) | {"message": None})
-        found.append(_placed(gone, gone["at_ms"] or 0, 0))
+        found.append(_by_time(gone))
     elif session is not None:
         serial = None
         if before is not None:
-            serial = f"{(int(before[:15]) + 1) << _SERIAL_BITS:016x}"
+            serial = f"{int(before[:_READING_CHARS], 16) + 1:016x}"
         ids, more = session.messages.page(serial, TIMELINE_MESSAGES_MAX)
         messages = [m for m in map(session.messages.look, ids) if m is not None]
         for message in messages:
             found += _place(message, journals)
         if more and messages and messages[0].header is not None:
-            floor_ms = to_wall_ms(messages[0].header.created)
-    found += [_placed(entry, entry["at_ms"], _BESIDE) for entry in journals.rest()]
-    found = [one for one in found if one.at_ms >= floor_ms and (before is None or one.key < before)]
+            floor = messages[0].header.created
+    found += map(_by_time, journals.rest())
+    found = [one for one in found if one.reading >= floor and (before is None or one.key < before)]
     found.sort(key=lambda one: one.key, reverse=True)
     page = found[:limit]
     has_more = bool(page) and (more or len(found) > limit)
