@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from perdure.regions.certificates import endings
-from perdure.regions.config import Config
+from perdure.regions.config import Config, ConfigError
 from perdure.regions.config_checks import look
 from perdure.regions.main import main
+from perdure.regions.peers_file import with_peers
 from perdure.regions.settings import Settings, flag_of, from_environment, variable_of
 from perdure.regions.settings_reading import Loaded, load
 
@@ -71,6 +72,28 @@ def test_lists_in_each_of_the_sources(environment: pytest.MonkeyPatch, tmp_path:
     texts = [f"{name}={url}" for name, url in peers.items()]
     assert config(load({**GOOD, "peers": texts})).peers == peers
     assert config(load({**GOOD, "peers": texts[:1]}, path)).peers == {"us": "http://[::1]:1"}
+
+
+def test_peers_in_a_file_are_read_again(tmp_path: Path) -> None:
+    """As those of --peers-file are: from the table of the file as it stands then, where the file is
+    TOML by its name, and what is wrong with it is told."""
+    path = written(tmp_path / "perdure.toml", "[peers]\nus = 'http://[::1]:1'\n")
+    found = config(load(GOOD, path))
+    assert (found.peers, found.peers_file) == ({}, path)
+    assert with_peers(found).peers == {"us": "http://[::1]:1"}
+    written(path, "[peers]\nus = 'http://[::1]:2'\nap = 'http://[::1]:3'\n")
+    assert with_peers(found).peers == {"us": "http://[::1]:2", "ap": "http://[::1]:3"}
+    written(path, "[peers]\neu = 'http://[::1]:2'\n")
+    with pytest.raises(ConfigError, match="--peer eu is this region itself"):
+        with_peers(found)
+    for text, message in (("peers = 7", "must be a table"), ("[peers", "is no TOML")):
+        written(path, text)
+        with pytest.raises(ConfigError, match=message):
+            with_peers(found)
+    other = written(tmp_path / "settings", "[peers]\nus = 'http://[::1]:1'\n")
+    assert config(load(GOOD, other)).peers == {"us": "http://[::1]:1"}
+    written(path, "[peers]\nus = 'http://[::1]:1'\n")
+    assert config(load({**GOOD, "peers": ["ap=http://[::1]:1"]}, path)).peers_file is None
 
 
 def test_the_environment_names_the_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
