@@ -438,6 +438,18 @@ async def test_what_verify_says(
     assert said in out and ("differs: s" in out) == (code == 1)
 
 
+async def test_verify_says_that_it_still_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it takes long, with how many differ, beside the output."""
+    monkeypatch.setattr(commands, "_VERIFY_EVERY_S", 0)
+    monkeypatch.setattr(commands, "_TELL_EVERY_S", 0)
+    options = argparse.Namespace(session=None, wait_s=9, json=False)
+    answers = Answers({"us": "different"}, {"us": "equal"})
+    assert await commands._verify(options, answers) == 0  # type: ignore[arg-type]
+    assert "sessions differ; asking again" in capsys.readouterr().err
+
+
 class OutOfStepOnce:
     """A session of which the first reading goes wrong."""
 

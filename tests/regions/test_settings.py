@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from perdure.regions.certificates import endings
+from perdure.regions.cluster import free_ports
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.config_checks import look
 from perdure.regions.main import main
@@ -16,6 +18,7 @@ from perdure.regions.settings import Settings, flag_of, from_environment, variab
 from perdure.regions.settings_reading import Loaded, load
 
 from tests.regions.authority import Authority
+from tests.regions.processes import COMMAND, started
 
 SECRET = "s" * 32
 GOOD = {"region": "eu", "data": "d", "dev_no_auth": True}
@@ -289,3 +292,27 @@ def test_a_look_at_the_machine(tmp_path: Path) -> None:
         "--peer-port 1",
     ]
     assert found.warnings == ["--peer us and --peer ap have one URL, http://[::1]:1/"]
+
+
+async def test_a_region_serves_by_its_file(tmp_path: Path) -> None:
+    """With a variable and a flag over it; and a start with faults tells them all, with exit code
+    2, and makes nothing."""
+    port, peer_port, other_port = free_ports(3)
+    text = f"region = 'eu'\nport = {port}\npeer_port = {peer_port}\ndata = '{tmp_path}/d'\n"
+    path = written(tmp_path / "perdure.toml", text)
+    command = (*COMMAND, "serve", "--config", path)
+    environment = {"PERDURE_DEV_NO_AUTH": "true", "PERDURE_PORT": "1"}
+    async with started(*command, "--port", other_port, environment=environment) as running:
+        line = await running.line_with("perdure eu: ")
+        assert f"http://127.0.0.1:{other_port} (no grants needed)" in line
+        running.signal(signal.SIGTERM)
+        assert (await running.end()).code == 0
+    written(path, f"prot = 1\n{text}evict_idle_s = 0\n".replace("/d'", "/none'"))
+    async with started(*command, environment=environment) as running:
+        ended = await running.end()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.splitlines() == [
+        f"perdure: 'prot' is no setting; did you mean port? ({path}, line 1)",
+        f"perdure: --evict-idle-s 0 must be 1 or more ({path}, line 6)",
+    ]
+    assert not (tmp_path / "none").exists()
