@@ -110,7 +110,10 @@ class Membership:
             raise Refusal("not_found", f"this region knows no region {name}")
         state = "down" if peer is None else peer.state(node.clock.monotonic_ms())
         if state != "down" and not force and not await self._is_drained(name):
-            detail = f"region {name} is {state}: drain it first, or force this"
+            detail = (
+                f"region {name} is {state}: drain it first, until all that it has accepted is"
+                " here; or force this"
+            )
             raise Refusal("conflict", detail)
         if len(self.gone) >= REGIONS_GONE_MAX:
             raise Refusal("too_many", "too many regions were removed", retry_after_s=3_600)
@@ -126,4 +129,9 @@ class Membership:
             status = await self._links.ask_status(name, {})
         except PeerUnreachable:
             return False
-        return status.get("state") == "draining"
+        peer, held = self._node.gossip.peers.get(name), self._node.gossip.vector
+        return status.get("state") == "draining" and all(
+            held.get(origin, 0) >= lsn
+            for origin, lsn in ({} if peer is None else peer.vector).items()
+            if origin.region == name
+        )

@@ -272,9 +272,9 @@ class Node(LifeCycle):
         self.catch_up.look()
         self._progressed()
 
-    async def receive(self, records: Sequence[Record]) -> None:
-        """Records of a peer: on disk when this returns."""
-        await self._writer.receive(records)
+    async def receive(self, records: Sequence[Record], sender: str | None = None) -> None:
+        """Records of a peer: on disk when this returns, unless it is gone by then."""
+        await self._writer.receive(records, sender)
 
     def digests(
         self, session: str | None, buckets: Sequence[int] | None

@@ -244,8 +244,8 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if config.peers_file is not None:
-        # Else it ends the process, as when a terminal is closed.
+    if config.peers_file is not None or not os.isatty(0):
+        # Else the terminal is closed, and that ends the process.
         loop.add_signal_handler(signal.SIGHUP, _read_peers_again, config, node)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = asyncio.create_task(_watch_name(links, stop))
@@ -327,6 +327,9 @@ def _announce(config: Config, node: Node) -> None:
 def _read_peers_again(config: Config, node: Node) -> None:
     """SIGHUP: the other regions are those that are configured now; where that is wrong, those that
     were stay."""
+    if config.peers_file is None:
+        log.warning("there is no --peers-file to read again")
+        return
     try:
         peers = with_peers(config).peers
     except ConfigError as error:

@@ -297,7 +297,7 @@ class Acceptor:
         self._gossip.heard(link.name, None, False, link.heard_ms)
         fresh, beyond = self._gossip.admit(records)
         if fresh:
-            await self._around.host.receive(fresh)
+            await self._around.host.receive(fresh, link.name)
             self._around.counters["records_received"] += len(fresh)
         vector = self._gossip.vector
         if not beyond:

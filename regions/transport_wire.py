@@ -86,8 +86,8 @@ class Host(Protocol):
     def desk(self) -> Desk:
         """Who keeps presence."""
 
-    async def receive(self, records: Sequence[Record]) -> None:
-        """Store and apply; on disk when it returns."""
+    async def receive(self, records: Sequence[Record], sender: str | None = None) -> None:
+        """Store and apply what a peer sends; on disk when it returns."""
 
     def peers_changed(self) -> None:
         """A vector or a liveness has changed."""

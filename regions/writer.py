@@ -54,6 +54,7 @@ class Arrival:
     records: Sequence[Record]
     pieces: Sequence[bytes]
     done: asyncio.Future[bool]
+    sender: str | None = None
 
 
 @dataclass(eq=False)
@@ -146,14 +147,15 @@ class Writer:
         self._queue.add(Intent(session, admit, exclusive, counted, done))
         return await self._answer(done)
 
-    async def receive(self, records: Sequence[Record]) -> None:
-        """Store and apply a peer's records; they are on disk when this returns.
+    async def receive(self, records: Sequence[Record], sender: str | None = None) -> None:
+        """Store and apply a peer's records; they are on disk when this returns. Those of a sender
+        that has been removed for good by the time that it is their turn are left out.
 
         Raises ``StorageFull``, ``StorageFailed``; then nothing has changed.
         """
         self._check_running()
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._arrivals.append(Arrival(records, (), done))
+        self._arrivals.append(Arrival(records, (), done, sender))
         await self._answer(done)
 
     async def absorb(self, pieces: Sequence[bytes]) -> None:
@@ -274,7 +276,8 @@ class Writer:
         arrived: list[Record] = []
         while self._arrivals and batch.bytes < COMMIT_BYTES_MAX:
             arrival = self._arrivals.popleft()
-            arrived += arrival.records
+            if arrival.sender not in self._gossip.gone:
+                arrived += arrival.records
             batch.bytes += bytes_of(arrival.records) + sum(map(len, arrival.pieces))
             for piece in arrival.pieces:
                 batch.absorbed += 1

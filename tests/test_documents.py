@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from perdure.api.problems import STATUS
 from perdure.regions.main import EXIT_USAGE, main
-from perdure.regions.serving import EXIT_NAME_IN_USE
+from perdure.regions.serving import EXIT_GONE, EXIT_NAME_IN_USE
 from perdure.replication import limits, operations
 from perdure.replication.coding import encode
 from perdure.replication.frames import Kind
@@ -303,7 +303,9 @@ def test_systemd_unit(capsys):
     manual = re.findall(r"^PERDURE_ARGS=(.*)$", read("deploy/README.md"), re.MULTILINE)
     given = set(re.findall(r"(--[a-z-]+)", " ".join([unit()["ExecStart"], *manual])))
     assert {"--region", "--data", "--peer"} <= given <= flags
-    assert unit()["RestartPreventExitStatus"].split() == [str(EXIT_USAGE), str(EXIT_NAME_IN_USE)]
+    final = [str(code) for code in (EXIT_USAGE, EXIT_NAME_IN_USE, EXIT_GONE)]
+    assert unit()["RestartPreventExitStatus"].split() == final
+    assert unit()["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(unit()["TimeoutStopSec"]) > limits.DRAIN_S_MAX
     assert int(unit()["LimitNOFILE"]) > 2 * limits.READERS_MAX
     assert unit()["KillSignal"] == "SIGTERM"

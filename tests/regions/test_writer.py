@@ -277,6 +277,20 @@ async def test_peers_leave_room_for_clients(bench: Bench, monkeypatch: pytest.Mo
     assert EU in {record.origin for record in bench.storage.commits[1]}
 
 
+@pytest.mark.failure("C4")
+async def test_what_waits_of_a_region_that_was_removed_is_left_out(bench: Bench) -> None:
+    """Once that is known nothing more is taken of its link; another may still bring the same."""
+    await bench.held()
+    late = asyncio.create_task(bench.writer.receive(arrived(1), "us"))
+    await turns()
+    bench.gossip.forgotten("us", None)
+    bench.storage.release()
+    await late
+    assert US not in bench.gossip.vector
+    await bench.writer.receive(arrived(1), "ap")
+    assert bench.gossip.vector[US] == 1
+
+
 async def test_waiting_writes_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a write is refused at once, with when to come back; those that wait are
     not touched."""
