@@ -4,7 +4,7 @@ A mark once a second of what is on disk here says how old the oldest record is t
 confirmed, without a time on each record: it came after the newest mark that the peer has reached.
 """
 
-from collections import deque
+from bisect import bisect_left
 from typing import NamedTuple
 
 from perdure.replication.gossip import Gossip
@@ -35,7 +35,7 @@ class Lag:
 
     def __init__(self, gossip: Gossip) -> None:
         self._gossip = gossip
-        self._marks: deque[Mark] = deque()
+        self._marks: list[Mark] = []
 
     def mark(self, now_ms: int, log_bytes: int) -> None:
         """A second has passed."""
@@ -44,9 +44,8 @@ class Lag:
             return
         if len(self._marks) >= LAG_MARKS_MAX:
             # Every other one of the older half: the longer it is ago, the less it matters when.
-            marks = list(self._marks)
-            half = len(marks) // 2
-            self._marks = deque([*marks[:half:2], *marks[half:]])
+            half = len(self._marks) // 2
+            self._marks = [*self._marks[:half:2], *self._marks[half:]]
         self._marks.append(Mark(now_ms, dict(vector), log_bytes))
 
     def of(self, name: str, now_ms: int, log_bytes: int) -> Behind:
@@ -55,16 +54,17 @@ class Lag:
         if not operations:
             return Behind(0, 0, 0.0)
         theirs = self._gossip.peers[name].vector
-        reached: Mark | None = None
-        first_ms = now_ms
-        for mark in reversed(self._marks):
-            if all(theirs.get(origin, 0) >= lsn for origin, lsn in mark.vector.items()):
-                reached = mark
-                break
-            first_ms = mark.at_ms
+
+        def lacks(mark: Mark) -> bool:
+            return any(theirs.get(origin, 0) < lsn for origin, lsn in mark.vector.items())
+
+        # Vectors grow: who lacks something of a mark lacks something of all after it.
+        first = bisect_left(self._marks, True, key=lacks)
+        first_ms = self._marks[first].at_ms if first < len(self._marks) else now_ms
         seconds = round((now_ms - first_ms) / 1000, 3)
-        if reached is None:
+        if not first:
             return Behind(operations, None, seconds)
+        reached = self._marks[first - 1]
         held = self._gossip.vector
         since = sum(lsn - reached.vector.get(origin, 0) for origin, lsn in held.items())
         size = (log_bytes - reached.log_bytes) * operations // max(1, since, operations)

@@ -30,6 +30,18 @@ _BLANK: dict[str, Any] = {
 }
 
 
+def _believed(told: dict[str, Any]) -> dict[str, Any]:
+    """What a region told of itself, without what is not as this build knows it: another build may
+    mean something else by a name."""
+    lists = ("wire", "sees", "problems")
+    return {
+        name: value
+        for name, value in told.items()
+        if (name not in _NUMBERS or (isinstance(value, int | float) and value is not True))
+        and (name not in lists or isinstance(value, list))
+    }
+
+
 class Overview:
     """What one region shows of all."""
 
@@ -128,7 +140,7 @@ class Overview:
         state = peer.state(now_ms)
         wire = self._peers.wire(peer.name)
         is_older = wire is not None and wire < ASKED_FROM
-        value = {**_BLANK, **(view.value or {})}
+        value = {**_BLANK, **_believed(view.value or {})}
         value |= {"region": peer.name, "is_gone": False, "age_ms": age_ms}
         value["url"] = value["url"] or self.urls.get(peer.name)
         value["reachable"] = state != "down" and (view.answers or is_older)

@@ -118,6 +118,20 @@ def test_what_was_compared_long_ago_is_unknown() -> None:
     assert view.digests(DIGEST_MS_MAX + 3_001) == "unknown"
 
 
+async def test_what_a_region_tells_of_itself_need_not_fit(regions: Regions) -> None:
+    """A build that means something else by a name is shown by the rest of what it says."""
+    node, _ = regions.node(peers=["us"])
+    node.start(None)
+    view = node.oversight.peers.of("us")
+    view.value = {"readers": "many", "sees": None, "wire": 3, "version": "9", "sessions": 4}
+    view.came_ms = node.clock.monotonic_ms()
+    value = node.oversight.overview.value()
+    us = value["regions"][1]
+    assert (us["readers"], us["sees"], us["wire"]) == (None, [], [])
+    assert (us["version"], us["sessions"], us["region"]) == ("9", 4, "us")
+    await node.stop()
+
+
 # Journals, rates, refusals, the last minutes
 
 
