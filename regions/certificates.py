@@ -181,3 +181,8 @@ def _check_authority(files: PeerFiles, certificate: x509.Certificate) -> None:
     if not is_authority:
         name = ascii(certificate.subject.rfc4514_string())
         raise ConfigError(f"--peer-ca {files.ca}: {name} is no authority (basicConstraints CA)")
+
+
+def endings(flag: str, path: Path) -> list[datetime]:
+    """When the certificates of a file end. Raises ``ConfigError`` where it holds none."""
+    return [one.not_valid_after_utc for one in _certificates(flag, path)]

@@ -3,10 +3,8 @@
 import argparse
 import asyncio
 import contextlib
-import io
-import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from unicodedata import category
@@ -14,6 +12,7 @@ from unicodedata import category
 from perdure.regions.audit_command import CODES as AUDIT_CODES
 from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
+from perdure.regions.client_command import EXIT_CODES, EXIT_UNREACHABLE, add_command
 from perdure.regions.console import patiently, print_json, say
 from perdure.regions.life_cycle_command import (
     CODES_DRAIN,
@@ -22,35 +21,29 @@ from perdure.regions.life_cycle_command import (
     drain,
     forget,
 )
+from perdure.regions.operator_commands import add_operator_commands
 from perdure.regions.publishing import publish
 from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
 
-from perdure_client import Client, Event, VendorError
-from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError
+from perdure_client import Client, Event
+from perdure_client.errors import Deleted, NotFound, OutOfStep
 from perdure_client.pipes import FORMATS
 from perdure_client.reducer import SessionView, apply
 
-DEFAULT_URL = "http://127.0.0.1:7101"
-GRANT = "PERDURE_GRANT"
 EXIT_DIFFERENT = 1
-EXIT_USAGE = 2
-# How long a command tries to reach a region before it says that it cannot.
-PATIENCE_S = 10.0
-EXIT_UNREACHABLE = 3
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 refused, 2 wrong arguments, 3 no region answers, 130 interrupted."
+_EXIT_CODES_VERIFY = (
+    "Exit codes: 0 equal, 1 different or refused, 2 wrong arguments, 3 a region is not up or none"
+    " answers, 130 interrupted."
 )
-_EXIT_CODES_REGIONS = EXIT_CODES.replace("3 no region", "3 a region is not up or none")
-_EXIT_CODES_VERIFY = _EXIT_CODES_REGIONS.replace("0 done, 1", "0 equal, 1 different or")
 _VERIFY_EVERY_S = 0.25
-
-Command = Callable[[argparse.Namespace, Client], Awaitable[int]]
+# How often it says that it still looks.
+_TELL_EVERY_S = 2.0
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser's subcommands."""
-    publishing = _add(
+    publishing = add_command(
         commands, "publish", publish, "stream standard input into a session as one message"
     )
     publishing.add_argument("session")
@@ -63,78 +56,30 @@ def add_commands(commands: Any) -> None:
         default="text",
         help="what standard input is: text, or a vendor's stream as it was sent (text)",
     )
-    tail = _add(commands, "tail", _tail, "follow a session; Ctrl-C ends it")
+    tail = add_command(commands, "tail", _tail, "follow a session; Ctrl-C ends it")
     tail.add_argument("session")
     tail.add_argument(
         "--cursor", type=_cursor, help="go on from here instead of from the beginning"
     )
     tail.add_argument("--until-end", action="store_true", help="stop when a streamed message ends")
-    sessions = _add(commands, "sessions", _sessions, "list the sessions of a region")
-    sessions.add_argument("--after", help="start after this id")
-    sessions.add_argument("--limit", type=int, default=100, help="how many (100)")
-    text = "what a region knows of the others"
-    _add(commands, "regions", _regions, text, _EXIT_CODES_REGIONS)
-    audit = _add(commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES)
+    add_operator_commands(commands)
+    audit = add_command(
+        commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES
+    )
     add_audit_options(audit)
     text = "take a region out: no writes, no readers; or back"
-    add_drain_options(_add(commands, "drain", drain, text, CODES_DRAIN))
+    add_drain_options(add_command(commands, "drain", drain, text, CODES_DRAIN))
     text = "remove a region for good, in all regions; its name never comes back"
     region = commands.add_parser("region", help=text, description=text, epilog=EXIT_CODES)
     verbs = region.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_forget_options(_add(verbs, "forget", forget, text))
-    verify = _add(
+    add_forget_options(add_command(verbs, "forget", forget, text))
+    verify = add_command(
         commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )
     verify.add_argument("session", nargs="?")
     verify.add_argument(
         "--wait-s", type=float, default=5.0, help="ask again for so long while they differ (5)"
     )
-
-
-def _add(
-    commands: Any, name: str, run: Command, text: str, codes: str = EXIT_CODES
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, epilog=codes
-    )
-    parser.add_argument(
-        "--url",
-        action="append",
-        metavar="URL",
-        help=f"a region ({DEFAULT_URL}); again for others to go on at",
-    )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.set_defaults(run=lambda options: _with_client(options, run))
-    return parser
-
-
-def _with_client(options: argparse.Namespace, run: Command) -> int:
-    async def go() -> int:
-        urls, grant = options.url or [DEFAULT_URL], os.environ.get(GRANT)
-        async with Client(urls, grant, give_up_s=PATIENCE_S) as client:
-            return await run(options, client)
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that cannot show a character shows its number; that is no reason to stop.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return asyncio.run(go())
-    except PerdureError as error:
-        say(str(error))
-        if error.code == "unavailable":
-            return EXIT_UNREACHABLE
-        return EXIT_USAGE if error.code.startswith("invalid_") else 1
-    except VendorError as error:
-        say(str(error))
-        return 1
-    except UnicodeDecodeError as error:
-        say(f"standard input is not UTF-8 ({error.reason}); the message has ended as failed")
-        return 1
-    except BrokenPipeError:
-        # The reader of our output has left: that is its right. What Python still holds for it goes
-        # nowhere, else it would complain of that at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _cursor(text: str) -> str:
@@ -246,39 +191,16 @@ def _harmless(text: str) -> str:
     )
 
 
-async def _sessions(options: argparse.Namespace, client: Client) -> int:
-    async with patiently(client):
-        page = await client.sessions(after=options.after, limit=options.limit)
-    if options.json:
-        print_json(page)
-        return 0
-    for session in page["sessions"]:
-        print(f"{session['id']:<40} {session['messages']:>6} messages  {session['created']}")
-    if page["next"]:
-        print(f"… more: --after {page['next']}")
-    return 0
-
-
-async def _regions(options: argparse.Namespace, client: Client) -> int:
-    async with patiently(client):
-        known = await client.peers()
-    up = all(peer["state"] == "up" for peer in known["peers"])
-    if options.json:
-        print_json(known)
-        return 0 if up else EXIT_UNREACHABLE
-    print(f"{known['region']:<12} this one  {known['counters']['sessions']} sessions")
-    for peer in known["peers"]:
-        seen = "never" if peer["last_seen_ms"] is None else f"{peer['last_seen_ms']} ms ago"
-        print(f"{peer['region']:<12} {peer['state']:<8}  {peer['behind']} behind, seen {seen}")
-    return 0 if up else EXIT_UNREACHABLE
-
-
 async def _verify(options: argparse.Namespace, client: Client) -> int:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.wait_s
     async with patiently(client):
         answer = await client.verify(options.session)
+    tell_at = loop.time() + _TELL_EVERY_S
     while not answer["equal"] and loop.time() < deadline:
+        if loop.time() >= tell_at:
+            tell_at += _TELL_EVERY_S
+            say(f"{len(answer['different'])} of {answer['sessions']} sessions differ; asking again")
         await asyncio.sleep(_VERIFY_EVERY_S)
         answer = await client.verify(options.session)
     known = options.session is None or await _is_known(options.session, client)

@@ -64,8 +64,7 @@ async def drain(options: argparse.Namespace, client: Client) -> int:
 
 
 async def _asked(client: Client, *, undo: bool) -> dict[str, Any]:
-    told, _ = await client.regions.request("POST", "/admin/api/drain", {"undo": undo})
-    return told
+    return await client.admin.post("drain", {"undo": undo})
 
 
 def _is_over(told: dict[str, Any]) -> bool:
@@ -89,9 +88,8 @@ async def forget(options: argparse.Namespace, client: Client) -> int:
         say(f"--confirm {options.confirm} is not {options.region}")
         return EXIT_USAGE
     async with patiently(client):
-        told, _ = await client.regions.request(
-            "POST",
-            f"/admin/api/regions/{options.region}/forget",
+        told = await client.admin.post(
+            f"regions/{options.region}/forget",
             {"confirm": options.confirm, "force": options.force},
         )
     if options.json:

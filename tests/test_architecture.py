@@ -47,25 +47,32 @@ HOMES = {
         "api/presence.py",
         "api/runs.py",
     },
-    "httpx2": {"regions/cluster.py", "regions/key_sets.py"},
+    # doctor_probes.py asks what a client of a region does not.
+    "httpx2": {"regions/cluster.py", "regions/doctor_probes.py", "regions/key_sets.py"},
     "jwt": {"api/grants.py"},
     # The command line talks to regions as any client does.
     "perdure_client": {
         "regions/audit_command.py",
+        "regions/client_command.py",
         "regions/commands.py",
         "regions/console.py",
         "regions/demo.py",
         "regions/demo_agent.py",
         "regions/demo_chat.py",
+        "regions/doctor_probes.py",
+        "regions/operator_commands.py",
         "regions/life_cycle_command.py",
         "regions/publishing.py",
+        "regions/watching.py",
     },
     "pycrdt": {
         "replication/document.py",
         "replication/document_value.py",
         "replication/yjs.py",
     },
+    "pydantic": {"regions/settings.py", "regions/settings_reading.py"},
     "pydantic_core": {"api/bodies.py"},
+    "pydantic_settings": {"regions/settings.py"},
     "sqlalchemy": {
         "regions/erasure_tables.py",
         "regions/free_space.py",
@@ -89,18 +96,21 @@ HOMES = {
     # cluster.py: the secret of regions that it starts itself and that live as long as it does.
     "secrets": {"regions/clock.py", "regions/cluster.py"},
     "sqlite3": {"regions/free_space.py", "regions/storage_engine.py"},
-    "time": {"regions/clock.py"},
+    # doctor_machine.py measures how long a disk takes, finer than a region's clock.
+    "time": {"regions/clock.py", "regions/doctor_machine.py"},
     "uuid": set(),
 }
 # The environment is read with the settings. cluster.py hands its own on to the processes that it
-# starts; commands.py is a client, and the caller's grant is no setting of a region.
+# starts; client_command.py is a client, and the caller's grant is no setting of a region.
 ENVIRONMENT_IN = {
-    *("regions/config.py", "regions/cluster.py", "regions/commands.py"),
+    *("regions/config.py", "regions/cluster.py", "regions/client_command.py"),
+    # It is a client too, and looks at the settings.
+    *("regions/settings_reading.py", "regions/doctor_command.py"),
     # A client is given its grant there, unless it is told another one.
     *("sdk/python/perdure_client/client.py", "sdk/python/perdure_client/sync/client.py"),
 }
-# commands.py prints the time of day to a person.
-CALENDAR_IN = {"regions/commands.py"}
+# They print the time of day to a person.
+CALENDAR_IN = {"regions/commands.py", "regions/watching.py"}
 # All that the core may import besides pycrdt: nothing here waits, reads, writes or varies.
 PURE = {
     *("base64", "binascii", "bisect", "collections", "dataclasses", "datetime", "enum"),

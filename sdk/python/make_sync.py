@@ -22,6 +22,7 @@ CLASSES = {
     "session": "Session",
     "turns": "Turn",
     "agents": "Agent",
+    "admin": "Admin",
     "client": "Client",
 }
 INSIDE = {"Client.regions", "Document.live", "Turn.heard", "Writer.stop"}
@@ -36,6 +37,7 @@ PROMISES = {
     "session": "A session, for threads.",
     "turns": "One turn of an agent, for threads.",
     "agents": "An agent's worker, for threads.",
+    "admin": "What operators ask of regions, for threads.",
     "client": "The client, for threads.",
 }
 # Words of asynchronous programs, and what a blocking one says.
@@ -246,6 +248,7 @@ def passed(node: Function) -> str:
     parts = [arg.arg for arg in args.args if arg.arg != "self"]
     parts += [f"*{args.vararg.arg}"] if args.vararg else []
     parts += [f"{arg.arg}={arg.arg}" for arg in args.kwonlyargs]
+    parts += [f"**{args.kwarg.arg}"] if args.kwarg else []
     return ", ".join(parts)
 
 

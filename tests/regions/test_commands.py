@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jwt
 import pytest
-from perdure.regions import commands, console
+from perdure.regions import client_command, commands, console
 from perdure.regions.cluster import Cluster, free_ports
 from perdure.regions.main import main
 
@@ -341,7 +341,7 @@ def test_a_region_that_is_slow_to_answer_is_told_of(
 ) -> None:
     """While the command goes on trying: silence would look like an answer."""
     monkeypatch.setattr(console, "NOTE_AFTER_S", 0)
-    monkeypatch.setattr(commands, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(client_command, "PATIENCE_S", 0.2)
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     assert main(["sessions", "--url", url, "--url", "http://127.0.0.1:1"]) == 3
     noted, said = capsys.readouterr().err.splitlines()
@@ -438,6 +438,18 @@ async def test_what_verify_says(
     assert said in out and ("differs: s" in out) == (code == 1)
 
 
+async def test_verify_says_that_it_still_looks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it takes long, with how many differ, beside the output."""
+    monkeypatch.setattr(commands, "_VERIFY_EVERY_S", 0)
+    monkeypatch.setattr(commands, "_TELL_EVERY_S", 0)
+    options = argparse.Namespace(session=None, wait_s=9, json=False)
+    answers = Answers({"us": "different"}, {"us": "equal"})
+    assert await commands._verify(options, answers) == 0  # type: ignore[arg-type]
+    assert "sessions differ; asking again" in capsys.readouterr().err
+
+
 class OutOfStepOnce:
     """A session of which the first reading goes wrong."""
 
@@ -474,7 +486,7 @@ def test_nobody_answers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Code 3 and a sentence, after the command's patience."""
-    monkeypatch.setattr(commands, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(client_command, "PATIENCE_S", 0.2)
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     for command in (["sessions"], ["tail", "s"], ["verify"], ["regions"]):
         assert main([*command, "--url", url]) == 3

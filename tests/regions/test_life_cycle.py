@@ -56,4 +56,4 @@ async def test_the_recipes_of_the_guide(tmp_path: Path) -> None:
     assert "us is removed for good, since 20" in out
     assert err.count("this region was removed for good, so it stops") == 2
     last = out.rpartition("since 20")[2]
-    assert "this one" in last and " up " not in last and "down" not in last
+    assert "eu *" in last and " up " not in last and "down" not in last

@@ -194,7 +194,7 @@ async def test_a_port_that_is_taken_is_named(eu: Served, which: str) -> None:
         (["--peer", "us"], GOOD, "--peer 'us' must be NAME=URL"),
         (["--peer", "eu=http://h"], GOOD, "--peer eu is this region itself"),
         (["--port", "7101", "--peer-port", "7101"], GOOD, "are both 7101"),
-        (["--port", "x"], GOOD, "argument --port: invalid int value: 'x'"),
+        (["--port", "x"], GOOD, "--port x must be a whole number"),
     ],
 )
 async def test_wrong_settings_start_nothing(

@@ -1,5 +1,6 @@
 """The Python client of perdure: durable sessions for AI applications, in several regions."""
 
+from perdure_client.admin import Admin
 from perdure_client.agents import Agent
 from perdure_client.client import Client
 from perdure_client.documents import Document, DocumentValue
@@ -25,6 +26,7 @@ from perdure_client.writer import Writer
 
 __version__ = "0.1.0"
 __all__ = [
+    "Admin",
     "Agent",
     "BufferLost",
     "Cancelled",

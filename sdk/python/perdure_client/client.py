@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import httpx2
 
+from perdure_client.admin import Admin
 from perdure_client.agents import LEASE_S, Agent
 from perdure_client.ids import query
 from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, GIVE_UP_S, Regions, Sleep
@@ -96,6 +97,11 @@ class Client:
             mode=mode,
             lease_s=lease_s,
         )
+
+    @property
+    def admin(self) -> Admin:
+        """What operators ask of regions."""
+        return Admin(self.regions)
 
     def _headers(self) -> dict[str, str]:
         """What a handshake says who calls with; the other requests have it from ``_Bearer``."""

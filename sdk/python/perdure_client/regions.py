@@ -80,6 +80,11 @@ class Regions:
         self._not_before: dict[str, float] = {}
         self._last_failure = ""
 
+    @property
+    def last_failure(self) -> str:
+        """Which region failed last, and why."""
+        return self._last_failure
+
     def now(self) -> float:
         """Seconds on a clock that never goes back."""
         return self._clock()

@@ -3,6 +3,7 @@
 Everything happens on one event loop in a thread of the client's own; any thread may use it.
 """
 
+from perdure_client.sync.admin import Admin
 from perdure_client.sync.agents import Agent
 from perdure_client.sync.client import Client
 from perdure_client.sync.documents import Document
@@ -11,4 +12,4 @@ from perdure_client.sync.session import Session
 from perdure_client.sync.turns import Turn
 from perdure_client.sync.writer import Writer
 
-__all__ = ["Agent", "Client", "Document", "Iteration", "Session", "Turn", "Writer"]
+__all__ = ["Admin", "Agent", "Client", "Document", "Iteration", "Session", "Turn", "Writer"]

@@ -11,6 +11,7 @@ import httpx2
 from perdure_client import client as asynchronous
 from perdure_client.agents import LEASE_S
 from perdure_client.regions import GIVE_UP_S, Sleep
+from perdure_client.sync.admin import Admin
 from perdure_client.sync.agents import Agent
 from perdure_client.sync.portal import Portal
 from perdure_client.sync.session import Session
@@ -75,6 +76,11 @@ class Client:
         all leases too, so a turn that is let go is another's only when the feed has ended.
         """
         return Agent(self._portal, self._it.agent(name, worker=worker, mode=mode, lease_s=lease_s))
+
+    @property
+    def admin(self) -> Admin:
+        """What operators ask of regions."""
+        return Admin(self._portal, self._it.admin)
 
     def sessions(self, *, after: str | None = None, limit: int = 100) -> dict[str, Any]:
         """A page of sessions: ``{"sessions", "next"}``."""
