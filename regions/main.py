@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from perdure.regions.backup_command import add_backup
 from perdure.regions.cluster import ClusterError
 from perdure.regions.commands import add_commands
 from perdure.regions.config import (
@@ -83,6 +84,7 @@ def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
     _add_dev(commands)
     _add_demo(commands)
     add_rekey(commands)
+    add_backup(commands)
     add_commands(commands)
     _add_token(commands, is_meant=list(first) == ["token"])
     return parser

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import uvicorn
@@ -15,9 +16,10 @@ from perdure.regions.cipher import Cipher
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config
 from perdure.regions.guard_headers import GUARDS
+from perdure.regions.identity import note_identity
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
-from perdure.regions.ports import Clock, Entropy
+from perdure.regions.ports import Clock, Entropy, StorageFailed
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
 from perdure.regions.transport_tls import PeerTls
@@ -196,6 +198,11 @@ def build_node(
     counts = config.allowed.counts
     node.state.census.limit(counts.get("tenant-sessions"), counts.get("session-messages"))
     node.recover()
+    try:
+        note_identity(config.data, config.region, node.origin.incarnation, version("perdure"))
+    except OSError as error:
+        storage.close()
+        raise StorageFailed(f"cannot use {config.data}: {error.strerror}") from error
     links = PeerLinks(
         node.gossip,
         storage,
