@@ -22,6 +22,7 @@ from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.rates import Meter, Rates
+from perdure.api.retaining import add_retention
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.standing import standing_of
@@ -149,6 +150,7 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     add_erasure(routes, node)
+    add_retention(routes, node, door)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)

@@ -112,6 +112,11 @@ class Audit:
         return newest_first(self._node.state.find(SESSION), _LOGS_AT_ONCE)
 
 
+def entries_of(message: Message) -> list[dict[str, Any]]:
+    """The entries of one log."""
+    return [json.loads(line) for line in _lines(message)]
+
+
 def _lines(message: Message) -> list[str]:
     """The entries of a log. Only a newline ends one: a name may hold U+2028, or U+0085."""
     text: str = message.value()["text"]

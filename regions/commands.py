@@ -16,6 +16,8 @@ from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
 from perdure.regions.console import patiently, print_json, say
 from perdure.regions.publishing import publish
+from perdure.regions.retention_command import RETENTION, run_retention
+from perdure.regions.retention_command import add_options as add_retention_options
 from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
 
@@ -69,6 +71,8 @@ def add_commands(commands: Any) -> None:
     _add(commands, "regions", _regions, text, _EXIT_CODES_REGIONS)
     audit = _add(commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES)
     add_audit_options(audit)
+    retention = _add(commands, "retention", run_retention, RETENTION)
+    add_retention_options(retention)
     verify = _add(
         commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )

@@ -40,6 +40,7 @@ HOMES = {
         "api/openapi.py",
         "api/page.py",
         "api/presence.py",
+        "api/retaining.py",
         "api/runs.py",
     },
     "httpx2": {"regions/cluster.py", "regions/key_sets.py"},
@@ -53,6 +54,7 @@ HOMES = {
         "regions/demo_agent.py",
         "regions/demo_chat.py",
         "regions/publishing.py",
+        "regions/retention_command.py",
     },
     "pycrdt": {
         "replication/document.py",
