@@ -13,6 +13,7 @@ from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.erasure import add_erasure
+from perdure.api.exporting import add_exporting
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
 from perdure.api.guarding import Rules, build_door, minting
@@ -151,6 +152,7 @@ def create_app(
     add_auditing(routes, door)
     add_erasure(routes, node)
     add_retention(routes, node, door)
+    add_exporting(routes, node, door, version)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)

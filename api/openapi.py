@@ -256,6 +256,8 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
             response["content"] = _json(name)
         if (path, method) in _NEW_OR_KNOWN:
             responses["200"] = {"description": "It was here already", "content": _json(name)}
+    exported = value["paths"]["/v1/sessions/{s}/export"]["get"]["responses"]["200"]
+    exported["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
     value["paths"].update(_hot_paths())
     unready = {"type": "object", "required": ["ready", "reason"], "properties": _UNREADY}
     value["paths"]["/readyz"]["get"]["responses"]["503"] = {

@@ -15,6 +15,14 @@ from perdure.regions.audit_command import CODES as AUDIT_CODES
 from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
 from perdure.regions.console import patiently, print_json, say
+from perdure.regions.export_command import (
+    EXPORT,
+    IMPORT,
+    add_export_options,
+    add_import_options,
+    export_sessions,
+    import_sessions,
+)
 from perdure.regions.publishing import publish
 from perdure.regions.retention_command import RETENTION, run_retention
 from perdure.regions.retention_command import add_options as add_retention_options
@@ -71,6 +79,8 @@ def add_commands(commands: Any) -> None:
     _add(commands, "regions", _regions, text, _EXIT_CODES_REGIONS)
     audit = _add(commands, "audit", print_audit, "print the audit log, and check it", AUDIT_CODES)
     add_audit_options(audit)
+    add_export_options(_add(commands, "export", export_sessions, EXPORT))
+    add_import_options(_add(commands, "import", import_sessions, IMPORT))
     retention = _add(commands, "retention", run_retention, RETENTION)
     add_retention_options(retention)
     verify = _add(

@@ -21,8 +21,9 @@ RETENTION_SESSIONS_MAX = 10_000
 RETENTION_DELETES_PER_S_MAX = 50
 RETENTION_AGE_S_MIN = 60
 RETENTION_AGE_S_MAX = 3_153_600_000
-# Sessions that are exported or listed for it at once.
+# Sessions that are exported by a region at once; a line of what is imported.
 EXPORTS_MAX = 8
+EXPORT_LINE_BYTES_MAX = 8_388_608
 # Sessions that are looked through for what a subject has written.
 FORGET_SESSIONS_PER_S_MAX = 50
 TOKEN_TTL_S_DEFAULT = 900

@@ -303,6 +303,7 @@ OPERATIONS = {
     ("/v1/sessions/{s}", "put"),
     ("/v1/sessions/{s}", "delete"),
     ("/v1/sessions/{s}/erasure", "get"),
+    ("/v1/sessions/{s}/export", "get"),
     ("/v1/sessions/{s}/messages/{m}/erasure", "get"),
     ("/v1/sessions/{s}/documents/{d}/erasure", "get"),
     ("/v1/sessions/{s}/events", "get"),
