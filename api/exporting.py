@@ -1,4 +1,4 @@
-"""The routes that give out whole sessions as lines of JSON (PROTOCOL annex C)."""
+"""The routes that give out whole sessions as lines of JSON (PROTOCOL C.1)."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -47,7 +47,7 @@ def add_exporting(routes: FastAPI, node: Node, door: Door, version: str) -> None
         no_query(request)
         return await exported(s)
 
-    @routes.get("/admin/api/sessions/{s}/export", include_in_schema=False)
+    @routes.get("/admin/api/sessions/{s}/export")
     async def export_any(s: str, request: Request) -> Response:
         """The same, of any tenant, by its name inside."""
         authority = authority_of(request)
@@ -60,7 +60,7 @@ def add_exporting(routes: FastAPI, node: Node, door: Door, version: str) -> None
             await note(door.guard.audit, "session.export", authority, (s,))
         return await exported(s)
 
-    @routes.get("/admin/api/export", include_in_schema=False)
+    @routes.get("/admin/api/export")
     async def list_exports(request: Request) -> Response:
         """The sessions of a tenant, or of all, by their names inside."""
         authority_of(request).check_operator()

@@ -5,6 +5,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from perdure.api.edge import KEYED_PATHS, OPEN_PATHS
+from perdure.api.keeping_schemas import (
+    KEEPING_ANSWERS,
+    KEEPING_BODIES,
+    KEEPING_QUERIES,
+    describe_exports,
+)
 from perdure.api.schemas import SCHEMAS, ref
 from perdure.api.shapes import POLL_WAIT_MS, parameter
 
@@ -31,6 +37,7 @@ _BODIES = {
     ("/v1/keys", "post"): "MakeKey",
     ("/v1/revocations", "post"): "Revoke",
     ("/v1/erasures", "post"): "EraseSubject",
+    **KEEPING_BODIES,
 }
 # Bodies that may be left out.
 _OPTIONAL = frozenset({"Create", "Put", "Mint"})
@@ -73,6 +80,7 @@ _ANSWERS = {
     ("/v1/sessions/{s}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/messages/{m}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/documents/{d}/erasure", "get"): "Erasure",
+    **KEEPING_ANSWERS,
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),
@@ -101,6 +109,7 @@ _QUERIES = {
     ("/v1/keys", "get"): ("tenant",),
     ("/v1/keys/{k}", "delete"): ("tenant",),
     ("/v1/revocations", "get"): ("tenant",),
+    **KEEPING_QUERIES,
 }
 
 
@@ -256,8 +265,7 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
             response["content"] = _json(name)
         if (path, method) in _NEW_OR_KNOWN:
             responses["200"] = {"description": "It was here already", "content": _json(name)}
-    exported = value["paths"]["/v1/sessions/{s}/export"]["get"]["responses"]["200"]
-    exported["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
+    describe_exports(value["paths"])
     value["paths"].update(_hot_paths())
     unready = {"type": "object", "required": ["ready", "reason"], "properties": _UNREADY}
     value["paths"]["/readyz"]["get"]["responses"]["503"] = {

@@ -1,4 +1,4 @@
-"""The routes of retention, for operators (PROTOCOL A.11)."""
+"""The routes of retention, for operators (PROTOCOL A.12)."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def _add_policies(routes: FastAPI, node: Node, retention: Retention, door: Door)
             raise Refusal("not_found", f"there is no policy for {tenant or 'no tenant'}")
         return answer(retention.told(policy))
 
-    @routes.get(path, include_in_schema=False)
+    @routes.get(path)
     async def list_retention(request: Request) -> Response:
         """What each tenant keeps, and whether that is carried out."""
         _operator(request)
@@ -65,14 +65,14 @@ def _add_policies(routes: FastAPI, node: Node, retention: Retention, door: Door)
         policies = [retention.told(policy) for policy in retention.policies.values()]
         return answer({"region": node.region, "policies": policies})
 
-    @routes.get(path + "/{tenant}", include_in_schema=False)
+    @routes.get(path + "/{tenant}")
     async def show_retention(tenant: str, request: Request) -> Response:
         """What one tenant keeps."""
         _operator(request)
         no_query(request)
         return told(_tenant(tenant))
 
-    @routes.put(path + "/{tenant}", include_in_schema=False)
+    @routes.put(path + "/{tenant}")
     async def set_retention(tenant: str, request: Request) -> Response:
         """From now on the tenant keeps this."""
         authority = _operator(request)
@@ -87,7 +87,7 @@ def _add_policies(routes: FastAPI, node: Node, retention: Retention, door: Door)
         await retention.set(policy)
         return told(name)
 
-    @routes.delete(path + "/{tenant}", include_in_schema=False)
+    @routes.delete(path + "/{tenant}", status_code=204)
     async def remove_retention(tenant: str, request: Request) -> Response:
         """From now on the tenant keeps everything."""
         authority = _operator(request)
@@ -127,7 +127,7 @@ def _policy(node: Node, tenant: str, fields: Fields, by: str) -> Policy:
 def _add_plan(routes: FastAPI, node: Node, retention: Retention) -> None:
     planning = 0
 
-    @routes.get("/admin/api/retention/{tenant}/plan", include_in_schema=False)
+    @routes.get("/admin/api/retention/{tenant}/plan")
     async def plan_retention(tenant: str, request: Request) -> Response:
         """What would go now, by what this region has; nothing is changed."""
         nonlocal planning

@@ -1,4 +1,4 @@
-"""A session as lines of JSON, for other programs and for ``perdure import`` (PROTOCOL annex C).
+"""A session as lines of JSON, for other programs and for ``perdure import`` (PROTOCOL C.1).
 
 A block is a session: a header, the session, its messages from the oldest on, its documents, and an
 end with counts and a digest. It is made as it is read, with a bounded part of it in memory. What is

@@ -1,4 +1,4 @@
-"""Bringing exported sessions into regions, through their ordinary API (PROTOCOL annex C).
+"""Bringing exported sessions into regions, through their ordinary API (PROTOCOL C.1).
 
 Rule of this file: everything is asked for under ids that the file gives, so that doing it again
 changes nothing, and finishes what was broken off. What regions give out themselves (serials, times)

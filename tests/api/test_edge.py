@@ -335,6 +335,13 @@ OPERATIONS = {
     ("/v1/sessions/{s}/messages/{m}/cancel", "post"),
     ("/v1/sessions/{s}/messages/{m}/tokens", "post"),
     ("/v1/sessions/{s}/messages/{m}/stream", "post"),
+    ("/admin/api/sessions/{s}/export", "get"),
+    ("/admin/api/export", "get"),
+    ("/admin/api/retention", "get"),
+    ("/admin/api/retention/{tenant}", "get"),
+    ("/admin/api/retention/{tenant}", "put"),
+    ("/admin/api/retention/{tenant}", "delete"),
+    ("/admin/api/retention/{tenant}/plan", "get"),
 }
 
 
