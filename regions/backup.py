@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,11 +42,19 @@ PAGES_AT_ONCE = 256
 SYNC_BYTES = 8_388_608
 # What the manifest and the seal take, in room on the disk that is looked for.
 _ROOM_BYTES = 1_048_576
+Rest = Callable[[], object]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-def make(directory: Path, to: Path, version: str, made_ms: int, tell: Tell) -> Manifest:
-    """Copy the region of a data directory into a new file.
+def _no_rest() -> None:
+    """Nobody else needs the disk."""
+
+
+def make(
+    directory: Path, to: Path, version: str, made_ms: int, tell: Tell, rest: Rest = _no_rest
+) -> Manifest:
+    """Copy the region of a data directory into a new file. ``rest`` is called after each portion,
+    so that the region has the disk in between.
 
     Raises ``ConfigError`` (and nothing was written), ``StorageFull`` and ``StorageFailed`` (nothing
     of it is left).
@@ -61,7 +69,7 @@ def make(directory: Path, to: Path, version: str, made_ms: int, tell: Tell) -> M
     partial = to.with_name(f"{to.name}.partial")
     with _translated(partial), _held(partial):
         try:
-            total = _copy(path, partial, tell)
+            total = _copy(path, partial, tell, rest)
             manifest = _describe(partial, read_identity(directory), version, made_ms)
             with partial.open("r+b") as file:
                 digest = hasher()
@@ -107,7 +115,7 @@ def _held(partial: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _copy(path: Path, partial: Path, tell: Tell) -> int:
+def _copy(path: Path, partial: Path, tell: Tell, rest: Rest) -> int:
     """The database as it is now; its bytes."""
     with (
         contextlib.closing(_connected(path, "mode=rw")) as source,
@@ -137,6 +145,7 @@ def _copy(path: Path, partial: Path, tell: Tell) -> int:
             if done - synced >= SYNC_BYTES:
                 os.fdatasync(file.fileno())
                 synced = done
+                rest()
             tell(done, total)
 
         source.backup(target, pages=PAGES_AT_ONCE, progress=look, sleep=0)

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,13 @@ from perdure.regions.ports import StorageLocked
 
 if TYPE_CHECKING:
     from perdure.regions.backup_file import Manifest, Tell
+    from perdure.regions.ports import Clock
 
 EXIT_IN_USE = 3
+# How much the priority of the process is lowered while it copies.
+NICER = 10
+# After each portion of 8 MiB.
+REST_MS_MIN, REST_MS_MAX = 50, 1_000
 _MB = 1_000_000
 _CODES = (
     "Exit codes: 0 done, 1 the disk failed or is full, or the backup is damaged, 2 wrong arguments,"
@@ -66,9 +73,25 @@ def _backup(options: argparse.Namespace) -> int:
         return _say(options, manifest, f"{options.check} is whole", clock.monotonic_ms() - began_ms)
     if options.data is None or options.to is None:
         raise ConfigError("give --data DIR and --to FILE, or --check FILE")
-    now_ms = clock.wall_ms()
-    manifest = make(options.data, options.to, version("perdure"), now_ms, _progress("copying"))
+    # The region goes first.
+    os.nice(NICER)
+    rest = _Rest(clock)
+    arguments = (options.data, options.to, version("perdure"), clock.wall_ms())
+    manifest = make(*arguments, _progress("copying"), rest)
     return _say(options, manifest, f"{options.to} is made", clock.monotonic_ms() - began_ms)
+
+
+class _Rest:
+    """Leaves the disk to the region for as long as a portion took, or longer."""
+
+    def __init__(self, clock: "Clock") -> None:
+        self._clock = clock
+        self._began_ms = clock.monotonic_ms()
+
+    def __call__(self) -> None:
+        took_ms = self._clock.monotonic_ms() - self._began_ms
+        threading.Event().wait(min(max(REST_MS_MIN, took_ms), REST_MS_MAX) / 1000)
+        self._began_ms = self._clock.monotonic_ms()
 
 
 def _restore(options: argparse.Namespace) -> int:

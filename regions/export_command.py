@@ -144,9 +144,9 @@ async def import_sessions(options: argparse.Namespace, client: Client) -> int:
     for fault in report.faults:
         say(fault)
     print(
-        f"{report.sessions:,} sessions, {report.messages:,} messages and {report.documents:,}"
-        f" documents are there; {report.known:,} were there as they were exported,"
-        f" {report.deleted:,} are deleted there and stay so; {len(report.faults):,} faults"
+        f"sessions {report.sessions:,}, messages {report.messages:,}, documents"
+        f" {report.documents:,}; there before, and the same: {report.known:,}; deleted there, and"
+        f" left so: {report.deleted:,}; faults: {len(report.faults):,}"
     )
     return code
 

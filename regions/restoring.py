@@ -43,6 +43,8 @@ def restore(path: Path, directory: Path, tell: Tell) -> Manifest:
                 # Who had it running a moment ago may have begun to write.
                 _check_empty(directory)
                 unfinished = directory / _UNFINISHED
+                # SQLite would take it for this file's.
+                (directory / f"{_UNFINISHED}-journal").unlink(missing_ok=True)
                 try:
                     with _created(unfinished) as target:
                         read_database(path, file, manifest, target.write, tell)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from perdure.regions import backup, repair, restoring
+from perdure.regions.audit import Audit
 from perdure.regions.backup_file import BackupDamaged, Manifest
 from perdure.regions.config import ConfigError
 from perdure.regions.identity import last_backup_ms
@@ -16,6 +17,7 @@ from perdure.regions.main import main
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageFull, StorageKeyWrong, StorageLocked
 from perdure.replication.admission import Draft
+from perdure.replication.chain import faults
 from perdure.replication.errors import Refusal
 
 from tests.regions.linked import Linked, linked
@@ -164,6 +166,48 @@ async def test_a_new_region_may_begin_with_a_backup_of_another(
     await us.delete("s")
     await regions.until(lambda: all(done(node) for node in (eu, us, ap)))
     assert holds(regions.path) == []
+
+
+async def test_a_restored_region_goes_on_with_its_chain(regions: Linked, tmp_path: Path) -> None:
+    """Its audit log goes on after what its peers have of it, and not after what the backup has;
+    until it knows, nothing is noted."""
+    eu = await regions.start("eu")
+    audit = Audit(eu)
+    await audit.record("before")
+    await asyncio.to_thread(make, regions.path / "eu", tmp_path / "b")
+    await audit.record("after")
+    us = await regions.start("us")
+    await regions.until(lambda: regions.same("eu", "us"))
+    await regions.stop("eu")
+    shutil.rmtree(regions.path / "eu")
+    restoring.restore(tmp_path / "b", regions.path / "eu", quiet)
+    eu = await regions.start("eu", bootstrap=False)
+    audit = Audit(eu)
+    with pytest.raises(Refusal) as refused:
+        await audit.record("too early")
+    assert refused.value.code == "catching_up"
+    await regions.start("ap")
+    await regions.until(lambda: eu.readiness() is None)
+    await audit.record("again")
+    await regions.until(regions.same)
+    told = [entry for _, entry in Audit(us).entries(None)]
+    assert [(entry["n"], entry["action"]) for entry in told] == [
+        *((1, "before"), (2, "after"), (3, "again")),
+    ]
+    assert faults(told) == []
+
+
+def test_what_was_broken_off_is_begun_anew(tmp_path: Path) -> None:
+    """Files that a killed backup, or a killed restore, has left behind."""
+    seed(tmp_path / "data")
+    (tmp_path / "b.partial").write_bytes(b"half of it")
+    make(tmp_path / "data", tmp_path / "b")
+    assert not (tmp_path / "b.partial").exists()
+    (tmp_path / "to").mkdir()
+    for name in ("lock", "perdure.sqlite.restoring", "perdure.sqlite.restoring-journal"):
+        (tmp_path / "to" / name).write_bytes(b"half of it")
+    restoring.restore(tmp_path / "b", tmp_path / "to", quiet)
+    seed(tmp_path / "to")
 
 
 async def test_a_backup_of_an_encrypted_region_stays_encrypted(
