@@ -42,6 +42,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 def add_import_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``import``."""
     parser.add_argument("file", help="a file that export wrote; - is standard input")
+    text = "bring the one session of the file in under this name"
+    parser.add_argument("--as", dest="name", metavar="SESSION", help=text)
     text = "only the sessions of this tenant (-: of none)"
     parser.add_argument("--tenant", metavar="NAME", help=text)
 
@@ -124,6 +126,8 @@ async def _copied(answer: Any, out: BinaryIO) -> bool:
 async def import_sessions(options: argparse.Namespace, client: Client) -> int:
     """Bring the file in; the exit code."""
     _check_tenant(options.tenant)
+    if options.name is not None:
+        client.session(options.name)
     tenant = "" if options.tenant == "-" else options.tenant
     report = Report()
     async with patiently(client):
@@ -131,7 +135,7 @@ async def import_sessions(options: argparse.Namespace, client: Client) -> int:
     code = 0
     try:
         with _opened(options.file) as file:
-            await Importer(client, report, tenant).take(_lines(file, report))
+            await Importer(client, report, tenant, options.name).take(_lines(file, report))
     except Hopeless as error:
         report.faults.append(str(error))
     except OSError as error:

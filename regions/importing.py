@@ -68,12 +68,17 @@ class _Block:
 
 
 class Importer:
-    """Brings in one file. ``tenant``: only sessions of this tenant are; None: all of them."""
+    """Brings in one file. ``tenant``: only sessions of this tenant are; None: all of them.
+    ``name``: what the one session of the file is called from now on."""
 
-    def __init__(self, client: Client, report: Report, tenant: str | None) -> None:
+    def __init__(
+        self, client: Client, report: Report, tenant: str | None, name: str | None = None
+    ) -> None:
         self._client = client
         self._report = report
         self._tenant = tenant
+        self._name = name
+        self._sessions: set[str] = set()
         self._room = asyncio.Semaphore(SESSIONS_AT_ONCE)
         self._block: _Block | None = None
         self._tenants: set[str] = set()
@@ -153,8 +158,11 @@ class Importer:
                 f"line {number}: the file has sessions of several tenants ({names}), and a grant is"
                 " of one: choose with --tenant"
             )
+        self._sessions.add(session)
+        if self._name is not None and len(self._sessions) > 1:
+            raise Hopeless(f"line {number}: the file has several sessions, and --as is for one")
         try:
-            self._client.session(session)
+            self._client.session(self._name or session)
         except PerdureError as error:
             self._report.fault(number, str(error))
             return
@@ -182,7 +190,7 @@ class Importer:
     async def _bring(self, block: _Block) -> None:
         """Bring in one session, a line after the other."""
         try:
-            bringing = _Bringing(self._client, block.session, self._report)
+            bringing = _Bringing(self._client, self._name or block.session, self._report)
             while (found := await block.queue.get()) is not None:
                 number, value = found
                 try:

@@ -274,9 +274,14 @@ async def test_the_commands(serve, tmp_path: Path, capsysbinary):
         assert (code, err) == (0, b"")
         assert (json.loads(out)["sessions"], json.loads(out)["messages"]) == (2, 9)
         assert content(other) == content(one)
+        assert (await run("import", file, "--as", "u", "--url", there))[0] == 1
+        file.write_bytes((await run("export", "s", "--url", url))[1])
+        assert (await run("import", file, "--as", "u", "--url", there))[0] == 0
+        assert content(other, "u") == content(one)
+        assert (await run("import", file, "--as", "a b", "--url", there))[0] == 2
         file.write_bytes(file.read_bytes()[:-20])
         code, out, err = await run("import", file, "--url", there)
-        assert (code, b"no JSON" in err, b"sessions 2" in out) == (1, True, True)
+        assert (code, b"no JSON" in err, b"sessions 1" in out) == (1, True, True)
 
 
 def test_parts_come_from_their_items():
