@@ -15,6 +15,7 @@ from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge, refuse
 from perdure.api.erasure import add_erasure
+from perdure.api.exporting import add_exporting
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
 from perdure.api.guarding import Rules, build_door, minting
@@ -25,6 +26,7 @@ from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.rates import Meter, Rates
+from perdure.api.retaining import add_retention
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.standing import standing_of
@@ -156,6 +158,8 @@ def create_app(
     add_admin(routes, node, door, version, demo_page)
     routes.state.refusals = node.oversight.refusals
     add_admin_page(routes)
+    add_retention(routes, node, door)
+    add_exporting(routes, node, door, version)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)

@@ -6,6 +6,7 @@ What is not listed needs to be seen, and is then answered as what is not there.
 _OF_PATHS: dict[str, dict[str, str]] = {
     "": {"GET": "read", "PUT": "write", "DELETE": "admin"},
     "erasure": {"GET": "read"},
+    "export": {"GET": "read"},
     "messages/*/erasure": {"GET": "read"},
     "documents/*/erasure": {"GET": "read"},
     "metadata": {"GET": "read", "PATCH": "write"},
@@ -69,6 +70,7 @@ NAMES = ("producer", "author", "member", "by", "from")
 # What is noted in the audit log, by method and path, and by frame.
 _AUDITED_PATHS: dict[tuple[str, str], str] = {
     ("DELETE", ""): "session.delete",
+    ("GET", "export"): "session.export",
     ("DELETE", "messages/*"): "message.delete",
     ("DELETE", "documents/*"): "document.delete",
     ("POST", "messages/*/claim"): "message.claim",

@@ -12,6 +12,12 @@ from perdure.api.admin_schemas import (
     describe_admin,
 )
 from perdure.api.edge import KEYED_PATHS, OPEN_PATHS
+from perdure.api.keeping_schemas import (
+    KEEPING_ANSWERS,
+    KEEPING_BODIES,
+    KEEPING_QUERIES,
+    describe_exports,
+)
 from perdure.api.schemas import SCHEMAS, ref
 from perdure.api.shapes import POLL_WAIT_MS, parameter
 
@@ -39,6 +45,7 @@ _BODIES = {
     ("/v1/revocations", "post"): "Revoke",
     ("/v1/erasures", "post"): "EraseSubject",
     **ADMIN_BODIES,
+    **KEEPING_BODIES,
 }
 # Bodies that may be left out.
 _OPTIONAL = frozenset({"Create", "Put", "Mint"}) | ADMIN_OPTIONAL
@@ -82,6 +89,7 @@ _ANSWERS = {
     ("/v1/sessions/{s}/messages/{m}/erasure", "get"): "Erasure",
     ("/v1/sessions/{s}/documents/{d}/erasure", "get"): "Erasure",
     **ADMIN_ANSWERS,
+    **KEEPING_ANSWERS,
 }
 _NEW_OR_KNOWN = (
     ("/v1/sessions/{s}", "put"),
@@ -110,6 +118,7 @@ _QUERIES = {
     ("/v1/keys", "get"): ("tenant",),
     ("/v1/keys/{k}", "delete"): ("tenant",),
     ("/v1/revocations", "get"): ("tenant",),
+    **KEEPING_QUERIES,
 }
 
 
@@ -266,6 +275,7 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
         if (path, method) in _NEW_OR_KNOWN:
             responses["200"] = {"description": "It was here already", "content": _json(name)}
     describe_admin(value["paths"])
+    describe_exports(value["paths"])
     value["paths"].update(_hot_paths())
     unready = {"type": "object", "required": ["ready", "reason"], "properties": _UNREADY}
     value["paths"]["/readyz"]["get"]["responses"]["503"] = {

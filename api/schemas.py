@@ -3,6 +3,7 @@
 from typing import Any
 
 from perdure.api.grant_schemas import GRANT_SCHEMAS
+from perdure.api.keeping_schemas import KEEPING_SCHEMAS
 from perdure.api.shapes import CLAIM_ID, EPOCH, ID, ROLE
 
 _PART = {"type": {"type": "string", "minLength": 1}, "id": {"type": "string"}}
@@ -338,4 +339,5 @@ SCHEMAS: dict[str, Any] = {
     "Patch": {"type": "object", "description": "top-level keys; null deletes"},
     **_answers(),
     **GRANT_SCHEMAS,
+    **KEEPING_SCHEMAS,
 }

@@ -14,6 +14,7 @@ from perdure.regions.newest_first import newest_first
 from perdure.regions.node import Node
 from perdure.replication.admission import Draft
 from perdure.replication.chain import START, linked
+from perdure.replication.errors import Refusal
 from perdure.replication.hlc import wall_time
 from perdure.replication.ids import canonical
 from perdure.replication.limits import AUDIT_ENTRIES_MAX
@@ -84,6 +85,13 @@ class Audit:
             self._kept = (entry["n"], entry["hash"])
 
     async def _open(self) -> None:
+        if self._node.catch_up.is_under_way:
+            # Where the chain goes on is in what is still to come.
+            raise Refusal("catching_up", "this region is not caught up yet", retry_after_s=1)
+        if not self._logs:
+            # It may have come since this was made: the disk was empty, or a backup's.
+            self._n, self._hash = self._last()
+            self._kept = (self._n, self._hash)
         self._logs += 1
         id_ = f"{self._node.origin.incarnation:016x}-{self._logs}"
         draft = Draft(_ROLE, id=id_, producer=self._node.region, claim_id=f"audit-{id_}")
@@ -110,6 +118,11 @@ class Audit:
 
     def _newest_first(self) -> Iterator[Message]:
         return newest_first(self._node.state.find(SESSION), _LOGS_AT_ONCE)
+
+
+def entries_of(message: Message) -> list[dict[str, Any]]:
+    """The entries of one log."""
+    return [json.loads(line) for line in _lines(message)]
 
 
 def _lines(message: Message) -> list[str]:

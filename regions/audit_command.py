@@ -39,5 +39,8 @@ async def print_audit(options: argparse.Namespace, client: Client) -> int:
                 print_json(entry)
                 count += 1
             after, more = page["next"], page["next"] is not None
+    if options.after is None and not options.no_check and (missing := checker.unanchored()):
+        say(missing[0])
+        return EXIT_BROKEN
     print(f"{count} entries{'' if options.no_check else ', whole'}", file=sys.stderr)
     return 0

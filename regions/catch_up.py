@@ -14,7 +14,7 @@ from perdure.replication.records import Vector
 
 log = logging.getLogger("perdure")
 
-_NOTE = "caught_up"
+CAUGHT_UP = "caught_up"
 
 
 class CatchUp:
@@ -42,7 +42,7 @@ class CatchUp:
     def recovered(self) -> None:
         """The storage has been replayed. That it is whole is noted once it is, and not that it is
         not: a region that dies on the way must go on with it at its next start."""
-        self._noted = _NOTE in self._storage.notes()
+        self._noted = CAUGHT_UP in self._storage.notes()
         waits = not self._noted and bool(self._gossip.peers)
         self.is_under_way = waits and not self._bootstrap
 
@@ -92,5 +92,5 @@ class CatchUp:
         and ``StorageFailed``."""
         self.look()
         if not self.is_under_way and not self._noted:
-            await self._storage.note(_NOTE, "yes")
+            await self._storage.note(CAUGHT_UP, "yes")
             self._noted = True

@@ -38,6 +38,10 @@ class Census:
         """How many there are."""
         return self._sessions[tenant]
 
+    def tenants(self) -> list[str]:
+        """Those that have any; the regions' own count as those of none."""
+        return list(self._sessions)
+
     def moved(self, session: str, existed: bool, exists: bool) -> None:
         """A session has come to exist, or does no more, or neither."""
         if existed == exists:

@@ -113,7 +113,7 @@ class Checkpoint:
     async def step(self, now_s: int) -> None:
         """What one second brings. Raises ``StorageFailed``."""
         self.mark()
-        self._state.now = now_s
+        self._state.now, self._state.wall_ms = now_s, self._clock.wall_ms()
         try:
             await self._store(self._is_due)
             self._state.evict(self._limits.evict_idle_s)

@@ -22,7 +22,17 @@ from perdure.regions.life_cycle_command import (
     forget,
 )
 from perdure.regions.operator_commands import add_operator_commands
+from perdure.regions.export_command import (
+    EXPORT,
+    IMPORT,
+    add_export_options,
+    add_import_options,
+    export_sessions,
+    import_sessions,
+)
 from perdure.regions.publishing import publish
+from perdure.regions.retention_command import RETENTION, run_retention
+from perdure.regions.retention_command import add_options as add_retention_options
 from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
 
@@ -73,6 +83,10 @@ def add_commands(commands: Any) -> None:
     region = commands.add_parser("region", help=text, description=text, epilog=EXIT_CODES)
     verbs = region.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_forget_options(add_command(verbs, "forget", forget, text))
+    add_export_options(add_command(commands, "export", export_sessions, EXPORT))
+    add_import_options(add_command(commands, "import", import_sessions, IMPORT))
+    retention = add_command(commands, "retention", run_retention, RETENTION)
+    add_retention_options(retention)
     verify = add_command(
         commands, "verify", _verify, "do all regions hold the same?", codes=_EXIT_CODES_VERIFY
     )

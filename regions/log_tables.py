@@ -15,7 +15,7 @@ _RECORD_COLUMNS = "CAST(lsn AS INTEGER), CAST(body AS BLOB), CAST(crc AS INTEGER
 # Which keys the rest is encrypted with; this alone never is.
 KEY_RECORD = "encryption"
 _WATERMARK = "watermark"
-_NOTE = "note:"
+NOTE = "note:"
 
 
 def origins(connection: Connection) -> dict[Origin, tuple[int, int, int]]:
@@ -162,13 +162,13 @@ def set_watermark(
 
 def notes(meta: Mapping[str, bytes]) -> dict[str, str]:
     """The small things of which :func:`put_note` told."""
-    found = {key: value for key, value in meta.items() if key.startswith(_NOTE) and value}
-    return {key.removeprefix(_NOTE): value.decode() for key, value in found.items()}
+    found = {key: value for key, value in meta.items() if key.startswith(NOTE) and value}
+    return {key.removeprefix(NOTE): value.decode() for key, value in found.items()}
 
 
 def put_note(connection: Connection, cipher: Clear, name: str, text: str) -> None:
     """Remember a small thing; an empty text forgets it."""
-    put_meta(connection, cipher, _NOTE + name, text.encode())
+    put_meta(connection, cipher, NOTE + name, text.encode())
 
 
 def sealed(text: str) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from perdure.regions.backup_command import add_backup
 from perdure.regions.cluster import ClusterError
 from perdure.regions.commands import add_commands
 from perdure.regions.completion_command import add_completion
@@ -70,6 +71,7 @@ def _parser(meant: Sequence[str]) -> argparse.ArgumentParser:
     add_dev(commands, _mint)
     add_demo(commands, _mint)
     add_rekey(commands)
+    add_backup(commands)
     add_commands(commands)
     add_doctor(commands)
     add_completion(commands, lambda: _parser(SLOW))

@@ -62,7 +62,7 @@ class Node(LifeCycle):
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
         state = State(region, self.gossip, storage)
-        state.now = clock.monotonic_ms() // 1000
+        state.now, state.wall_ms = clock.monotonic_ms() // 1000, clock.wall_ms()
         super().__init__(region, state, self.gossip, clock, Headers(secret, accepted))
         self.desk = PresenceDesk(self.origin, peers, self.fanout, clock, state.clock, entropy)
         self.shared = DocumentDesk(clock, self._tell_present, self.fanout.document_changed)

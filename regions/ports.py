@@ -138,6 +138,9 @@ class Storage(Protocol):
     def active(self) -> list[str]:
         """The stored sessions of which some run is not over."""
 
+    async def measure(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Of stored sessions how many bytes their messages take, and the greatest serial ("")."""
+
     def tenants(self) -> dict[str, int]:
         """How many stored sessions exist, of each tenant ("": of none)."""
 

@@ -24,6 +24,11 @@ from perdure.replication.tenants import Range, check_session, name_of, range_of
 EVERYBODYS = (range_of("", "*"),)
 
 
+def _shown(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a session without what only this region says of it."""
+    return {name: value for name, value in summary.items() if name != "touched_ms"}
+
+
 class Reading:
     """The reading side of a :class:`~perdure.regions.node.Node`."""
 
@@ -109,7 +114,7 @@ class Reading:
                 first = max(first, after + "\x01")
             if first < past and len(page) <= limit:
                 page += self.state.page(Range(first, past), limit + 1 - len(page))
-        values = [value for _, value in page[:limit]]
+        values = [_shown(value) for _, value in page[:limit]]
         return {"sessions": values, "next": values[-1]["id"] if len(page) > limit else None}
 
     def subscribe(self, session: str, cursor: str | None) -> Reader:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any
 
 import uvicorn
@@ -20,7 +21,8 @@ from perdure.regions.life_cycle import FLUSH_S_MAX
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
 from perdure.regions.peers_file import with_peers
-from perdure.regions.ports import Clock, Entropy
+from perdure.regions.ports import Clock, Entropy, StorageFailed
+from perdure.regions.identity import note_identity
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
 from perdure.regions.transport_tls import PeerTls
@@ -202,6 +204,11 @@ def build_node(
     counts = config.allowed.counts
     node.state.census.limit(counts.get("tenant-sessions"), counts.get("session-messages"))
     node.recover()
+    try:
+        note_identity(config.data, config.region, node.origin.incarnation, version("perdure"))
+    except OSError as error:
+        storage.close()
+        raise StorageFailed(f"cannot use {config.data}: {error.strerror}") from error
     links = PeerLinks(
         node.gossip,
         storage,

@@ -75,8 +75,8 @@ class State:
         # When each that is dirty was last written to, and since when it has been dirty.
         self._written: dict[str, int] = {}
         self._since: dict[str, int] = {}
-        # The second that it is; what was used in it is in use.
-        self.now = 0
+        # The second that it is, on both clocks; what was used in it is in use.
+        self.now = self.wall_ms = 0
         self._pinned: dict[str, int] = {}
         self._touched: dict[str, set[str]] = {}
         # Messages that were touched since the last call of settle.
@@ -137,7 +137,7 @@ class State:
     def _apply(self, operation: Operation, record: Record, before: int) -> None:
         session = self.session(operation.session)
         self._soil(session.id, before)
-        self._written[session.id] = self.now
+        self._written[session.id], session.touched_ms = self.now, self.wall_ms
         own = record.origin.region == self._region
         place = None if isinstance(operation, Absorb) else Place(record.origin, record.lsn)
         existed = session.exists

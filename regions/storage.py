@@ -251,6 +251,11 @@ class SqliteStorage(ErasingStorage):
         """The stored sessions of which some run is not over."""
         return self._look(image_tables.active)
 
+    async def measure(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Of stored sessions how many bytes their messages take, as they are stored, and the
+        greatest serial ("": nothing is shown)."""
+        return await self._read(lambda connection: image_tables.measure(connection, sessions))
+
     def tenants(self) -> dict[str, int]:
         """How many stored sessions exist, of each tenant ("": of none)."""
         return self._look(image_tables.tenants)

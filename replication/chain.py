@@ -11,6 +11,9 @@ from perdure.replication.ids import canonical, digest
 
 HASH_BYTES = 32
 START = "0" * (2 * HASH_BYTES)
+# The action of a record that says where chains begin whose older records are gone: its ``anchors``
+# are {region: [the last number that is gone, its hash]}.
+CUT = "audit.cut"
 
 
 def linked(record: dict[str, Any], prev: str) -> dict[str, Any]:
@@ -34,6 +37,9 @@ class Checker:
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, str]] = {}
+        # Where each chain begins, and where it was said to: (the entry before, its hash).
+        self._begins: dict[str, tuple[int, str]] = {}
+        self._anchors: dict[str, tuple[int, str]] = {}
 
     def fault(self, record: dict[str, Any]) -> str | None:
         """What is wrong with the next record; None where nothing is."""
@@ -42,9 +48,24 @@ class Checker:
             return f"record {n} of {region} was changed"
         before = self._last.get(region)
         self._last[region] = (n, record["hash"])
+        if before is None:
+            self._begins[region] = (n - 1, record.get("prev", ""))
+        if record.get("action") == CUT:
+            # The later one knows of all that were cut before.
+            for name, (last, hash_) in dict(record.get("anchors", {})).items():
+                self._anchors[name] = max(self._anchors.get(name, (0, "")), (last, hash_))
         if before is None or (n, record["prev"]) == (before[0] + 1, before[1]):
             return None
         return f"record {n} of {region} does not follow record {before[0]}"
+
+    def unanchored(self) -> list[str]:
+        """Of chains that were followed from their beginning on: which of them begin elsewhere than
+        at their first record, and where the newest anchor says."""
+        return [
+            f"the records of {region} begin after record {n}, and no anchor says so"
+            for region, (n, hash_) in sorted(self._begins.items())
+            if n and self._anchors.get(region) != (n, hash_)
+        ]
 
 
 def faults(records: Iterable[dict[str, Any]]) -> list[str]:

@@ -13,6 +13,17 @@ REVOCATIONS_MAX = 100_000
 API_KEYS_MAX = 10_000
 # Entries of one log of the audit log; the next begins another.
 AUDIT_ENTRIES_MAX = 1_000
+# Retention: how often a region walks through its sessions, how many tenants have a policy, how many
+# sessions one walk chooses, and how many of them a second it deletes.
+RETENTION_EVERY_S = 60
+RETENTION_POLICIES_MAX = 1_000
+RETENTION_SESSIONS_MAX = 10_000
+RETENTION_DELETES_PER_S_MAX = 50
+RETENTION_AGE_S_MIN = 60
+RETENTION_AGE_S_MAX = 3_153_600_000
+# Sessions that are exported by a region at once; a line of what is imported.
+EXPORTS_MAX = 8
+EXPORT_LINE_BYTES_MAX = 8_388_608
 # Sessions that are looked through for what a subject has written.
 FORGET_SESSIONS_PER_S_MAX = 50
 TOKEN_TTL_S_DEFAULT = 900

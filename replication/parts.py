@@ -9,7 +9,12 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from perdure.replication.ids import canonical
 from perdure.replication.items import Item, Mark
+from perdure.replication.limits import MARK_BYTES_MAX
+
+# Of a text that is cut into tokens: at most four bytes each.
+_TOKEN_CHARS = 65_536
 
 
 class Segment(NamedTuple):
@@ -89,3 +94,20 @@ class Assembly:
             else:
                 yield Segment(part, at, stop, "".join(i for i in run if isinstance(i, str)), None)
             at = stop
+
+
+def items_of(parts: list[dict[str, Any]]) -> Iterator[str | dict[str, Any]]:
+    """Tokens and marks, as clients append them, that show these parts."""
+    for number, part in enumerate(parts):
+        text = part["text"]
+        fields = {name: value for name, value in part.items() if name != "text"}
+        if number or not text or fields != {"type": "text"}:
+            # Longer than a mark may be, it came from several.
+            is_long = len(canonical(fields).encode()) > MARK_BYTES_MAX // 2
+            named = {name: fields[name] for name in ("type", "id") if name in fields}
+            yield {"part": named if is_long else fields}
+            if is_long:
+                rest = fields.keys() - named.keys()
+                yield from ({"set": {name: fields[name]}} for name in sorted(rest))
+        for start in range(0, len(text), _TOKEN_CHARS):
+            yield text[start : start + _TOKEN_CHARS]

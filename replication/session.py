@@ -67,6 +67,7 @@ class Session:
         self._metadata = Registers()
         self.documents = Documents()
         self._touched: dict[str, None] = {}
+        self.touched_ms = 0  # when its region was last told something of it, by its own clock
         self._tag = session_tag(id_)
         totals = Totals() if head is None else self._restore(head)
         recounting = recounting or head is None
@@ -85,6 +86,7 @@ class Session:
         try:
             fields = json.loads(head)
             self.created, self.deleted = fields["created"], fields["deleted"]
+            self.touched_ms = fields.get("touched", 0)
             self._metadata.restore(fields["metadata"])
             self.documents.restore(fields)
             return totals_of(fields)
@@ -305,6 +307,7 @@ class Session:
             {
                 "created": self.created,
                 "deleted": self.deleted,
+                "touched": self.touched_ms,
                 "metadata": self._metadata.stored(),
                 "totals": list(totals[:-1]),
                 "window": totals.window,
@@ -383,6 +386,7 @@ class Session:
             "created": to_time(self.created) if self.created is not None else None,
             "messages": self.messages.count,
             "cursor": cursor,
+            "touched_ms": self.touched_ms,
         }
 
     def whole(self) -> bytes:

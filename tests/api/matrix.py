@@ -34,6 +34,7 @@ OPERATIONS = (
     Asked("PUT", "", "write"),
     Asked("DELETE", "", "admin"),
     Asked("GET", "/erasure", "read"),
+    Asked("GET", "/export", "read"),
     Asked("GET", "/messages/m/erasure", "read"),
     Asked("GET", "/documents/d/erasure", "read"),
     Asked("GET", "/metadata", "read"),

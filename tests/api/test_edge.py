@@ -303,6 +303,7 @@ OPERATIONS = {
     ("/v1/sessions/{s}", "put"),
     ("/v1/sessions/{s}", "delete"),
     ("/v1/sessions/{s}/erasure", "get"),
+    ("/v1/sessions/{s}/export", "get"),
     ("/v1/sessions/{s}/messages/{m}/erasure", "get"),
     ("/v1/sessions/{s}/documents/{d}/erasure", "get"),
     ("/v1/sessions/{s}/events", "get"),
@@ -348,6 +349,13 @@ OPERATIONS = {
     ("/admin/api/drain", "post"),
     ("/admin/api/verify", "post"),
     ("/admin/api/regions/{r}/forget", "post"),
+    ("/admin/api/sessions/{s}/export", "get"),
+    ("/admin/api/export", "get"),
+    ("/admin/api/retention", "get"),
+    ("/admin/api/retention/{tenant}", "get"),
+    ("/admin/api/retention/{tenant}", "put"),
+    ("/admin/api/retention/{tenant}", "delete"),
+    ("/admin/api/retention/{tenant}/plan", "get"),
 }
 
 

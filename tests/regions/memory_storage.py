@@ -156,6 +156,15 @@ class MemoryStorage:
     def active(self) -> list[str]:
         return sorted(id_ for id_, (archive, _) in self._images.items() if archive.open_runs())
 
+    async def measure(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
+        found = {}
+        for id_ in sessions:
+            rows = self._images[id_][0].after("", 10_000) if id_ in self._images else []
+            bodies = [self._images[id_][0].body(row.id) or b"" for row in rows]
+            shown = [row.serial for row in rows if row.is_shown]
+            found[id_] = (sum(map(len, bodies)), max(shown, default=""))
+        return found
+
     def tenants(self) -> dict[str, int]:
         stored = self._images.items()
         return dict(Counter(tenant_of(id_) for id_, (_, image) in stored if image.exists))
