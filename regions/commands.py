@@ -14,14 +14,6 @@ from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
 from perdure.regions.client_command import EXIT_CODES, EXIT_UNREACHABLE, add_command
 from perdure.regions.console import patiently, print_json, say
-from perdure.regions.life_cycle_command import (
-    CODES_DRAIN,
-    add_drain_options,
-    add_forget_options,
-    drain,
-    forget,
-)
-from perdure.regions.operator_commands import add_operator_commands
 from perdure.regions.export_command import (
     EXPORT,
     IMPORT,
@@ -30,6 +22,14 @@ from perdure.regions.export_command import (
     export_sessions,
     import_sessions,
 )
+from perdure.regions.life_cycle_command import (
+    CODES_DRAIN,
+    add_drain_options,
+    add_forget_options,
+    drain,
+    forget,
+)
+from perdure.regions.operator_commands import add_operator_commands
 from perdure.regions.publishing import publish
 from perdure.regions.retention_command import RETENTION, run_retention
 from perdure.regions.retention_command import add_options as add_retention_options

@@ -182,20 +182,6 @@ def tenants(connection: Connection) -> dict[str, int]:
     return {str(tenant): int(count) for tenant, count in rows}
 
 
-def measure(connection: Connection, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Bytes of the messages of some sessions, and the greatest serial that is shown."""
-    found: dict[str, tuple[int, str]] = {}
-    for id_ in sessions:
-        row = connection.exec_driver_sql(
-            "SELECT SUM(LENGTH(m.facts) + LENGTH(m.body)), MAX(m.serial) FROM session s"
-            " JOIN message m ON m.session = s.number WHERE s.id = ?",
-            (id_,),
-        ).one()
-        serial = row[1] or ""
-        found[id_] = (row[0] or 0, serial if serial >= FIRST_SHOWN else "")
-    return found
-
-
 def in_buckets(connection: Connection, cipher: Clear, numbers: Sequence[int]) -> dict[str, bytes]:
     """The digests of the stored sessions of some buckets."""
     found: dict[str, bytes] = {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from perdure.regions.ports import OriginLog
 from perdure.replication.records import Origin
+from perdure.replication.rows import FIRST_SHOWN
 from sqlalchemy import Connection
 
 # By how many of the newest records of an origin the size of all is told.
@@ -37,16 +38,17 @@ def logs(connection: Connection, ids: Mapping[Origin, int]) -> list[OriginLog]:
     return found
 
 
-def sizes(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
-    """How many bytes of messages are stored of each of these sessions."""
-    found = {}
+def sizes(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Bytes of the messages of each of these sessions, and the greatest serial that is shown."""
+    found: dict[str, tuple[int, str]] = {}
     for id_ in ids:
-        size = connection.exec_driver_sql(
-            "SELECT sum(length(body) + length(facts)) FROM message"
-            " WHERE session = (SELECT number FROM session WHERE id = ?)",
+        row = connection.exec_driver_sql(
+            "SELECT SUM(LENGTH(m.facts) + LENGTH(m.body)), MAX(m.serial) FROM session s"
+            " JOIN message m ON m.session = s.number WHERE s.id = ?",
             (id_,),
-        ).scalar()
-        found[id_] = int(size or 0)
+        ).one()
+        serial = row[1] or ""
+        found[id_] = (row[0] or 0, serial if serial >= FIRST_SHOWN else "")
     return found
 
 

@@ -248,7 +248,12 @@ class Oversight:
         positions = await self.positions(ids)
         rows = []
         for id_ in ids:
-            rows.append({**self.searching.row(id_, sizes.get(id_, 0)), "positions": positions[id_]})
+            rows.append(
+                {
+                    **self.searching.row(id_, sizes[id_][0] if id_ in sizes else 0),
+                    "positions": positions[id_],
+                }
+            )
         return rows
 
     async def verified(self, session: str | None) -> dict[str, Any]:

@@ -80,12 +80,14 @@ class OriginLog(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """How much is stored: the logs, and the files of the database; ``encrypted``: with a key."""
+    """How much is stored: the logs, and the files of the database; ``encrypted``: with a
+    key."""
 
     logs: list[OriginLog]
     database_bytes: int
     wal_bytes: int
     encrypted: bool
+    last_backup_ms: int | None
 
 
 class Storage(Protocol):
@@ -138,9 +140,6 @@ class Storage(Protocol):
     def active(self) -> list[str]:
         """The stored sessions of which some run is not over."""
 
-    async def measure(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Of stored sessions how many bytes their messages take, and the greatest serial ("")."""
-
     def tenants(self) -> dict[str, int]:
         """How many stored sessions exist, of each tenant ("": of none)."""
 
@@ -191,8 +190,9 @@ class Storage(Protocol):
     async def measure(self) -> Measures:
         """How much is stored."""
 
-    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
-        """How many bytes are stored of the messages of each of these sessions."""
+    async def sizes(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Of each of these sessions how many bytes its messages take, as they are stored, and the
+        greatest serial ("": nothing is shown)."""
 
     def free_bytes(self) -> int | None:
         """How much room is left on the disk; None where that is not known."""

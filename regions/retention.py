@@ -183,7 +183,7 @@ class Retention:
         """All sessions of a tenant, a page at a time."""
         first, past = range_of(tenant, "*")
         while page := self._node.state.page(Range(first, past), _PAGE_SESSIONS):
-            measured = await self._node.storage.measure([name for name, _ in page])
+            measured = await self._node.storage.sizes([name for name, _ in page])
             for name, summary in page:
                 bytes_, serial = measured[name]
                 touched_ms = summary.get("touched_ms") or 0

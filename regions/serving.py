@@ -17,12 +17,12 @@ from perdure.regions.cipher import Cipher
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.guard_headers import GUARDS
+from perdure.regions.identity import note_identity
 from perdure.regions.life_cycle import FLUSH_S_MAX
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
 from perdure.regions.peers_file import with_peers
 from perdure.regions.ports import Clock, Entropy, StorageFailed
-from perdure.regions.identity import note_identity
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
 from perdure.regions.transport_tls import PeerTls

@@ -14,6 +14,7 @@ from perdure.regions import erasure_tables, image_tables, log_tables, measures, 
 from perdure.regions.cipher import Clear
 from perdure.regions.damage import Damage
 from perdure.regions.free_space import FreeSpace
+from perdure.regions.identity import last_backup_ms
 from perdure.regions.image_tables import Sums
 from perdure.regions.key_record import admit
 from perdure.regions.ports import Mark, Measures, StorageError, StorageFailed, Stored
@@ -251,11 +252,6 @@ class SqliteStorage(ErasingStorage):
         """The stored sessions of which some run is not over."""
         return self._look(image_tables.active)
 
-    async def measure(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
-        """Of stored sessions how many bytes their messages take, as they are stored, and the
-        greatest serial ("": nothing is shown)."""
-        return await self._read(lambda connection: image_tables.measure(connection, sessions))
-
     def tenants(self) -> dict[str, int]:
         """How many stored sessions exist, of each tenant ("": of none)."""
         return self._look(image_tables.tenants)
@@ -338,11 +334,12 @@ class SqliteStorage(ErasingStorage):
             measures.file_bytes(self.path),
             measures.file_bytes(wal),
             bool(self._cipher.keys),
+            last_backup_ms(self.directory),
         )
 
-    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
-        """How many bytes are stored of the messages of each of these sessions. Raises
-        ``StorageFailed``."""
+    async def sizes(self, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+        """Of each of these sessions how many bytes its messages take, as they are stored, and the
+        greatest serial ("": nothing is shown). Raises ``StorageFailed``."""
         return await self._read(lambda c: measures.sizes(c, ids))
 
     def free_bytes(self) -> int | None:

@@ -14,7 +14,6 @@ from perdure.replication.records import Origin
 # what was measured is good for.
 _LOOKED_AT_BYTES = 65_536
 FRESH_MS = 5_000
-_BACKUP_NOTE = "last_backup_ms"
 
 
 class StorageReport:
@@ -45,7 +44,6 @@ class StorageReport:
             for log in sorted(found.logs)
         ]
         commits = int(meters.commits.value())
-        told = storage.notes().get(_BACKUP_NOTE, "")
         return {
             "log_bytes": sum(log["bytes"] for log in logs),
             "logged_bytes": state.log_bytes,
@@ -65,7 +63,7 @@ class StorageReport:
             "undecodable": state.undecodable,
             "encrypted": found.encrypted,
             "last_checkpoint_ms": node.checkpoint.saved_ms,
-            "last_backup_ms": int(told) if told.isdigit() else None,
+            "last_backup_ms": found.last_backup_ms,
         }
 
     async def _oldest_ms(self, origin: Origin) -> int | None:

@@ -50,9 +50,13 @@ HOMES = {
         "api/runs.py",
     },
     # doctor_probes.py asks what a client of a region does not.
-    "httpx2": {"regions/cluster.py", "regions/doctor_probes.py", "regions/key_sets.py"},
     # export_command.py: what the client's streams raise when they break.
-    "httpx2": {"regions/cluster.py", "regions/export_command.py", "regions/key_sets.py"},
+    "httpx2": {
+        "regions/cluster.py",
+        "regions/doctor_probes.py",
+        "regions/export_command.py",
+        "regions/key_sets.py",
+    },
     "jwt": {"api/grants.py"},
     # The command line talks to regions as any client does.
     "perdure_client": {
@@ -70,7 +74,6 @@ HOMES = {
         "regions/watching.py",
         "regions/export_command.py",
         "regions/importing.py",
-        "regions/publishing.py",
         "regions/retention_command.py",
     },
     "pycrdt": {
@@ -103,12 +106,10 @@ HOMES = {
     "random": set(),
     # cluster.py: the secret of regions that it starts itself and that live as long as it does.
     "secrets": {"regions/clock.py", "regions/cluster.py"},
-    "sqlite3": {"regions/free_space.py", "regions/storage_engine.py"},
     # doctor_machine.py measures how long a disk takes, finer than a region's clock.
     "time": {"regions/clock.py", "regions/doctor_machine.py"},
     # backup.py: copies a database that another process has open, and no part of its meaning.
     "sqlite3": {"regions/backup.py", "regions/free_space.py", "regions/storage_engine.py"},
-    "time": {"regions/clock.py"},
     "uuid": set(),
 }
 # The environment is read with the settings. cluster.py hands its own on to the processes that it

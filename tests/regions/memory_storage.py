@@ -156,7 +156,7 @@ class MemoryStorage:
     def active(self) -> list[str]:
         return sorted(id_ for id_, (archive, _) in self._images.items() if archive.open_runs())
 
-    async def measure(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
+    async def sizes(self, sessions: Sequence[str]) -> dict[str, tuple[int, str]]:
         found = {}
         for id_ in sessions:
             rows = self._images[id_][0].after("", 10_000) if id_ in self._images else []
@@ -239,11 +239,7 @@ class MemoryStorage:
         for (origin, _), (_, record) in self._log.items():
             logs.setdefault(origin, []).append(len(record.body))
         found = [OriginLog(origin, len(sizes), sum(sizes)) for origin, sizes in logs.items()]
-        return Measures(found, 0, 0, encrypted=False)
-
-    async def sizes(self, ids: Sequence[str]) -> dict[str, int]:
-        held = {id_: self._images[id_][0].bodies for id_ in ids if id_ in self._images}
-        return {id_: sum(map(len, bodies.values())) for id_, bodies in held.items()}
+        return Measures(found, 0, 0, encrypted=False, last_backup_ms=None)
 
     def free_bytes(self) -> int | None:
         return None

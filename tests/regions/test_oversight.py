@@ -359,6 +359,6 @@ async def test_how_much_is_stored(tmp_path) -> None:
     assert [(log.origin, log.records, log.bytes) for log in found.logs] == [(EU, 4, 200)]
     assert found.wal_bytes > 0 and not found.encrypted
     assert found.database_bytes == file_bytes(storage.path)
-    assert await storage.sizes(["s"]) == {"s": 0}
+    assert await storage.sizes(["s"]) == {"s": (0, "")}
     assert (storage.free_bytes() or 0) > 0 and free_bytes(tmp_path / "gone") is None
     storage.close()
