@@ -8,20 +8,23 @@ from perdure.api.answers import answer, authority_of, idempotency_key, no_query,
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.callers import Callers
+from perdure.api.counting import refused
 from perdure.api.description_page import add_description_page
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
-from perdure.api.edge import ASGIApp, Edge, refuse
+from perdure.api.edge import ASGIApp, Edge
 from perdure.api.erasure import add_erasure
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
 from perdure.api.guarding import Rules, build_door, minting
+from perdure.api.metrics import Metrics, add_metrics
 from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.rates import Meter, Rates
+from perdure.api.refusing import refuse
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.standing import standing_of
@@ -124,6 +127,7 @@ def create_app(
     cors_origin_regex: str | None = None,
     demo_page: Mapping[str, str] | None = None,
     meter: Meter | None = None,
+    metrics: Metrics | None = None,
     has_tls: bool = False,
     is_local: bool = False,
 ) -> ASGIApp:
@@ -149,6 +153,8 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     add_erasure(routes, node)
+    metrics = metrics or Metrics(node, version)
+    add_metrics(routes, metrics)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)
@@ -161,6 +167,7 @@ def create_app(
     open_under = UNDER if demo_page else None
     guards = guard_headers(node.region, has_tls=has_tls)
     edge: Any = Edge(node, door, _as_written(routes), meter, guards, open_under)
+    metrics.queues.append(edge.queues)
     return Cors(
         edge,
         guards,
@@ -191,7 +198,8 @@ class _Refused(Response):
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused(scope, self._error)
         await refuse(self._error, [], receive, send)
 
 

@@ -23,8 +23,9 @@ from perdure.api.pace import cost_of, pace_of
 from perdure.api.patience import within
 from perdure.api.standing import reads, standing_of
 from perdure.regions.answers import Ack
-from perdure.regions.fanout import Gathered, Reader
+from perdure.regions.fanout import Reader
 from perdure.regions.guard_headers import guarded
+from perdure.regions.handing import Gathered
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.feed import Event

@@ -97,7 +97,8 @@ _AUDITED_OUTSIDE = {
 }
 
 
-def _shape(parts: list[str]) -> str:
+def shape_of(parts: list[str]) -> str:
+    """The path of a session's request below it, with ``*`` for ids."""
     rest = parts[4:]
     if len(rest) > 1 and rest[0] in _NAMED:
         rest = [rest[0], "*", *rest[2:]]
@@ -107,7 +108,7 @@ def _shape(parts: list[str]) -> str:
 def audited(method: str, path: str, parts: list[str]) -> str | None:
     """What a request is called in the audit log; None for one that is not noted there."""
     if len(parts) > 3:
-        return _AUDITED_PATHS.get((method, _shape(parts)))
+        return _AUDITED_PATHS.get((method, shape_of(parts)))
     if path.startswith("/v1/keys/") and method == "DELETE":
         return "key.remove"
     return _AUDITED_OUTSIDE.get((method, path))
@@ -125,7 +126,12 @@ def audited_frame(frame: dict[str, object]) -> str | None:
 
 def of_request(method: str, parts: list[str]) -> str | None:
     """The verb for a path of a session, as its segments: ``["", "v1", "sessions", id, …]``."""
-    return _OF_PATHS.get(_shape(parts), {}).get("GET" if method == "HEAD" else method)
+    return _OF_PATHS.get(shape_of(parts), {}).get("GET" if method == "HEAD" else method)
+
+
+def takes(method: str, shape: str) -> bool:
+    """Whether there is such a request."""
+    return ("GET" if method == "HEAD" else method) in _OF_PATHS.get(shape, ())
 
 
 def of_frame(frame: dict[str, object]) -> str | None:

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send, check_media_type, parse_object
+from perdure.api.counting import count_error
 from perdure.api.fields import Fields, query
 from perdure.api.hot import (
     WRITE_S_MAX,
@@ -322,7 +323,8 @@ async def stream(
         return
     except Exception as error:
         if not isinstance(error, Refusal | StorageError):
-            log.exception("stream failed")
+            log.exception("stream failed", extra={"session": session})
+        count_error(node.meters, error)
         last = problem(error).encode() + b"\n"
     finally:
         for task in tasks:

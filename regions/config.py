@@ -66,6 +66,9 @@ class Config:
     peer_port: int
     host: str = "127.0.0.1"
     peer_host: str = "127.0.0.1"
+    # A port for scrapers and probes, without grants; None: there is none.
+    ops_port: int | None = None
+    ops_host: str = "127.0.0.1"
     peers: Mapping[str, str] = field(default_factory=dict)
     peer_secret: bytes = b""
     # Secrets that peers may prove themselves with besides, while the secret is replaced.
@@ -263,9 +266,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"--region {config.region!r} must be 1 to 128 of A-Z a-z 0-9 . _ ~ -")
     if config.region in config.peers:
         raise ConfigError(f"--peer {config.region} is this region itself")
-    for name, port in (("--port", config.port), ("--peer-port", config.peer_port)):
-        if not 0 < port <= PORT_MAX:
-            raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
+    _check_ports(config)
     limits = {
         "--log-bytes-max": config.log_bytes_max,
         "--log-age-s-max": config.log_age_s_max,
@@ -275,8 +276,6 @@ def check(config: Config) -> None:
         if number < 1:
             raise ConfigError(f"{name} {number} must be 1 or more")
     _check_grants(config)
-    if config.port == config.peer_port:
-        raise ConfigError(f"--port and --peer-port are both {config.port}; they must differ")
     if config.no_auth and not is_loopback(config.host):
         raise ConfigError(
             f"--dev-no-auth serves anybody, so it listens on loopback only, not on {config.host}"
@@ -299,6 +298,19 @@ def check(config: Config) -> None:
         )
     if (count := 1 + len(config.peer_secrets_accepted)) > PEER_SECRETS_MAX:
         raise ConfigError(f"{PEER_SECRET} holds {count} secrets; {PEER_SECRETS_MAX} is the most")
+
+
+def _check_ports(config: Config) -> None:
+    ports = {"--port": config.port, "--peer-port": config.peer_port}
+    if config.ops_port is not None:
+        ports["--ops-port"] = config.ops_port
+    known: dict[int, str] = {}
+    for name, port in ports.items():
+        if not 0 < port <= PORT_MAX:
+            raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
+        if port in known:
+            raise ConfigError(f"{known[port]} and {name} are both {port}; they must differ")
+        known[port] = name
 
 
 def _check_grants(config: Config) -> None:

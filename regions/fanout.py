@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from perdure.regions.handing import Gathered, Handing
 from perdure.regions.waking import Crowd, Waking
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
@@ -22,13 +23,6 @@ from perdure.replication.roster import Roster
 from perdure.replication.session import Session
 
 
-class Gathered(list[Event]):
-    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
-    readers that are equally far get the same object."""
-
-    wire: bytes | None = None
-
-
 class Feed:
     """The events of one session for its readers here."""
 
@@ -37,14 +31,17 @@ class Feed:
         session: Session,
         roster: Roster,
         runs: Callable[[str], list[str]],
+        handing: Handing,
         waking: Waking | None = None,
     ) -> None:
         self.session = session
+        self.handing = handing
         self.roster = roster
         self._runs = runs
         self.readers: set[Reader] = set()
         self.closing = False
         self._events: deque[Event] = deque()
+        self._born_s: deque[float | None] = deque()
         self._first = 0
         self._bytes = 0
         # Readers that wait for something new; and what the last that looked was given.
@@ -156,12 +153,14 @@ class Feed:
 
     def _add(self, event: Event) -> None:
         self._events.append(event)
+        self._born_s.append(self.handing.committed_s)
         self._bytes += len(event.data)
         while self._bytes > FEED_BYTES_MAX and len(self._events) > 1:
             self._drop()
 
     def _drop(self) -> None:
         self._bytes -= len(self._events.popleft().data)
+        self._born_s.popleft()
         self._first += 1
 
     def trim(self) -> None:
@@ -177,6 +176,7 @@ class Feed:
             return None
         if self._given is None or self._given[:2] != (index, self.end):
             events = Gathered(islice(self._events, index - self._first, None))
+            events.born_s = self._born_s[index - self._first] if events else None
             self._given = (index, self.end, events)
         return self._given[2]
 
@@ -232,7 +232,7 @@ class Reader:
                 events = Gathered(self._own)
                 self._own.clear()
                 self._own_bytes = 0
-                return events
+                return self.feed.handing.handed(events)
             if self._is_last:
                 return None
             if self.returning is None and self.index < self.feed.end:
@@ -241,7 +241,7 @@ class Reader:
                     self._cut = True
                     return None
                 self.index = self.feed.end
-                return since
+                return self.feed.handing.handed(since)
             if self.feed.closing:
                 return None
             if waited:
@@ -302,11 +302,13 @@ class Fanout:
         unpin: Callable[[str], None],
         roster: Callable[[str], Roster],
         runs: Callable[[str], list[str]],
+        handing: Handing,
     ) -> None:
         """``pin`` is told of a session that has got readers, ``unpin`` when the last has left;
         ``roster`` says who is present in a session, ``runs`` which runs are not over, as JSON."""
         self._feeds: dict[str, Feed] = {}
         self._waking = Waking()
+        self.handing = handing
         self._roster = roster
         self._runs = runs
         self._pin = pin
@@ -335,8 +337,10 @@ class Fanout:
         self.check_room()
         feed = self._feeds.get(session.id)
         if feed is None:
-            feed = Feed(session, self._roster(session.id), self._runs, self._waking)
+            feed = Feed(session, self._roster(session.id), self._runs, self.handing, self._waking)
         first, returning = resume(session, position, now_ms, feed)
+        if position is not None:
+            self.handing.resumed(first, is_held=returning.differs)
         if session.id not in self._feeds:
             self._feeds[session.id] = feed
             self._pin(session.id)
@@ -351,6 +355,11 @@ class Fanout:
         if not feed.readers:
             del self._feeds[session]
             self._unpin(session)
+
+    def held(self) -> int:
+        """How many readers are held, or otherwise differ from what is shown here."""
+        readers = (reader for feed in self._feeds.values() for reader in feed.readers)
+        return sum(reader.returning is not None for reader in readers)
 
     def send_away(self, session: str) -> None:
         """End the subscriptions of a session; the clients resume by their cursors."""

@@ -95,6 +95,7 @@ def _add_serve(commands: Any) -> None:
     serving.add_argument("--peer-port", type=int, default=7201, help="peers' port (default 7201)")
     serving.add_argument("--host", default="127.0.0.1", help="address for clients")
     serving.add_argument("--peer-host", default="127.0.0.1", help="address for peers")
+    _add_watching(serving)
     serving.add_argument("--data", type=Path, required=True, metavar="DIR", help="data directory")
     serving.add_argument(
         "--peer",
@@ -147,6 +148,12 @@ def _add_serve(commands: Any) -> None:
         help="of standard error: json, an object a line, or text (json where no terminal is)",
     )
     serving.set_defaults(run=_serve)
+
+
+def _add_watching(serving: argparse.ArgumentParser) -> None:
+    text = "port for /metrics, /livez and /readyz without grants, on a private address (none)"
+    serving.add_argument("--ops-port", type=int, metavar="PORT", help=text)
+    serving.add_argument("--ops-host", default="127.0.0.1", help="address for these")
 
 
 def _add_token(commands: Any, *, is_meant: bool) -> None:
@@ -290,6 +297,8 @@ def _config(options: argparse.Namespace) -> Config:
         peer_port=options.peer_port,
         host=options.host,
         peer_host=options.peer_host,
+        ops_port=options.ops_port,
+        ops_host=options.ops_host,
         peers=parse_peers(options.peer),
         peer_secret=peer_secrets[0] if peer_secrets else b"",
         peer_secrets_accepted=peer_secrets[1:],
@@ -323,14 +332,18 @@ def _serve(options: argparse.Namespace) -> int:
     from perdure.api.app import create_app
     from perdure.api.callers import Callers
     from perdure.api.guarding import rules_of
+    from perdure.api.metrics import Metrics
+    from perdure.api.ops import Ops
     from perdure.api.rates import Meter, Rates
     from perdure.regions.serving import CannotListen, serve
 
     lets_loopback = config.no_auth or LOOPBACK in config.cors_origins
 
-    def make_app(node: Any) -> Any:
-        return create_app(
+    def make_apps(node: Any) -> tuple[Any, Any]:
+        metrics = Metrics(node, version("perdure"))
+        clients = create_app(
             node,
+            metrics=metrics,
             rules=rules_of(config, node),
             version=version("perdure"),
             cors_origins=[origin for origin in config.cors_origins if origin != LOOPBACK],
@@ -340,10 +353,11 @@ def _serve(options: argparse.Namespace) -> int:
             is_local=config.no_auth or bool(config.demo_page),
             meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
+        return clients, Ops(node, metrics)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(serve(config, make_app))
+            return runner.run(serve(config, make_apps))
         except CannotListen as error:
             last_words(str(error))
             return 1

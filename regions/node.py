@@ -7,17 +7,19 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from perdure.regions.accounts import Accounts
 from perdure.regions.catch_up import CatchUp
 from perdure.regions.checkpoint import Checkpoint, Limits
+from perdure.regions.clock import seconds_of
 from perdure.regions.documents import DocumentDesk
 from perdure.regions.erasing import Eraser
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links
+from perdure.regions.measuring import Measuring
 from perdure.regions.mending import mend
 from perdure.regions.meters import Meters
 from perdure.regions.ports import Clock, Entropy, Storage, StorageError, StorageFailed, StorageFull
@@ -57,7 +59,7 @@ class Node(Accounts):
         limits: Limits | None = None,
     ) -> None:
         self.region = region
-        self.meters = Meters()
+        self.meters = Meters(seconds_of(clock))
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
         state = State(region, self.gossip, storage)
@@ -92,6 +94,7 @@ class Node(Accounts):
             self.state.decode,
             state.census,
         )
+        self._writer.measured = Measuring(self.meters, region, clock).committed
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
             state, storage, self.gossip, clock, lambda: self._writer.absorbed, limits or Limits()
@@ -198,8 +201,11 @@ class Node(Accounts):
         self._storage.close()
 
     async def _tick(self) -> None:
+        meters = self.meters
         while True:
+            due_s = meters.now() + TICK_MS / 1000
             await asyncio.sleep(TICK_MS / 1000)
+            meters.loop_lag_seconds.observe(max(0.0, meters.now() - due_s))
             self.tick()
             try:
                 await self.work()
@@ -245,6 +251,7 @@ class Node(Accounts):
     def _tell(self) -> None:
         """Operations were applied: tell readers here, then the peers."""
         touched = self.state.take_touched()
+        self.fanout.handing.committed_s = self._writer.committed_s
         for session in touched:
             feed = self.fanout.get(session.id)
             # One that was rebuilt has sent its readers away.
@@ -256,6 +263,7 @@ class Node(Accounts):
             if session.deleted:
                 self.desk.attendance.leave_all(session.id)
                 self.turns.session_deleted(session)
+        self.fanout.handing.committed_s = None
         sessions = {session.id: session for session in touched}
         for name, id_ in self.state.news:
             if name in self.watchers:
@@ -325,6 +333,16 @@ class Node(Accounts):
     def entropy(self) -> Entropy:
         """Randomness."""
         return self._entropy
+
+    @property
+    def waiting_writes(self) -> int:
+        """How many writes wait for a commit."""
+        return self._writer.waiting
+
+    @property
+    def link_counters(self) -> Mapping[str, int]:
+        """What the links count; nothing where there are none."""
+        return {} if self._links is None else self._links.counters
 
     @property
     def storage(self) -> Storage:

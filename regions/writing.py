@@ -174,10 +174,21 @@ class Writing(Reading):
             duplicates = admitted.duplicates
             return admitted.operations
 
-        await self._writer.write(session, admit, exclusive=False)
+        meters = self.meters
+        began_s = meters.now()
+        try:
+            await self._writer.write(session, admit, exclusive=False)
+        except Refusal as refusal:
+            if refusal.code == "fenced":
+                meters.fenced.add()
+            raise
+        meters.append_seconds.observe(meters.now() - began_s)
         self._appended(session, message, lane)
         self.counters["appends"] += 1
         self.counters["duplicates"] += duplicates
+        meters.tokens.add(max(0, len(items) - duplicates))
+        if duplicates:
+            meters.duplicates.add(duplicates)
         return self._ack(session, message, lane, duplicates)
 
     def _appended(self, session: str, message: str, lane: LaneKey) -> None:

@@ -159,5 +159,7 @@ SESSION_MESSAGES_MAX = 1_000_000
 # Names of one kind whose buckets owe something; those for which there is no room share these.
 BUCKETS_MAX = 65_536
 BUCKETS_SHARED_MAX = 1_024
+# Connections of scrapers and probes at a port of their own.
+OPS_CONNECTIONS_MAX = 64
 # Combinations of the values of labels that a counter counts apart.
-METER_SERIES_MAX = 256
+METER_SERIES_MAX = 1_024

@@ -39,6 +39,7 @@ INSIDE = {
     "BUCKETS_MAX",
     "BUCKETS_SHARED_MAX",
     "METER_SERIES_MAX",
+    "OPS_CONNECTIONS_MAX",
     "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.

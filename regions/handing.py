@@ -1,0 +1,49 @@
+"""What readers are handed, and how long that is after its commit: for the meters and for traces."""
+
+from collections.abc import Callable
+
+from perdure.regions.meters import Meters
+from perdure.replication.feed import Event
+
+
+class Gathered(list[Event]):
+    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
+    readers that are equally far get the same object. ``born_s``: when the first of them was
+    committed here, where that is known."""
+
+    wire: bytes | None = None
+    born_s: float | None = None
+
+
+class Handing:
+    """Of one region: every event passes here on its way to a reader, whatever carries it there."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        # When that was committed of which readers are told just now; None: it was no commit.
+        self.committed_s: float | None = None
+        # What is to be told when one of these is handed to its first reader.
+        self.awaited: dict[Event, Callable[[], None]] = {}
+
+    def handed(self, events: Gathered) -> Gathered:
+        """A reader has been given these."""
+        meters = self._meters
+        meters.events.add(len(events))
+        if events.born_s is not None:
+            meters.delivery_seconds.observe(meters.now() - events.born_s)
+        if self.awaited:
+            for event in events:
+                if (call := self.awaited.pop(event, None)) is not None:
+                    call()
+        return events
+
+    def resumed(self, events: list[Event], *, is_held: bool) -> None:
+        """A reader has come back with a cursor, and this is the first that it is given."""
+        told = {event.name for event in events}
+        if "snapshot" in told:
+            outcome = "snapshot"
+        elif is_held:
+            outcome = "held"
+        else:
+            outcome = "replaced" if "replace" in told else "continued"
+        self._meters.resumes.add(1, outcome)
