@@ -50,6 +50,7 @@ _CORS_HEADERS = (
     "Producer-Id",
     "Producer-Epoch",
     "Producer-Seq",
+    "traceparent",
 )
 
 

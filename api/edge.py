@@ -11,7 +11,7 @@ from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from perdure.api.auditing import begin_telling, note
-from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send
+from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, trace_of
 from perdure.api.counting import Counting, Told, begin, count_error, place_of
 from perdure.api.document_sockets import serve_document
 from perdure.api.door import ANYBODYS, Door, brings_any
@@ -33,6 +33,7 @@ from perdure.regions.documents import Seat
 from perdure.regions.guard_headers import guarded
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
+from perdure.regions.tracing import CURRENT
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_id
 from perdure.replication.limits import POLLS_KEPT_MAX, REQUESTS_WAITING_MAX, SOCKETS_MAX
@@ -158,6 +159,8 @@ class Edge:
                     self._note_guess(scope)
             await send(message)
 
+        if scope["method"] == "POST" and (trace := trace_of(scope)) is not None:
+            CURRENT.set(trace)
         try:
             await self._route(scope, told, receive, watched)
         except Disconnected:

@@ -29,6 +29,7 @@ from perdure.api.standing import Needs, standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
+from perdure.regions.tracing import CURRENT
 from perdure.replication.errors import Refusal
 from perdure.replication.items import make_items
 from perdure.replication.limits import (
@@ -317,7 +318,12 @@ async def stream(
         start = [(b"content-type", MEDIA_TYPE.encode()), *headers]
         await send({"type": "http.response.start", "status": 200, "headers": start})
         needs = Needs(frozenset({"write"}), (producer.id,))
-        with standing.held(session, appending.end, needs):
+        with (
+            standing.held(session, appending.end, needs),
+            node.tracing.request("perdure.stream", session, message),
+        ):
+            # One span for all of it: lines have none.
+            CURRENT.set(None)
             await appending.run(lines)
     except TimeoutError:
         return

@@ -27,6 +27,13 @@ def seconds_of(clock: Clock) -> Callable[[], float]:
     return lambda: clock.monotonic_ms() / 1000
 
 
+def nanoseconds_of(clock: Clock) -> Callable[[], int]:
+    """Nanoseconds since 1970 for saying when something was; see :func:`seconds_of`."""
+    if isinstance(clock, SystemClock):
+        return time.time_ns
+    return lambda: clock.wall_ms() * 1_000_000
+
+
 class SystemEntropy:
     """Randomness from the operating system."""
 

@@ -69,6 +69,8 @@ class Config:
     # A port for scrapers and probes, without grants; None: there is none.
     ops_port: int | None = None
     ops_host: str = "127.0.0.1"
+    # Where spans of traces are sent; None: they are not made.
+    otlp: str | None = None
     peers: Mapping[str, str] = field(default_factory=dict)
     peer_secret: bytes = b""
     # Secrets that peers may prove themselves with besides, while the secret is replaced.
@@ -287,6 +289,8 @@ def check(config: Config) -> None:
         )
     if config.allowed.off and not is_loopback(config.host):
         raise ConfigError(f"--limit off is for loopback only, not for {config.host}")
+    if config.otlp is not None and urlsplit(config.otlp).scheme not in ("http", "https"):
+        raise ConfigError(f"--otlp {config.otlp} must be a URL, as http://localhost:4318/v1/traces")
     _check_links(config)
     _check_clients(config)
     if config.demo_page and not is_loopback(config.host):

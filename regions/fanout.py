@@ -66,6 +66,7 @@ class Feed:
             drafts = list(change_drafts(self.session, change))
             for draft in drafts:
                 self._add(finish(self.session, draft))
+                self.handing.published(self.session.id, change.message, self._events[-1])
             # One whose hold ended at an earlier change shares the log by now.
             for reader in self.readers:
                 if reader.returning is not None:

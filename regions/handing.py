@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from perdure.regions.meters import Meters
 from perdure.replication.feed import Event
+from perdure.replication.limits import TRACE_DELIVERIES_MAX
 
 
 class Gathered(list[Event]):
@@ -22,8 +23,10 @@ class Handing:
         self._meters = meters
         # When that was committed of which readers are told just now; None: it was no commit.
         self.committed_s: float | None = None
-        # What is to be told when one of these is handed to its first reader.
+        # What is to be told when one of these is handed to its first reader; and when such an event
+        # is made of a message of a session.
         self.awaited: dict[Event, Callable[[], None]] = {}
+        self.expected: dict[tuple[str, str], Callable[[], None]] = {}
 
     def handed(self, events: Gathered) -> Gathered:
         """A reader has been given these."""
@@ -36,6 +39,15 @@ class Handing:
                 if (call := self.awaited.pop(event, None)) is not None:
                     call()
         return events
+
+    def published(self, session: str, message: str, event: Event) -> None:
+        """An event was made for readers of a session, of a change of this message."""
+        if not self.expected or (call := self.expected.pop((session, message), None)) is None:
+            return
+        self.awaited[event] = call
+        if len(self.awaited) > TRACE_DELIVERIES_MAX:
+            # Its readers have left.
+            del self.awaited[next(iter(self.awaited))]
 
     def resumed(self, events: list[Event], *, is_held: bool) -> None:
         """A reader has come back with a cursor, and this is the first that it is given."""

@@ -154,6 +154,8 @@ def _add_watching(serving: argparse.ArgumentParser) -> None:
     text = "port for /metrics, /livez and /readyz without grants, on a private address (none)"
     serving.add_argument("--ops-port", type=int, metavar="PORT", help=text)
     serving.add_argument("--ops-host", default="127.0.0.1", help="address for these")
+    text = "where to send spans of traces, by OTLP over HTTP (perdure[otel]; none)"
+    serving.add_argument("--otlp", metavar="URL", help=text)
 
 
 def _add_token(commands: Any, *, is_meant: bool) -> None:
@@ -299,6 +301,7 @@ def _config(options: argparse.Namespace) -> Config:
         peer_host=options.peer_host,
         ops_port=options.ops_port,
         ops_host=options.ops_host,
+        otlp=options.otlp,
         peers=parse_peers(options.peer),
         peer_secret=peer_secrets[0] if peer_secrets else b"",
         peer_secrets_accepted=peer_secrets[1:],
@@ -336,10 +339,20 @@ def _serve(options: argparse.Namespace) -> int:
     from perdure.api.ops import Ops
     from perdure.api.rates import Meter, Rates
     from perdure.regions.serving import CannotListen, serve
+    from perdure.regions.tracing import NoTracing, exporting_to
 
     lets_loopback = config.no_auth or LOOPBACK in config.cors_origins
 
+    provider = None
+    if config.otlp is not None:
+        try:
+            provider = exporting_to(config.otlp, config.region, version("perdure"))
+        except NoTracing as error:
+            raise ConfigError(f"--otlp: {error}") from error
+
     def make_apps(node: Any) -> tuple[Any, Any]:
+        if provider is not None:
+            node.trace(provider)
         metrics = Metrics(node, version("perdure"))
         clients = create_app(
             node,

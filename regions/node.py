@@ -27,6 +27,7 @@ from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
 from perdure.regions.runs import RunDesk
 from perdure.regions.state import State
+from perdure.regions.tracing import SpanTracing
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
@@ -94,7 +95,8 @@ class Node(Accounts):
             self.state.decode,
             state.census,
         )
-        self._writer.measured = Measuring(self.meters, region, clock).committed
+        self._measuring = Measuring(self.meters, region, clock)
+        self._writer.measured = self._measured
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
             state, storage, self.gossip, clock, lambda: self._writer.absorbed, limits or Limits()
@@ -264,6 +266,8 @@ class Node(Accounts):
                 self.desk.attendance.leave_all(session.id)
                 self.turns.session_deleted(session)
         self.fanout.handing.committed_s = None
+        # Where nobody reads, nothing is delivered.
+        self.tracing.expected.clear()
         sessions = {session.id: session for session in touched}
         for name, id_ in self.state.news:
             if name in self.watchers:
@@ -274,6 +278,18 @@ class Node(Accounts):
         self.peers_changed()
         if self._links is not None:
             self._links.wake()
+
+    def _measured(self, applied: Sequence[Applied], writes: int, seconds: float) -> None:
+        self._measuring.committed(applied, writes, seconds)
+        if self.tracing.is_on:
+            self.tracing.committed(applied, seconds)
+
+    def trace(self, provider: Any) -> None:
+        """Have spans made of what is traced; of a ``TracerProvider`` of OpenTelemetry's."""
+        writer = self._writer
+        times = lambda: (writer.began_s, writer.committed_s)  # noqa: E731
+        self.tracing = SpanTracing(provider, self.region, self._clock, times)
+        self.fanout.handing.expected = self.tracing.expected
 
     def peers_changed(self) -> None:
         """More is stable, perhaps, or settled."""

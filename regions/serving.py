@@ -248,6 +248,7 @@ async def serve(config: Config, make_apps: MakeApps) -> int:
     await asyncio.wait({serving, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
     # Those who watch are told how a region drains until it has ended.
     code = await _shut_down(node, links, server, serving)
+    await asyncio.to_thread(node.tracing.close)
     ops.should_exit = True
     await asyncio.gather(*watchers, return_exceptions=True)
     for task in (watching, stopping, failing):

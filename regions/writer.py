@@ -120,8 +120,8 @@ class Writer:
         # Told of each commit: what was applied, how many it answers, how long the disk took.
         self.measured: Callable[[Sequence[Applied], int, float], None] = lambda *_: None
         self.now = seconds_of(clock)
-        # When the last commit was on disk.
-        self.committed_s = 0.0
+        # When the last commit began to be written, and when it was on disk.
+        self.began_s = self.committed_s = 0.0
         self._queue: FairQueue[Intent] = FairQueue()
         self._arrivals: deque[Arrival] = deque()
         self._jumps: deque[Jump] = deque()
@@ -330,7 +330,7 @@ class Writer:
             except StorageError as error:
                 self._refuse(batch, error)
                 return
-            self.committed_s = self.now()
+            self.began_s, self.committed_s = began_s, self.now()
             self.absorbed += batch.absorbed
             if any(deletion.is_news for deletion in batch.deletions):
                 self._gossip.deleting()

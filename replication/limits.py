@@ -161,5 +161,8 @@ BUCKETS_MAX = 65_536
 BUCKETS_SHARED_MAX = 1_024
 # Connections of scrapers and probes at a port of their own.
 OPS_CONNECTIONS_MAX = 64
+# Spans of traces that wait to be sent; and messages whose first delivery is one.
+TRACE_SPANS_WAITING_MAX = 2_048
+TRACE_DELIVERIES_MAX = 1_000
 # Combinations of the values of labels that a counter counts apart.
 METER_SERIES_MAX = 1_024

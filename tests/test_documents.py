@@ -40,6 +40,8 @@ INSIDE = {
     "BUCKETS_SHARED_MAX",
     "METER_SERIES_MAX",
     "OPS_CONNECTIONS_MAX",
+    "TRACE_SPANS_WAITING_MAX",
+    "TRACE_DELIVERIES_MAX",
     "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.
