@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from perdure.api.bodies import Scope
-from perdure.api.needs import OF_FRAMES, shape_of, takes
+from perdure.api.needs import OF_FRAMES, operations
 from perdure.api.problems import as_refusal
 from perdure.regions.meters import OTHER, Meters
+from perdure.regions.tracing import CURRENT
 
 _TOLD = "perdure.answered"
 _OUTSIDE = frozenset(
@@ -31,6 +32,17 @@ _BELOW = (
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 
+def _of_sessions() -> Iterator[tuple[tuple[object, ...], str]]:
+    """The operations on sessions, by method, number of segments, and those that are no id."""
+    for method, shape in operations():
+        names = shape.split("/") if shape else []
+        key = (method, 4 + len(names), *names[:1], *names[2:])
+        yield key, f"{method} /v1/sessions/*/{shape}".rstrip("/")
+
+
+_OF_SESSIONS = dict(_of_sessions())
+
+
 class Told:
     """What is known of a request by the time that it is answered."""
 
@@ -41,8 +53,10 @@ class Told:
         self.error: Exception | None = None
 
     def place(self) -> dict[str, str]:
-        """See :func:`place_of`."""
-        return place_of(self.parts)
+        """See :func:`place_of`; and of which trace the request is a part."""
+        trace = CURRENT.get()
+        traced = {} if trace is None else {"trace": trace.split("-")[1]}
+        return {**place_of(self.parts), **traced}
 
 
 def place_of(parts: list[str]) -> dict[str, str]:
@@ -66,10 +80,7 @@ def refused(scope: Scope, error: Exception) -> None:
 def operation(method: str, path: str, parts: list[str]) -> str:
     """What a request is counted as."""
     if len(parts) > 3:
-        shape = shape_of(parts)
-        if not takes(method, shape):
-            return OTHER
-        return f"{method} /v1/sessions/*/{shape}" if shape else f"{method} /v1/sessions/*"
+        return _OF_SESSIONS.get((method, len(parts), *parts[4:5], *parts[6:]), OTHER)
     if path not in _OUTSIDE:
         path = next((name for begins, name in _BELOW if path.startswith(begins)), OTHER)
     return f"{method} {path}" if path != OTHER and method in _METHODS else OTHER

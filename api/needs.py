@@ -3,6 +3,8 @@
 What is not listed needs to be seen, and is then answered as what is not there.
 """
 
+from collections.abc import Iterator
+
 _OF_PATHS: dict[str, dict[str, str]] = {
     "": {"GET": "read", "PUT": "write", "DELETE": "admin"},
     "erasure": {"GET": "read"},
@@ -97,8 +99,7 @@ _AUDITED_OUTSIDE = {
 }
 
 
-def shape_of(parts: list[str]) -> str:
-    """The path of a session's request below it, with ``*`` for ids."""
+def _shape(parts: list[str]) -> str:
     rest = parts[4:]
     if len(rest) > 1 and rest[0] in _NAMED:
         rest = [rest[0], "*", *rest[2:]]
@@ -108,7 +109,7 @@ def shape_of(parts: list[str]) -> str:
 def audited(method: str, path: str, parts: list[str]) -> str | None:
     """What a request is called in the audit log; None for one that is not noted there."""
     if len(parts) > 3:
-        return _AUDITED_PATHS.get((method, shape_of(parts)))
+        return _AUDITED_PATHS.get((method, _shape(parts)))
     if path.startswith("/v1/keys/") and method == "DELETE":
         return "key.remove"
     return _AUDITED_OUTSIDE.get((method, path))
@@ -126,12 +127,15 @@ def audited_frame(frame: dict[str, object]) -> str | None:
 
 def of_request(method: str, parts: list[str]) -> str | None:
     """The verb for a path of a session, as its segments: ``["", "v1", "sessions", id, …]``."""
-    return _OF_PATHS.get(shape_of(parts), {}).get("GET" if method == "HEAD" else method)
+    return _OF_PATHS.get(_shape(parts), {}).get("GET" if method == "HEAD" else method)
 
 
-def takes(method: str, shape: str) -> bool:
-    """Whether there is such a request."""
-    return ("GET" if method == "HEAD" else method) in _OF_PATHS.get(shape, ())
+def operations() -> Iterator[tuple[str, str]]:
+    """Every request on a session: its method, and its path below that, with ``*`` for ids."""
+    for shape, verbs in _OF_PATHS.items():
+        yield from ((method, shape) for method in verbs)
+        if "GET" in verbs:
+            yield "HEAD", shape
 
 
 def of_frame(frame: dict[str, object]) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import platform
 import re
+from typing import Any
 
 import pytest
 from perdure.api.counting import operation
@@ -14,6 +15,7 @@ from perdure.api.ops import Ops
 from perdure.api.problems import STATUS
 from perdure.regions.config import Config, ConfigError, check
 from perdure.regions.meters import OTHER
+from perdure.regions.tracing import CURRENT
 from perdure.replication.limits import METER_SERIES_MAX
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain
@@ -153,6 +155,9 @@ def test_operations_are_a_short_list():
     assert operation("GET", "/v1/x", parts) == OTHER
     assert operation("GET", "/v1/x", parts[:4]) == "GET /v1/sessions/*"
     assert operation("GET", "/v1/x", [*parts[:4], "secret"]) == OTHER
+    assert operation("HEAD", "/v1/x", [*parts[:4], "messages"]) == "HEAD /v1/sessions/*/messages"
+    assert operation("GET", "/v1/x", parts[:6]) == "GET /v1/sessions/*/messages/*"
+    assert operation("POST", "/v1/x", [*parts[:4], "tickets", "x"]) == OTHER
     assert operation("DELETE", "/v1/keys/k1", []) == "DELETE /v1/keys/*"
     assert operation("GET", "/nothing", []) == operation("BREW", "/livez", []) == OTHER
     assert len(OF_FRAMES) * 10 < METER_SERIES_MAX
@@ -221,3 +226,35 @@ async def test_no_client_makes_series(region):
         await region.request("ZZZ", path)
     reply = await region.request("GET", "/metrics")
     assert b"zzz" not in reply.body.lower()
+
+
+async def test_a_trace_comes_with_a_request_or_a_frame(region, lane, monkeypatch):
+    """``traceparent`` of a POST, and of a frame; one that is malformed, or comes twice, is as if
+    there was none, and is never refused."""
+    seen: list[str | None] = []
+    real = region.node.tracing.request
+
+    def request(*about: str) -> Any:
+        seen.append(CURRENT.get())
+        return real(*about)
+
+    monkeypatch.setattr(region.node.tracing, "request", request)
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+
+    async def send(id_: str, *headers: tuple[str, str]) -> None:
+        body = {"id": id_, "role": "user", "text": "x"}
+        assert (await region.json("POST", "/v1/sessions/s/messages", body, headers)).status == 201
+
+    await send("m1", ("traceparent", trace))
+    await send("m2", ("traceparent", "nonsense"))
+    await send("m3", ("traceparent", trace), ("traceparent", trace))
+    await send("m4")
+    assert seen == [trace, None, None, None]
+    # Of an append nothing is looked at but where it is traced.
+    await region.append(lane, 0, ["a"])
+    assert len(seen) == 4
+    headers = [("traceparent", trace), *lane.headers(1)]
+    assert (
+        await region.json("POST", f"{lane.path}/tokens", {"tokens": ["b"]}, headers)
+    ).status == 200
+    assert seen[4:] == [trace]
