@@ -20,7 +20,7 @@ from perdure.replication.operations import Open
 
 # The trace of the request that is carried out in this task; see ``sampled``.
 CURRENT: ContextVar[str | None] = ContextVar("perdure_trace", default=None)
-CLOSE_MS_MAX = 2_000
+CLOSE_MS_MAX = 1_000
 Commit = tuple[float, float]
 
 

@@ -1,6 +1,9 @@
 """Traces: one from a request to its delivery in another region, and nothing without one."""
 
+import ast
+import asyncio
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from perdure.regions import tracing
+from perdure.regions.cluster import free_ports
+from perdure.regions.config import Config, ConfigError, check
 from perdure.regions.node import Node
 from perdure.regions.tracing import CURRENT
 from perdure.replication.admission import Draft
@@ -214,3 +220,33 @@ def test_no_text_breaks_it(text: str) -> None:
     """Whatever a client sends, what is carried is of the one form or nothing."""
     found = sampled(text)
     assert found is None or sampled(found) == found
+
+
+def test_nothing_is_imported_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is needed only by who sends spans, and who lacks it is told what to install."""
+    tree = ast.parse(Path(tracing.__file__).read_text(encoding="utf-8"))
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert top and "opentelemetry" not in " ".join(map(ast.unparse, top))
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(tracing.NoTracing, match=r"pip install 'perdure\[otel\]'"):
+        tracing.exporting_to("http://127.0.0.1:1/v1/traces", "eu", "1")
+
+
+def test_where_spans_are_sent_is_a_url(tmp_path: Path) -> None:
+    """Anything else is refused before a region starts."""
+    config = Config("eu", tmp_path, 1, 2, otlp="collector:4318", peer_secret=b"s" * 32)
+    with pytest.raises(ConfigError, match="--otlp collector:4318 must be a URL"):
+        check(config)
+
+
+async def test_a_collector_that_is_down_is_not_waited_for(tmp_path: Path, traced: None) -> None:
+    """Requests are answered as ever, and the end comes within its limit."""
+    async with linked(tmp_path, {"eu": []}) as regions:
+        eu = regions.nodes["eu"]
+        (port,) = free_ports(1)
+        eu.trace(tracing.exporting_to(f"http://127.0.0.1:{port}/v1/traces", "eu", "1"))
+        for number in range(3):
+            assert (await eu.send("s", Draft("user", f"m{number}", text="x"))).created
+        began_s = eu.meters.now()
+        await asyncio.to_thread(eu.tracing.close)
+        assert eu.meters.now() - began_s < 4 * tracing.CLOSE_MS_MAX / 1000
