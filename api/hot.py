@@ -25,10 +25,9 @@ from perdure.api.standing import reads, standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Reader
 from perdure.regions.guard_headers import guarded
-from perdure.regions.handing import Gathered
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
-from perdure.replication.feed import Event
+from perdure.replication.feed import Event, Gathered
 from perdure.replication.ids import is_id, parse_epoch
 from perdure.replication.items import ENDS
 from perdure.replication.limits import APPEND_ITEMS_MAX, CURSOR_CHARS_MAX, SEQ_MAX, UNIT_ITEMS

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from perdure.regions.handing import Gathered, Handing
+from perdure.regions.handing import Handing
 from perdure.regions.waking import Crowd, Waking
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
-from perdure.replication.feed import Draft, Event, change_drafts, finish
+from perdure.replication.feed import Draft, Event, Gathered, change_drafts, finish
 from perdure.replication.ids import beside_tag, canonical
 from perdure.replication.limits import FEED_BYTES_MAX, READERS_MAX
 from perdure.replication.resume import Returning, resume

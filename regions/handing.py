@@ -3,17 +3,8 @@
 from collections.abc import Callable
 
 from perdure.regions.meters import Meters
-from perdure.replication.feed import Event
+from perdure.replication.feed import Event, Gathered
 from perdure.replication.limits import TRACE_DELIVERIES_MAX
-
-
-class Gathered(list[Event]):
-    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
-    readers that are equally far get the same object. ``born_s``: when the first of them was
-    committed here, where that is known."""
-
-    wire: bytes | None = None
-    born_s: float | None = None
 
 
 class Handing:

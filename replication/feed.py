@@ -33,6 +33,15 @@ class Event:
         return f"Event({self.name!r}, {self.data})"
 
 
+class Gathered(list[Event]):
+    """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
+    readers that are equally far get the same object; ``born_s``: when the first of them was
+    committed here, in seconds of the shell's clock, where that is known."""
+
+    wire: bytes | None = None
+    born_s: float | None = None
+
+
 class Beside(Protocol):
     """What readers of a session are told beside its messages, and no cursor counts."""
 
