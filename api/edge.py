@@ -170,9 +170,11 @@ class Edge:
                 # As bytes and quoted: nothing in a path can forge a line of the log.
                 where = (scope["method"], scope.get("raw_path"))
                 log.exception("%s %r failed", *where, extra=told.place())
-            told.error = error
+            known, told.error = told.error, error
             if started:
-                count_error(self._node.meters, error)
+                # What the routes have answered with a problem is counted.
+                if known is not error:
+                    count_error(self._node.meters, error)
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
             await refuse(error, self._headers, receive, watched)

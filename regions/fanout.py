@@ -233,7 +233,7 @@ class Reader:
                 events = Gathered(self._own)
                 self._own.clear()
                 self._own_bytes = 0
-                return self.feed.handing.handed(events)
+                return self.feed.handing.handed(events, waited=waited)
             if self._is_last:
                 return None
             if self.returning is None and self.index < self.feed.end:
@@ -242,7 +242,7 @@ class Reader:
                     self._cut = True
                     return None
                 self.index = self.feed.end
-                return self.feed.handing.handed(since)
+                return self.feed.handing.handed(since, waited=waited)
             if self.feed.closing:
                 return None
             if waited:

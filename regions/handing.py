@@ -19,11 +19,12 @@ class Handing:
         self.awaited: dict[Event, Callable[[], None]] = {}
         self.expected: dict[tuple[str, str], Callable[[], None]] = {}
 
-    def handed(self, events: Gathered) -> Gathered:
-        """A reader has been given these."""
+    def handed(self, events: Gathered, *, waited: bool) -> Gathered:
+        """A reader has been given these. ``waited``: it was waiting for them, and not they for it:
+        how slowly a client takes what it is sent is not this region's time."""
         meters = self._meters
         meters.events.add(len(events))
-        if events.born_s is not None:
+        if waited and events.born_s is not None:
             meters.delivery_seconds.observe(meters.now() - events.born_s)
         if self.awaited:
             for event in events:

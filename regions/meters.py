@@ -113,7 +113,8 @@ class Meters:
         )
         self.append_seconds = Histogram("append_seconds", "From an append to its acknowledgement")
         self.delivery_seconds = Histogram(
-            "delivery_seconds", "From a commit here to its events being handed to a reader"
+            "delivery_seconds",
+            "From a commit here to its events being handed to a reader that waits",
         )
         self.gossip_seconds = Histogram(
             "gossip_seconds",

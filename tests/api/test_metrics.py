@@ -196,6 +196,37 @@ async def test_the_port_of_its_own(region):
     assert body == b'{"ready":false,"reason":"draining"}'
 
 
+async def test_our_own_mistakes_are_counted_once(region, monkeypatch):
+    """Whether a route or a hot path makes them, and by their code."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(region.node, "metadata", broken)
+    assert (await region.request("GET", "/v1/sessions/s/metadata")).status == 500
+    assert region.node.meters.errors.value("internal") == 1
+    monkeypatch.setattr(region.node, "subscribe", broken)
+    assert (await region.request("GET", "/v1/sessions/s/events")).status == 500
+    assert region.node.meters.errors.value("internal") == 2
+    assert region.node.meters.errors.value() == 2
+
+
+async def test_a_slow_client_is_no_slow_delivery(region, lane):
+    """What lies there when a client polls again was not late: it was not waited for."""
+    cursor = (await region.request("GET", "/v1/sessions/s/poll")).json
+    await region.append(lane, 0, ["a"])
+    target = f"/v1/sessions/s/poll?cursor={cursor['cursor']}&poll={cursor['poll']}"
+    assert [e["event"] for e in (await region.request("GET", target)).json["events"]] == ["append"]
+    assert region.node.meters.delivery_seconds.count == 0
+    follower = await region.follow()
+    await follower.events()
+    while not any(feed._crowd._waiting for feed in region.node.fanout._feeds.values()):
+        await asyncio.sleep(0)
+    await region.append(lane, 1, ["b"])
+    await follower.events("append")
+    assert region.node.meters.delivery_seconds.count == 1
+
+
 async def test_errors_of_streams_and_frames_are_counted(region, lane):
     """A refusal within a long request is counted by its code as well."""
     connection = await region.connect()
