@@ -95,7 +95,6 @@ class Node(Accounts):
             self.state.decode,
             state.census,
         )
-        self._measuring = Measuring(self.meters, region, clock)
         self._writer.measured = self._measured
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
@@ -280,7 +279,7 @@ class Node(Accounts):
             self._links.wake()
 
     def _measured(self, applied: Sequence[Applied], writes: int, seconds: float) -> None:
-        self._measuring.committed(applied, writes, seconds)
+        Measuring(self.meters, self.region, self._clock).committed(applied, writes, seconds)
         if self.tracing.is_on:
             self.tracing.committed(applied, seconds)
 

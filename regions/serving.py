@@ -233,24 +233,20 @@ async def serve(config: Config, make_apps: MakeApps) -> int:
         raise
     node.start(links)
     app, ops_app = make_apps(node)
-    server, ops = make_server(config, app), make_ops_server(ops_app)
+    server, ops = make_server(config, app), OpsPort(ops_app, ops_listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    watched = [] if ops_listener is None else [ops.serve(sockets=[ops_listener])]
-    watchers = [asyncio.create_task(one) for one in watched]
+    ops.start()
     watching = asyncio.create_task(_watch_name(links, stop))
     stopping = asyncio.create_task(stop.wait())
     failing = asyncio.create_task(node.failed.wait())
     _announce(config, node)
     await asyncio.wait({serving, stopping, failing}, return_when=asyncio.FIRST_COMPLETED)
-    # Those who watch are told how a region drains until it has ended.
     code = await _shut_down(node, links, server, serving)
-    await asyncio.to_thread(node.tracing.close)
-    ops.should_exit = True
-    await asyncio.gather(*watchers, return_exceptions=True)
+    await ops.stop()
     for task in (watching, stopping, failing):
         task.cancel()
     (refused,) = await asyncio.gather(watching, return_exceptions=True)
@@ -304,8 +300,30 @@ def make_server(config: Config, app: Any) -> Server:
     )
 
 
+class OpsPort:
+    """The server of scrapers and probes, who are told how a region drains until it has ended.
+    Without a listener there is none."""
+
+    def __init__(self, app: Any, listener: socket.socket | None) -> None:
+        self._server = make_ops_server(app)
+        self._listener = listener
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Serve."""
+        if self._listener is not None:
+            serving = self._server.serve(sockets=[self._listener])
+            self._serving = asyncio.create_task(serving, name="perdure-ops")
+
+    async def stop(self) -> None:
+        """Close what is open."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await asyncio.gather(self._serving, return_exceptions=True)
+
+
 def make_ops_server(app: Any) -> Server:
-    """The server of scrapers and probes."""
+    """The server of the ops port."""
     return Server(
         uvicorn.Config(
             app,
@@ -357,6 +375,7 @@ async def _shut_down(
     result = await asyncio.gather(serving, return_exceptions=True)
     await links.stop()
     await node.stop()
+    await asyncio.to_thread(node.tracing.close)
     if isinstance(result[0], Exception):
         last_words(str(result[0]))
         return 1

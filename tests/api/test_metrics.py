@@ -3,6 +3,7 @@
 import asyncio
 import platform
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from perdure.api.ops import Ops
 from perdure.api.problems import STATUS
 from perdure.regions.config import Config, ConfigError, check
 from perdure.regions.meters import OTHER
+from perdure.regions.serving import OpsPort
 from perdure.regions.tracing import CURRENT
 from perdure.replication.limits import METER_SERIES_MAX
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -22,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from tests.metrics_page import PAGE, page
 
-from .conftest import Region
+from .conftest import Connection, Region
 from .test_granting import SECRET, bearer, grant
 
 OPEN = "application/openmetrics-text; version=1.0.0"
@@ -194,6 +196,27 @@ async def test_the_port_of_its_own(region):
     status, headers, body = await ask("GET", "/readyz")
     assert (status, headers[b"retry-after"]) == (503, b"1")
     assert body == b'{"ready":false,"reason":"draining"}'
+
+
+async def test_the_port_of_its_own_is_served(region):
+    """Over a real socket, until it is stopped; and where none is asked for there is none."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    number = listener.getsockname()[1]
+    port = OpsPort(Ops(region.node, Metrics(region.node, "1")), listener)
+    port.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", number)
+    connection = Connection(reader, writer)
+    assert (await connection.request("GET", "/livez")).json == {"live": True}
+    reply = await connection.request("GET", "/metrics", headers=[("accept", OPEN)])
+    assert reply.body.endswith(b"# EOF\n") and reply.header("server") is None
+    (await connection.request("GET", "/v1/sessions")).assert_problem(404, "not_found")
+    connection.close()
+    await port.stop()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", number)
+    without = OpsPort(None, None)
+    without.start()
+    await without.stop()
 
 
 async def test_our_own_mistakes_are_counted_once(region, monkeypatch):
