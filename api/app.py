@@ -17,7 +17,7 @@ from perdure.api.erasure import add_erasure
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
 from perdure.api.guarding import Rules, build_door, minting
-from perdure.api.metrics import Metrics, add_metrics
+from perdure.api.metrics import add_metrics
 from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import UNDER, add_page
@@ -128,7 +128,6 @@ def create_app(
     cors_origin_regex: str | None = None,
     demo_page: Mapping[str, str] | None = None,
     meter: Meter | None = None,
-    metrics: Metrics | None = None,
     has_tls: bool = False,
     is_local: bool = False,
 ) -> ASGIApp:
@@ -154,8 +153,7 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     add_erasure(routes, node)
-    metrics = metrics or Metrics(node, version)
-    add_metrics(routes, metrics)
+    add_metrics(routes, node, version)
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)
@@ -168,7 +166,6 @@ def create_app(
     open_under = UNDER if demo_page else None
     guards = guard_headers(node.region, has_tls=has_tls)
     edge: Any = Edge(node, door, _as_written(routes), meter, guards, open_under)
-    metrics.queues.append(edge.queues)
     return Cors(
         edge,
         guards,

@@ -18,7 +18,6 @@ from perdure.api.door import ANYBODYS, Door, brings_any
 from perdure.api.fields import query
 from perdure.api.gate import Gate
 from perdure.api.hot import append_tokens, events
-from perdure.api.metric_families import Queue
 from perdure.api.needs import audited, of_request
 from perdure.api.poll import Polls
 from perdure.api.problems import problem
@@ -31,6 +30,7 @@ from perdure.api.stream import stream
 from perdure.api.work import work_feed
 from perdure.regions.documents import Seat
 from perdure.regions.guard_headers import guarded
+from perdure.regions.meters import Queue
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
 from perdure.regions.tracing import CURRENT
@@ -82,6 +82,7 @@ class Edge:
         self._polls = Polls(node)
         self._sockets = Sockets(node, door)
         self._headers = headers
+        node.meters.queues.append(self.queues)
 
     def queues(self) -> list[Queue]:
         """What waits here, or is open."""

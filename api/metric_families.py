@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from perdure.api.problems import STATUS
 from perdure.regions.disk_usage import disk_usage
-from perdure.regions.meters import Counter, Gauge, Histogram
+from perdure.regions.meters import Counter, Gauge, Histogram, Queue
 from perdure.regions.node import Node
 from perdure.regions.storage import SqliteStorage
 from perdure.replication.hlc import to_wall_ms
@@ -46,18 +46,7 @@ class Family(NamedTuple):
     histogram: Histogram | None = None
 
 
-class Queue(NamedTuple):
-    """Something of which only so much may wait or be open."""
-
-    name: str
-    items: int
-    limit: int
-
-
-Queues = Callable[[], Iterable[Queue]]
-
-
-def families(node: Node, version: str, queues: Iterable[Queues]) -> Iterator[Family]:
+def families(node: Node, version: str) -> Iterator[Family]:
     """All metrics of a region, as they are now."""
     yield from _of_meters(node)
     yield from _of_region(node, version)
@@ -65,7 +54,8 @@ def families(node: Node, version: str, queues: Iterable[Queues]) -> Iterator[Fam
     yield from _of_sessions(node)
     yield from _of_storage(node)
     yield from _of_counters(node)
-    yield from _of_queues([*_own_queues(node), *(queue for more in queues for queue in more())])
+    others = [queue for more in node.meters.queues for queue in more()]
+    yield from _of_queues([*_own_queues(node), *others])
 
 
 def _of_meters(node: Node) -> Iterator[Family]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fastapi import FastAPI, Request, Response
 from perdure.api.answers import authority_of, no_query
-from perdure.api.metric_families import PREFIX, Family, Queues, families
+from perdure.api.metric_families import PREFIX, Family, families
 from perdure.regions.meters import Histogram
 from perdure.regions.node import Node
 from prometheus_client import GCCollector, ProcessCollector
@@ -18,11 +18,9 @@ _UNITS = ("seconds", "bytes")
 
 
 class Metrics(Collector):
-    """The metrics of a region, each time they are asked for. ``queues``: what else tells how much
-    waits."""
+    """The metrics of a region, each time they are asked for."""
 
     def __init__(self, node: Node, version: str) -> None:
-        self.queues: list[Queues] = []
         self._node = node
         self._version = version
         # Of this process. Not the registry that the library has for everybody.
@@ -32,7 +30,7 @@ class Metrics(Collector):
 
     def families(self) -> Iterator[Family]:
         """The region's own."""
-        return families(self._node, self._version, self.queues)
+        return families(self._node, self._version)
 
     def collect(self) -> Iterator[Metric]:
         """All of them, for the library to write out."""
@@ -70,8 +68,9 @@ def _add_histogram(metric: Metric, histogram: Histogram, labels: dict[str, str])
     metric.add_sample(f"{metric.name}_sum", labels, histogram.sum)
 
 
-def add_metrics(routes: FastAPI, metrics: Metrics) -> None:
+def add_metrics(routes: FastAPI, node: Node, version: str) -> None:
     """The route on the clients' port, for operators."""
+    metrics = Metrics(node, version)
 
     @routes.get("/metrics")
     async def show_metrics(request: Request) -> Response:

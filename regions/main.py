@@ -353,10 +353,8 @@ def _serve(options: argparse.Namespace) -> int:
     def make_apps(node: Any) -> tuple[Any, Any]:
         if provider is not None:
             node.trace(provider)
-        metrics = Metrics(node, version("perdure"))
         clients = create_app(
             node,
-            metrics=metrics,
             rules=rules_of(config, node),
             version=version("perdure"),
             cors_origins=[origin for origin in config.cors_origins if origin != LOOPBACK],
@@ -366,7 +364,7 @@ def _serve(options: argparse.Namespace) -> int:
             is_local=config.no_auth or bool(config.demo_page),
             meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
-        return clients, Ops(node, metrics)
+        return clients, Ops(node, Metrics(node, version("perdure")))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:

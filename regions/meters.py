@@ -5,7 +5,8 @@ written for others to read is another's (``api/metrics.py``).
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from perdure.replication.limits import METER_SERIES_MAX
 
@@ -81,6 +82,14 @@ class Histogram:
         return float("inf")
 
 
+class Queue(NamedTuple):
+    """Something of which only so much may wait or be open."""
+
+    name: str
+    items: int
+    limit: int
+
+
 class Meters:
     """Everything that is counted. Names are without the prefix ``perdure_``; units come last.
 
@@ -88,6 +97,8 @@ class Meters:
 
     def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
         self.now = now
+        # Who else knows how much waits, asked each time.
+        self.queues: list[Callable[[], Iterable[Queue]]] = []
         self.tokens = Counter("tokens", "Items of token logs that were admitted here")
         self.duplicates = Counter("duplicates", "Items that were admitted before: retries")
         self.fenced = Counter("fenced", "Appends of writers that another had taken over from")

@@ -17,6 +17,7 @@ from perdure.regions.config import Config
 from perdure.regions.guard_headers import GUARDS
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
+from perdure.regions.ops_port import OpsPort
 from perdure.regions.ports import Clock, Entropy
 from perdure.regions.storage import SqliteStorage
 from perdure.regions.transport import PeerLinks
@@ -233,7 +234,8 @@ async def serve(config: Config, make_apps: MakeApps) -> int:
         raise
     node.start(links)
     app, ops_app = make_apps(node)
-    server, ops = make_server(config, app), OpsPort(ops_app, ops_listener)
+    server = make_server(config, app)
+    ops = OpsPort(make_ops_server(ops_app), ops_listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -298,28 +300,6 @@ def make_server(config: Config, app: Any) -> Server:
             timeout_graceful_shutdown=SHUTDOWN_S_MAX,
         )
     )
-
-
-class OpsPort:
-    """The server of scrapers and probes, who are told how a region drains until it has ended.
-    Without a listener there is none."""
-
-    def __init__(self, app: Any, listener: socket.socket | None) -> None:
-        self._server = make_ops_server(app)
-        self._listener = listener
-        self._serving: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Serve."""
-        if self._listener is not None:
-            serving = self._server.serve(sockets=[self._listener])
-            self._serving = asyncio.create_task(serving, name="perdure-ops")
-
-    async def stop(self) -> None:
-        """Close what is open."""
-        self._server.should_exit = True
-        if self._serving is not None:
-            await asyncio.gather(self._serving, return_exceptions=True)
 
 
 def make_ops_server(app: Any) -> Server:

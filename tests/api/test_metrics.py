@@ -16,7 +16,8 @@ from perdure.api.ops import Ops
 from perdure.api.problems import STATUS
 from perdure.regions.config import Config, ConfigError, check
 from perdure.regions.meters import OTHER
-from perdure.regions.serving import OpsPort
+from perdure.regions.ops_port import OpsPort
+from perdure.regions.serving import make_ops_server
 from perdure.regions.tracing import CURRENT
 from perdure.replication.limits import METER_SERIES_MAX
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
@@ -202,7 +203,7 @@ async def test_the_port_of_its_own_is_served(region):
     """Over a real socket, until it is stopped; and where none is asked for there is none."""
     listener = socket.create_server(("127.0.0.1", 0))
     number = listener.getsockname()[1]
-    port = OpsPort(Ops(region.node, Metrics(region.node, "1")), listener)
+    port = OpsPort(make_ops_server(Ops(region.node, Metrics(region.node, "1"))), listener)
     port.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", number)
     connection = Connection(reader, writer)
@@ -214,7 +215,7 @@ async def test_the_port_of_its_own_is_served(region):
     await port.stop()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", number)
-    without = OpsPort(None, None)
+    without = OpsPort(make_ops_server(None), None)
     without.start()
     await without.stop()
 
