@@ -67,6 +67,11 @@ class Config:
     peer_port: int
     host: str = "127.0.0.1"
     peer_host: str = "127.0.0.1"
+    # A port for scrapers and probes, without grants; None: there is none.
+    ops_port: int | None = None
+    ops_host: str = "127.0.0.1"
+    # Where spans of traces are sent; None: they are not made.
+    otlp: str | None = None
     peers: Mapping[str, str] = field(default_factory=dict)
     # More of them, in a file that is read again on SIGHUP.
     peers_file: Path | None = None
@@ -264,9 +269,7 @@ def check(config: Config) -> None:
     """Raises ``ConfigError`` for settings that do not go together."""
     if not is_id(config.region):
         raise ConfigError(f"--region {config.region!r} must be 1 to 128 of A-Z a-z 0-9 . _ ~ -")
-    for name, port in (("--port", config.port), ("--peer-port", config.peer_port)):
-        if not 0 < port <= PORT_MAX:
-            raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
+    _check_ports(config)
     limits = {
         "--log-bytes-max": config.log_bytes_max,
         "--log-age-s-max": config.log_age_s_max,
@@ -276,8 +279,6 @@ def check(config: Config) -> None:
         if number < 1:
             raise ConfigError(f"{name} {number} must be 1 or more")
     _check_grants(config)
-    if config.port == config.peer_port:
-        raise ConfigError(f"--port and --peer-port are both {config.port}; they must differ")
     if config.no_auth and not is_loopback(config.host):
         raise ConfigError(
             f"--dev-no-auth serves anybody, so it listens on loopback only, not on {config.host}"
@@ -289,6 +290,8 @@ def check(config: Config) -> None:
         )
     if config.allowed.off and not is_loopback(config.host):
         raise ConfigError(f"--limit off is for loopback only, not for {config.host}")
+    if config.otlp is not None and urlsplit(config.otlp).scheme not in ("http", "https"):
+        raise ConfigError(f"--otlp {config.otlp} must be a URL, as http://localhost:4318/v1/traces")
     check_peers(config)
     _check_links(config)
     _check_clients(config)
@@ -301,6 +304,19 @@ def check(config: Config) -> None:
         )
     if (count := 1 + len(config.peer_secrets_accepted)) > PEER_SECRETS_MAX:
         raise ConfigError(f"{PEER_SECRET} holds {count} secrets; {PEER_SECRETS_MAX} is the most")
+
+
+def _check_ports(config: Config) -> None:
+    ports = {"--port": config.port, "--peer-port": config.peer_port}
+    if config.ops_port is not None:
+        ports["--ops-port"] = config.ops_port
+    known: dict[int, str] = {}
+    for name, port in ports.items():
+        if not 0 < port <= PORT_MAX:
+            raise ConfigError(f"{name} {port} must be 1 to {PORT_MAX}")
+        if port in known:
+            raise ConfigError(f"{known[port]} and {name} are both {port}; they must differ")
+        known[port] = name
 
 
 def _check_grants(config: Config) -> None:

@@ -95,6 +95,7 @@ def _add_serve(commands: Any) -> None:
     serving.add_argument("--peer-port", type=int, default=7201, help="peers' port (default 7201)")
     serving.add_argument("--host", default="127.0.0.1", help="address for clients")
     serving.add_argument("--peer-host", default="127.0.0.1", help="address for peers")
+    _add_watching(serving)
     serving.add_argument("--data", type=Path, required=True, metavar="DIR", help="data directory")
     serving.add_argument(
         "--peer",
@@ -147,6 +148,14 @@ def _add_serve(commands: Any) -> None:
         help="of standard error: json, an object a line, or text (json where no terminal is)",
     )
     serving.set_defaults(run=_serve)
+
+
+def _add_watching(serving: argparse.ArgumentParser) -> None:
+    text = "port for /metrics, /livez and /readyz without grants, on a private address (none)"
+    serving.add_argument("--ops-port", type=int, metavar="PORT", help=text)
+    serving.add_argument("--ops-host", default="127.0.0.1", help="address for these")
+    text = "where to send spans of traces, by OTLP over HTTP (perdure[otel]; none)"
+    serving.add_argument("--otlp", metavar="URL", help=text)
 
 
 def _add_token(commands: Any, *, is_meant: bool) -> None:
@@ -293,6 +302,9 @@ def _config(options: argparse.Namespace) -> Config:
         peer_port=options.peer_port,
         host=options.host,
         peer_host=options.peer_host,
+        ops_port=options.ops_port,
+        ops_host=options.ops_host,
+        otlp=options.otlp,
         peers=parse_peers(options.peer),
         peers_file=options.peers_file,
         peer_secret=peer_secrets[0] if peer_secrets else b"",
@@ -327,13 +339,25 @@ def _serve(options: argparse.Namespace) -> int:
     from perdure.api.app import create_app
     from perdure.api.callers import Callers
     from perdure.api.guarding import rules_of
+    from perdure.api.metrics import Metrics
+    from perdure.api.ops import Ops
     from perdure.api.rates import Meter, Rates
     from perdure.regions.serving import CannotListen, serve
+    from perdure.regions.tracing import NoTracing, exporting_to
 
     lets_loopback = config.no_auth or LOOPBACK in config.cors_origins
 
-    def make_app(node: Any) -> Any:
-        return create_app(
+    provider = None
+    if config.otlp is not None:
+        try:
+            provider = exporting_to(config.otlp, config.region, version("perdure"))
+        except NoTracing as error:
+            raise ConfigError(f"--otlp: {error}") from error
+
+    def make_apps(node: Any) -> tuple[Any, Any]:
+        if provider is not None:
+            node.trace(provider)
+        clients = create_app(
             node,
             rules=rules_of(config, node),
             version=version("perdure"),
@@ -344,10 +368,11 @@ def _serve(options: argparse.Namespace) -> int:
             is_local=config.no_auth or bool(config.demo_page),
             meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
+        return clients, Ops(node, Metrics(node, version("perdure")))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(serve(config, make_app))
+            return runner.run(serve(config, make_apps))
         except CannotListen as error:
             last_words(str(error))
             return 1
