@@ -145,8 +145,41 @@ def _of_peers(node: Node) -> Iterator[Family]:
         found = [((peer,), value(peer)) for peer, _ in peers]
         known = [(labels, number) for labels, number in found if number is not None]
         yield Family(name, "gauge", text, ("peer",), known)
+    yield from _seen(node)
     text = "1 while some peer's logs no longer hold what this region lacks: it takes the sessions"
     yield gauge("below_a_peer", text, float(node.repair.is_below_anybody()))
+
+
+# What a region has found out about its peers: the metric, its field, and what makes it base units.
+_SEEN: tuple[tuple[str, str, float, str], ...] = (
+    ("peer_behind_bytes", "behind_bytes", 1, "As peer_behind_operations, in bytes"),
+    (
+        "peer_behind_seconds",
+        "behind_s",
+        1,
+        "How old the oldest of what the peer has not reported on its disk is",
+    ),
+    ("peer_round_trip_seconds", "rtt_ms", 0.001, "A question to the peer and its answer, smoothed"),
+    (
+        "peer_clock_offset_seconds",
+        "clock_offset_ms",
+        0.001,
+        "How far the peer's clock is ahead, at most half of a round trip wrong; below 0: behind",
+    ),
+    ("peer_wire_version", "wire", 1, "The version that the link to the peer speaks"),
+)
+
+
+def _seen(node: Node) -> Iterator[Family]:
+    """What is not known, or not while the link is down, is absent."""
+    seen = node.oversight.overview.seen()
+    for name, field, unit, text in _SEEN:
+        known = [(one["region"], one[field]) for one in seen if one[field] is not None]
+        yield Family(name, "gauge", text, ("peer",), [((n,), v * unit) for n, v in known])
+    compared = [one for one in seen if one["digests"] != "unknown"]
+    text = "1 where the last comparison found the same here and at the peer, 0 where it did not"
+    series = [((one["region"],), float(one["digests"] == "equal")) for one in compared]
+    yield Family("peer_digests_equal", "gauge", text, ("peer",), series)
 
 
 def _seconds(ms: int | None) -> float | None:

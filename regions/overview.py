@@ -78,7 +78,7 @@ class Overview:
     def _made(self, now_ms: int) -> dict[str, Any]:
         node = self._node
         about = node.version()
-        sees = [self._sees(peer, now_ms) for _, peer in sorted(node.gossip.peers.items())]
+        sees = self.seen()
         view: dict[str, Any] = {
             "region": node.region,
             "reachable": True,
@@ -106,6 +106,11 @@ class Overview:
         found = findings.of_region(view, not_erased=not_erased, damaged=node.storage.damaged)
         view["problems"] = [finding.value() for finding in found]
         return view
+
+    def seen(self) -> list[dict[str, Any]]:
+        """The other regions, as this one sees them now, by name."""
+        now_ms = self._node.clock.monotonic_ms()
+        return [self._sees(peer, now_ms) for _, peer in sorted(self._node.gossip.peers.items())]
 
     def _sees(self, peer: Peer, now_ms: int) -> dict[str, Any]:
         node, view = self._node, self._peers.of(peer.name)
