@@ -13,7 +13,7 @@ INPUTS ?= 100000
 CASES ?= 5000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands metrics-page sync-client check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 
 commands: setup ## docs/operating/command-line.md anew, from the command line and the settings
 	$(BIN)/python -m tests.command_line
+
+metrics-page: setup ## the tables of docs/operating/metrics.md anew, from the code
+	$(BIN)/python -m tests.metrics_page
 
 sync-client: setup ## the blocking Python client anew, from the asynchronous one
 	$(BIN)/python sdk/python/make_sync.py

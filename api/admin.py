@@ -30,13 +30,11 @@ def operator(request: Request) -> None:
     authority_of(request).check_operator()
 
 
-def add_admin(
-    routes: FastAPI, node: Node, door: Door, build: str, urls: Mapping[str, str] | None = None
-) -> None:
-    """``/admin/api/…``. ``build``: the version of this program; ``urls``: under which clients find
-    the regions, where that is known."""
+def add_admin(routes: FastAPI, node: Node, door: Door, build: str, url: str | None = None) -> None:
+    """``/admin/api/…``. ``build``: the version of this program; ``url``: where clients
+    find this region, where that is known."""
     node.oversight.overview.build = build
-    node.oversight.overview.urls = dict(urls or {})
+    node.oversight.overview.url = url
     node.oversight.is_watched = True
     _add_regions(routes, node)
     _add_sessions(routes, node)

@@ -10,22 +10,25 @@ from perdure.api.answers import answer, authority_of, idempotency_key, no_query,
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.callers import Callers
+from perdure.api.counting import refused
 from perdure.api.description_page import add_description_page
 from perdure.api.documents import add_documents
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
-from perdure.api.edge import ASGIApp, Edge, refuse
+from perdure.api.edge import ASGIApp, Edge
 from perdure.api.erasure import add_erasure
 from perdure.api.exporting import add_exporting
 from perdure.api.fields import Fields, ack_wait_ms, limit, query
 from perdure.api.granting import add_granting
 from perdure.api.guarding import Rules, build_door, minting
 from perdure.api.life_cycle import add_life_cycle
+from perdure.api.metrics import add_metrics
 from perdure.api.openapi import describe
 from perdure.api.owners import check_own
 from perdure.api.page import UNDER, add_page
 from perdure.api.presence import add_presence
 from perdure.api.problems import RETRY_AFTER_S
 from perdure.api.rates import Meter, Rates
+from perdure.api.refusing import refuse
 from perdure.api.retaining import add_retention
 from perdure.api.runs import add_runs
 from perdure.api.socket_frames import refuse_socket
@@ -52,6 +55,7 @@ _CORS_HEADERS = (
     "Producer-Id",
     "Producer-Epoch",
     "Producer-Seq",
+    "traceparent",
 )
 
 
@@ -128,6 +132,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     cors_origin_regex: str | None = None,
     demo_page: Mapping[str, str] | None = None,
+    public_url: str | None = None,
     meter: Meter | None = None,
     has_tls: bool = False,
     is_local: bool = False,
@@ -154,8 +159,9 @@ def create_app(
     add_granting(routes, node, door, keys)
     add_auditing(routes, door)
     add_erasure(routes, node)
+    add_metrics(routes, node, version)
     add_life_cycle(routes, node, door)
-    add_admin(routes, node, door, version, demo_page)
+    add_admin(routes, node, door, version, public_url or (demo_page or {}).get(node.region))
     routes.state.refusals = node.oversight.refusals
     add_admin_page(routes)
     add_retention(routes, node, door)
@@ -202,7 +208,8 @@ class _Refused(Response):
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused(scope, self._error)
         await refuse(self._error, [], receive, send)
 
 

@@ -13,6 +13,7 @@ from perdure.api.pace import cost_of, pace_of
 from perdure.api.patience import within
 from perdure.replication.errors import Refusal
 from perdure.replication.limits import BODY_BYTES_MAX, BODY_READ_S_MAX, JSON_DEPTH_MAX, UNIT_BYTES
+from perdure.replication.traces import sampled
 from pydantic_core import from_json
 
 Scope = MutableMapping[str, Any]
@@ -40,6 +41,13 @@ def header(scope: Scope, name: bytes) -> str | None:
     if len(values) > 1:
         raise ValueError("given twice")
     return values[0].decode("ascii") if values else None
+
+
+def trace_of(scope: Scope) -> str | None:
+    """The trace that a request is a part of, where that is recorded. One that is malformed is
+    ignored, as W3C Trace Context has it."""
+    found = [value for key, value in scope["headers"] if key == b"traceparent"]
+    return sampled(found[0].decode("latin-1")) if len(found) == 1 else None
 
 
 def check_media_type(scope: Scope, *allowed: str) -> None:

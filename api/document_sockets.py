@@ -68,7 +68,7 @@ def _over(why: str) -> Closing:
     return Closing(_OVER.get(why, TRY_LATER), why)
 
 
-def closing(error: Exception) -> Closing:
+def closing(error: Exception, session: str | None = None) -> Closing:
     """How a socket is closed that did this."""
     if isinstance(error, YjsError):
         status = 413 if error.code in _TOO_LARGE else 400
@@ -78,7 +78,7 @@ def closing(error: Exception) -> Closing:
         if found.body["code"] == "draining":
             return Closing(COMES_BACK, "draining")
         return Closing(REFUSED + found.status, found.body["code"])
-    log.error("a document's socket failed", exc_info=error)
+    log.error("a document's socket failed", exc_info=error, extra={"session": session})
     return Closing(1011)
 
 
@@ -125,7 +125,8 @@ class DocumentSocket:
         found = next(end for task, end in zip(tasks, ends, strict=True) if task in done)
         if isinstance(found, OSError):
             return
-        end = closing(found) if isinstance(found, Exception) else found
+        session = self._seat.name[0]
+        end = closing(found, session) if isinstance(found, Exception) else found
         if isinstance(end, Closing) and end.code is not None:
             with contextlib.suppress(TimeoutError, OSError):
                 close = {"type": "websocket.close", "code": end.code, "reason": end.reason}

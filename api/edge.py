@@ -3,7 +3,6 @@
 Raw ASGI, for its cost: every request passes here, and the hot ones end here.
 """
 
-import asyncio
 import contextlib
 import logging
 import re
@@ -13,17 +12,19 @@ from urllib.parse import unquote_to_bytes
 
 from perdure.api import admin_page
 from perdure.api.auditing import begin_telling, note
-from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, Unread
+from perdure.api.bodies import Disconnected, Message, Receive, Scope, Send, trace_of
 from perdure.api.connecting import connected
+from perdure.api.counting import Counting, Told, begin, count_error, place_of
 from perdure.api.document_sockets import serve_document
 from perdure.api.door import ANYBODYS, Door, brings_any
 from perdure.api.fields import query
 from perdure.api.gate import Gate
-from perdure.api.hot import append_tokens, events, respond
+from perdure.api.hot import append_tokens, events
 from perdure.api.needs import audited, of_request
 from perdure.api.poll import Polls
 from perdure.api.problems import problem
 from perdure.api.rates import Meter
+from perdure.api.refusing import refuse
 from perdure.api.socket_frames import refuse_socket
 from perdure.api.sockets import Sockets
 from perdure.api.standing import Needs, Standing, give, standing_of
@@ -31,11 +32,13 @@ from perdure.api.stream import stream
 from perdure.api.work import work_feed
 from perdure.regions.documents import Seat
 from perdure.regions.guard_headers import guarded
+from perdure.regions.meters import Queue
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
+from perdure.regions.tracing import CURRENT
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_id
-from perdure.replication.limits import BODY_BYTES_MAX
+from perdure.replication.limits import POLLS_KEPT_MAX, REQUESTS_WAITING_MAX, SOCKETS_MAX
 from perdure.replication.tenants import session_key
 
 log = logging.getLogger("perdure.api")
@@ -44,11 +47,10 @@ Headers = list[tuple[bytes, bytes]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Probes, which know no secret, and who this is.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/version"})
+# What tells how a region is, also while it serves nobody.
+WATCHED_PATHS = frozenset({"/metrics"})
 # Where an API key stands for a grant.
 KEYED_PATHS = frozenset({"/v1/tokens"})
-# How long, and how much, is read of a body that was refused.
-LINGER_S = 2
-LINGER_BYTES_MAX = BODY_BYTES_MAX
 _COUNTED = ("/v1/", "/admin/api/")
 _OPERATING = "/admin/"
 _SESSIONS = "/v1/sessions/"
@@ -78,10 +80,20 @@ class Edge:
         self._door = door
         self._routes = routes
         self._meter = meter
+        self._counting = Counting(node.meters)
         self._gate = Gate()
         self._polls = Polls(node)
         self._sockets = Sockets(node, door)
         self._headers = headers
+        node.meters.queues.append(self.queues)
+
+    def queues(self) -> list[Queue]:
+        """What waits here, or is open."""
+        return [
+            Queue("requests", self._gate.waiting, REQUESTS_WAITING_MAX),
+            Queue("sockets", self._sockets.count, SOCKETS_MAX),
+            Queue("polls", self._polls.kept, POLLS_KEPT_MAX),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -99,6 +111,7 @@ class Edge:
     async def _serve_socket(
         self, scope: Scope, receive: Receive, send: Send, going_on: contextlib.ExitStack
     ) -> None:
+        key = None
         try:
             parts = _parts(scope)
             standing = await self._admit(scope, parts)
@@ -114,12 +127,16 @@ class Edge:
             seat = self._seat(standing, parts, key) if is_document else None
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
-                log.exception("handshake of %r failed", scope.get("raw_path"))
+                where = scope.get("raw_path")
+                log.exception("handshake of %r failed", where, extra={"session": key})
+            self._counting.shaken(problem(error).status, error)
             if isinstance(error, Refusal) and error.code == "unauthorized":
                 self._note_guess(scope)
             self._node.oversight.refusals.note(error)
             await refuse_socket(error, self._headers, send)
             return
+        self._counting.shaken(101)
+        going_on.enter_context(self._counting.open("websocket" if seat is None else "document"))
         if seat is None:
             await self._sockets.serve(scope, receive, send, parts[3], headers)
             return
@@ -137,34 +154,44 @@ class Edge:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
+        told = begin(scope)
 
         async def watched(message: Message) -> None:
             nonlocal started
-            if not started and message["status"] == HTTPStatus.UNAUTHORIZED:
-                self._note_guess(scope)
-            started = True
+            if not started:
+                started = True
+                self._counting.answered(scope, told, message["status"])
+                if message["status"] == HTTPStatus.UNAUTHORIZED:
+                    self._note_guess(scope)
             await send(message)
 
+        if scope["method"] == "POST" and (trace := trace_of(scope)) is not None:
+            CURRENT.set(trace)
         try:
-            await self._route(scope, receive, watched)
+            await self._route(scope, told, receive, watched)
         except Disconnected:
             return
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 # As bytes and quoted: nothing in a path can forge a line of the log.
-                log.exception("%s %r failed", scope["method"], scope.get("raw_path"))
+                where = (scope["method"], scope.get("raw_path"))
+                log.exception("%s %r failed", *where, extra=told.place())
             self._node.oversight.refusals.note(error)
+            known, told.error = told.error, error
             if started:
+                # What the routes have answered with a problem is counted.
+                if known is not error:
+                    count_error(self._node.meters, error)
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
             await refuse(error, self._headers, receive, watched)
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _route(self, scope: Scope, told: Told, receive: Receive, send: Send) -> None:
         if scope["path"] in OPEN_PATHS or self._is_open(scope["path"]):
             await self._routes(scope, receive, _marked(send, self._headers))
             return
         try:
-            parts = _parts(scope)
+            parts = told.parts = _parts(scope)
         except Refusal:
             # Who has no grant is told that, whatever the path.
             standing = await self._admit(scope, [])
@@ -172,7 +199,7 @@ class Edge:
             raise
         standing = await self._admit(scope, parts)
         try:
-            parts = self._allowed(scope, standing, parts)
+            parts = told.parts = self._allowed(scope, standing, parts)
         except Refusal:
             # It is the caller who asked: nothing is taken from a session that is not theirs.
             await self._count(scope, standing, None)
@@ -180,7 +207,7 @@ class Edge:
         if (agent := _agent_of(scope)) is not None:
             agent = session_key(standing.authority.tenant, agent)
             headers = await self._count(scope, standing, None)
-            with self._connected(scope, standing, "work", None):
+            with self._counting.open("work"), self._connected(scope, standing, "work", None):
                 await work_feed(self._node, scope, receive, send, agent, headers)
             return
         writes = len(parts) > 3 and scope["method"] not in ("GET", "HEAD")
@@ -224,8 +251,10 @@ class Edge:
                     looks = scope["method"] == "GET" and isinstance(error, StorageError)
                     if not (looks or action == "regions.show"):
                         unnoted.append(error)
+                    self._node.meters.audit_failures.add()
                     who = standing.authority.subject
-                    log.warning("%s by %r is not noted: %s", action, who, error)
+                    place = place_of(parts)
+                    log.warning("%s by %r is not noted: %s", action, who, error, extra=place)
             if not unnoted:
                 await send(message)
 
@@ -275,7 +304,8 @@ class Edge:
         reason = self._node.readiness()
         # Who drains a region must be able to take it back, and to look at it meanwhile.
         is_operating = reason == "draining" and scope["path"].startswith(_OPERATING)
-        if reason in _CLOSED and not is_operating:
+        is_watched = is_operating or scope["path"] in WATCHED_PATHS
+        if reason in _CLOSED and not is_watched:
             raise Refusal(
                 reason, f"this region is {reason}; another one serves you", retry_after_s=1
             )
@@ -292,7 +322,8 @@ class Edge:
             await append_tokens(self._node, scope, receive, send, parts[3], parts[5], headers)
             return
         kind = "sse" if parts[-1] == "events" else parts[-1]
-        with self._connected(scope, standing_of(scope), kind, parts[3]):
+        standing = standing_of(scope)
+        with self._connected(scope, standing, kind, parts[3]), self._counting.open(kind):
             if parts[-1] == "poll":
                 await self._polls.answer(scope, receive, send, parts[3], headers)
             elif parts[-1] == "events":
@@ -363,34 +394,3 @@ def _inside(scope: Scope, parts: list[str]) -> Scope:
         return scope
     path = "/".join(parts)
     return {**scope, "path": path, "raw_path": path.encode()}
-
-
-async def refuse(
-    error: Exception, headers: list[tuple[bytes, bytes]], receive: Receive, send: Send
-) -> None:
-    """Answer with the problem of an exception; a connection that cannot go on is closed."""
-    found = problem(error)
-    headers = [(name.encode(), value.encode()) for name, value in found.headers] + headers
-    if not isinstance(error, Unread):
-        await respond(send, found.status, found.encode(), headers)
-        return
-    headers.append((b"connection", b"close"))
-    await respond(send, found.status, found.encode(), headers, more=True)
-    await _linger(receive)
-    await send({"type": "http.response.body", "body": b""})
-
-
-async def _linger(receive: Receive) -> None:
-    """Read on for a while after a refusal.
-
-    Closing a connection with bytes unread resets it, and a client that is still writing would
-    never see the answer.
-    """
-    left = LINGER_BYTES_MAX
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body"):
-                    return

@@ -23,6 +23,11 @@ class Gate:
         self._waiting = 0
         self._turns = False
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return self._waiting
+
     async def enter(self, by: str) -> None:
         """Wait for a turn, where there are others. Raises ``Refusal`` ``too_many``."""
         loop = asyncio.get_running_loop()

@@ -3,6 +3,8 @@
 What is not listed needs to be seen, and is then answered as what is not there.
 """
 
+from collections.abc import Iterator
+
 _OF_PATHS: dict[str, dict[str, str]] = {
     "": {"GET": "read", "PUT": "write", "DELETE": "admin"},
     "erasure": {"GET": "read"},
@@ -128,6 +130,14 @@ def audited_frame(frame: dict[str, object]) -> str | None:
 def of_request(method: str, parts: list[str]) -> str | None:
     """The verb for a path of a session, as its segments: ``["", "v1", "sessions", id, …]``."""
     return _OF_PATHS.get(_shape(parts), {}).get("GET" if method == "HEAD" else method)
+
+
+def operations() -> Iterator[tuple[str, str]]:
+    """Every request on a session: its method, and its path below that, with ``*`` for ids."""
+    for shape, verbs in _OF_PATHS.items():
+        yield from ((method, shape) for method in verbs)
+        if "GET" in verbs:
+            yield "HEAD", shape
 
 
 def of_frame(frame: dict[str, object]) -> str | None:

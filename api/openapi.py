@@ -282,6 +282,11 @@ def _describe(routes: FastAPI) -> dict[str, Any]:
         "description": "It takes no requests now",
         "content": {"application/json": {"schema": unready}},
     }
+    text = {"schema": {"type": "string"}}
+    value["paths"]["/metrics"]["get"]["responses"]["200"]["content"] = {
+        "application/openmetrics-text": text,
+        "text/plain": text,
+    }
     for operations in value["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)

@@ -69,6 +69,11 @@ class Polls:
         self._count = 0
         self._sweeping: asyncio.TimerHandle | None = None
 
+    @property
+    def kept(self) -> int:
+        """How many wait for their next poll."""
+        return len(self._kept)
+
     async def answer(
         self, scope: Scope, receive: Receive, send: Send, session: str, headers: Headers
     ) -> None:

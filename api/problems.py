@@ -61,14 +61,20 @@ class Problem(NamedTuple):
         return json.dumps(self.body, ensure_ascii=False).encode()
 
 
+def as_refusal(error: Exception) -> Refusal:
+    """An exception in the caller's words; an unexpected one tells nothing."""
+    if isinstance(error, StorageFull):
+        return Refusal("storage_full", "the disk of this region is full")
+    if isinstance(error, StorageError):
+        return Refusal("storage_failed", "the disk of this region has failed")
+    if not isinstance(error, Refusal):
+        return Refusal("internal", "an internal error; it was logged")
+    return error
+
+
 def problem(error: Exception) -> Problem:
     """The problem of an exception; of an unexpected one it tells nothing."""
-    if isinstance(error, StorageFull):
-        error = Refusal("storage_full", "the disk of this region is full")
-    elif isinstance(error, StorageError):
-        error = Refusal("storage_failed", "the disk of this region has failed")
-    elif not isinstance(error, Refusal):
-        error = Refusal("internal", "an internal error; it was logged")
+    error = as_refusal(error)
     status = STATUS[error.code]
     body = {
         # First, so that no detail of a refusal can stand in for what every problem says.

@@ -14,6 +14,7 @@ from typing import Any
 from perdure.api.acknowledging import Acknowledging
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.connecting import COME_BACK, connection_of
+from perdure.api.counting import count_error, count_frame
 from perdure.api.door import Door
 from perdure.api.hot import WRITE_S_MAX
 from perdure.api.pace import Pace, cost_of, pace_of
@@ -66,6 +67,11 @@ class Sockets:
         """Raises ``Refusal`` ``too_many``."""
         if self._count >= SOCKETS_MAX:
             raise Refusal("too_many", "this region has too many sockets", retry_after_s=1)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._count
 
     async def serve(
         self, scope: Scope, receive: Receive, send: Send, session: str, headers: Headers
@@ -178,7 +184,7 @@ class Socket:
             # The client has left. What it said before is still read, and then that it has left.
             return
         except Exception:
-            log.exception("a socket failed")
+            log.exception("a socket failed", extra={"session": self._session})
             self._close(1011)
 
     def _close(self, code: int | None) -> None:
@@ -242,6 +248,7 @@ class Socket:
     async def _carry_out(self, text: str) -> None:
         number: int | None = None
         answer = Answer(0)
+        frame: dict[str, Any] = {}
         try:
             frame = parse_frame(text)
             number = number_of(frame)
@@ -249,9 +256,11 @@ class Socket:
             status, body = answer.status, answer.body
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
-                log.exception("a frame failed")
+                log.exception("a frame failed", extra={"session": frame.get("session")})
+            count_error(self._node.meters, error)
             self._node.oversight.refusals.note(error)
             status, body = refusal_of(error)
+        count_frame(self._node.meters, frame, status)
         reply = {"reply": number, "status": status, "body": body}
         await self._send(json.dumps(reply, ensure_ascii=False, separators=(",", ":")))
         if answer.then is not None:

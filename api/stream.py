@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from perdure.api.bodies import Receive, Scope, Send, check_media_type, parse_object
 from perdure.api.connecting import connection_of
+from perdure.api.counting import count_error
 from perdure.api.fields import Fields, query
 from perdure.api.hot import (
     WRITE_S_MAX,
@@ -29,6 +30,7 @@ from perdure.api.standing import Needs, standing_of
 from perdure.regions.answers import Ack
 from perdure.regions.node import Node
 from perdure.regions.ports import StorageError
+from perdure.regions.tracing import CURRENT
 from perdure.replication.errors import Refusal
 from perdure.replication.items import make_items
 from perdure.replication.limits import (
@@ -325,13 +327,19 @@ async def stream(
         start = [(b"content-type", MEDIA_TYPE.encode()), *headers]
         await send({"type": "http.response.start", "status": 200, "headers": start})
         needs = Needs(frozenset({"write"}), (producer.id,))
-        with standing.held(session, appending.end, needs):
+        with (
+            standing.held(session, appending.end, needs),
+            node.tracing.request("perdure.stream", session, message),
+        ):
+            # One span for all of it: lines have none.
+            CURRENT.set(None)
             await appending.run(lines)
     except TimeoutError:
         return
     except Exception as error:
         if not isinstance(error, Refusal | StorageError):
-            log.exception("stream failed")
+            log.exception("stream failed", extra={"session": session})
+        count_error(node.meters, error)
         node.oversight.refusals.note(error)
         last = problem(error).encode() + b"\n"
     finally:

@@ -28,10 +28,12 @@ from perdure.api.runs import (
 from perdure.api.standing import Standing
 from perdure.regions.answers import Ack, Opened
 from perdure.regions.node import Node
+from perdure.regions.tracing import CURRENT
 from perdure.replication.errors import Refusal
 from perdure.replication.ids import check_id, is_id, parse_epoch
 from perdure.replication.limits import ACK_WAIT_MS_MAX, SEQ_MAX
 from perdure.replication.tenants import session_key
+from perdure.replication.traces import sampled
 
 # Session, message, producer, epoch: whose acknowledgements a socket is told.
 Lane = tuple[str, str, str, str]
@@ -298,7 +300,8 @@ async def _renew(call: Call) -> Answer:
     return Answer(200, await guard.renew(standing.authority, call.fields.needed("grant")))
 
 
-_KEYED = DRAFT_FIELDS | {"idempotency_key"}
+_TRACED = frozenset({"traceparent"})
+_KEYED = DRAFT_FIELDS | {"idempotency_key"} | _TRACED
 VERBS: dict[str, Verb] = {
     "subscribe": Verb(frozenset({"cursor", "presence", "presence_data"}), _subscribe),
     "unsubscribe": Verb(frozenset(), _unsubscribe),
@@ -306,10 +309,12 @@ VERBS: dict[str, Verb] = {
     "send": Verb((_KEYED | {"ack", "wait_ms"}) - {"header"}, _send),
     "open": Verb(_KEYED - {"text"}, _open),
     "claim": Verb(frozenset({"message", "producer", "claim_id", "mode"}), _claim),
-    "append": Verb(frozenset({"message", "producer", "epoch", "seq", "tokens", "end"}), _append),
+    "append": Verb(
+        frozenset({"message", "producer", "epoch", "seq", "tokens", "end"}) | _TRACED, _append
+    ),
     "cancel": Verb(frozenset({"message"}), _cancel),
     "metadata": Verb(frozenset({"patch"}), _metadata),
-    "run": Verb(RUN_FIELDS | {"idempotency_key"}, _run),
+    "run": Verb(RUN_FIELDS | {"idempotency_key"} | _TRACED, _run),
     "claim_run": Verb(CLAIM_FIELDS | {"run"}, _claim_run),
     "lease": Verb(LEASE_FIELDS | {"run"}, _lease),
     "state": Verb(STATE_FIELDS | {"run"}, _state),
@@ -350,6 +355,9 @@ async def carry_out(
     if name not in WITHOUT_SESSION and of_frame(frame) != "read":
         tokens = frame.get("tokens")
         socket.owe(key, len(tokens) if isinstance(tokens, list) else 0)
+    if fields.has("traceparent"):
+        # Each frame is carried out in a task of its own.
+        CURRENT.set(sampled(fields.needed("traceparent")))
     answer = await verb.run(Call(node, socket, whose, key, frame, fields))
     action, guard = audited_frame(frame), whose.door.guard
     if action is not None and guard is not None:

@@ -7,7 +7,6 @@ from perdure.regions.checkpoint import Checkpoint
 from perdure.regions.erasing import Eraser
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
-from perdure.regions.meters import Meters
 from perdure.regions.ports import Clock, Storage
 from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
@@ -25,7 +24,6 @@ class Accounts(Sharing):
 
     origin: Origin
     gossip: Gossip
-    meters: Meters
     holdings: Holdings
     checkpoint: Checkpoint
     eraser: Eraser

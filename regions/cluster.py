@@ -137,6 +137,7 @@ class Cluster:
         region.data.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "perdure.regions.main", "serve", "--region", name]
         command += ["--port", str(region.port), "--peer-port", str(region.peer_port)]
+        command += ["--public-url", f"http://127.0.0.1:{region.port}"]
         command += ["--data", str(region.data), "--log-format", "text", *self._options]
         for other in self.regions.values():
             if other is not region:

@@ -192,7 +192,8 @@ class Eraser:
                 )
             except Refusal as refusal:
                 # Too many writes wait just now: it is still to be done the next time.
-                log.info("deleting it once more has to wait: %s", refusal)
+                known = {"session": subject.session}
+                log.info("deleting it once more has to wait: %s", refusal, extra=known)
                 return
 
     async def remember(self) -> None:

@@ -8,11 +8,12 @@ and no other reader feels it.
 
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 from perdure.regions.connections import Progress
 from perdure.regions.document_news import DocumentNews
+from perdure.regions.event_log import EventLog
+from perdure.regions.handing import Handing
 from perdure.regions.waking import Crowd, Waking
 from perdure.replication.cursor import Position
 from perdure.replication.errors import Refusal
@@ -24,7 +25,7 @@ from perdure.replication.roster import Roster
 from perdure.replication.session import Session
 
 
-class Feed:
+class Feed(EventLog):
     """The events of one session for its readers here."""
 
     def __init__(
@@ -32,8 +33,10 @@ class Feed:
         session: Session,
         roster: Roster,
         runs: Callable[[str], list[str]],
+        handing: Handing,
         waking: Waking | None = None,
     ) -> None:
+        super().__init__(handing)
         self.session = session
         self.roster = roster
         self._runs = runs
@@ -41,20 +44,11 @@ class Feed:
         self.closing = False
         # The second that it is.
         self.now_ms = 0
-        self._events: deque[Event] = deque()
-        self._first = 0
-        self._bytes = 0
-        # Readers that wait for something new; and what the last that looked was given.
+        # Readers that wait for something new.
         self._crowd = Crowd(waking or Waking())
-        self._given: tuple[int, int, Gathered] | None = None
         # What was told beside the messages, and its name: many polls want it at once.
         self._named: tuple[tuple[Any, ...], str] | None = None
         self._news = DocumentNews(self._tell_document)
-
-    @property
-    def end(self) -> int:
-        """The index after the last event."""
-        return self._first + len(self._events)
 
     def publish(self) -> list[str]:
         """Tell the readers what has changed since the last time, change by change; which messages
@@ -65,6 +59,7 @@ class Feed:
             drafts = list(change_drafts(self.session, change))
             for draft in drafts:
                 self._add(finish(self.session, draft))
+                self.handing.published(self.session.id, change.message, self._events[-1])
             # One whose hold ended at an earlier change shares the log by now.
             for reader in self.readers:
                 if reader.returning is not None:
@@ -140,35 +135,9 @@ class Feed:
             self._named = ((metadata, *rest), beside_tag(metadata, self.fields()))
         return self._named[1]
 
-    def _add(self, event: Event) -> None:
-        self._events.append(event)
-        self._bytes += len(event.data)
-        while self._bytes > FEED_BYTES_MAX and len(self._events) > 1:
-            self._drop()
-
-    def _drop(self) -> None:
-        self._bytes -= len(self._events.popleft().data)
-        self._first += 1
-
     def trim(self) -> None:
         """Let go of what every reader has taken."""
-        self._given = None
-        slowest = min((reader.index for reader in self.readers), default=self.end)
-        while self._events and self._first < slowest:
-            self._drop()
-
-    def since(self, index: int) -> Gathered | None:
-        """The events from an index on; None when they are no longer here."""
-        if index < self._first:
-            return None
-        if self._given is None or self._given[:2] != (index, self.end):
-            events = Gathered(islice(self._events, index - self._first, None))
-            self._given = (index, self.end, events)
-        return self._given[2]
-
-    def bytes_of(self, count: int) -> int:
-        """How many bytes so many of the newest events have, by the average of those at hand."""
-        return self._bytes * count // max(1, len(self._events))
+        self._let_go(min((reader.index for reader in self.readers), default=self.end))
 
     def wake(self, *, patient: bool = False) -> None:
         """Let every waiting reader look; see :class:`~perdure.regions.waking.Crowd`."""
@@ -223,7 +192,7 @@ class Reader:
                 events = Gathered(self._own)
                 self._own.clear()
                 self._own_bytes = 0
-                return self._give(events)
+                return self._give(events, waited=waited)
             if self._is_last:
                 return None
             if self.returning is None and self.index < self.feed.end:
@@ -232,7 +201,7 @@ class Reader:
                     self._cut = True
                     return None
                 self.index = self.feed.end
-                return self._give(since)
+                return self._give(since, waited=waited)
             if self.feed.closing:
                 return None
             if waited:
@@ -240,10 +209,10 @@ class Reader:
             await self.feed.wait()
             waited = True
 
-    def _give(self, events: Gathered) -> Gathered:
+    def _give(self, events: Gathered, *, waited: bool) -> Gathered:
         self._given += len(events)
         self._given_ms = self.feed.now_ms
-        return events
+        return self.feed.handing.handed(events, waited=waited)
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -306,11 +275,13 @@ class Fanout:
         unpin: Callable[[str], None],
         roster: Callable[[str], Roster],
         runs: Callable[[str], list[str]],
+        handing: Handing,
     ) -> None:
         """``pin`` is told of a session that has got readers, ``unpin`` when the last has left;
         ``roster`` says who is present in a session, ``runs`` which runs are not over, as JSON."""
         self._feeds: dict[str, Feed] = {}
         self._waking = Waking()
+        self.handing = handing
         self._roster = roster
         self._runs = runs
         self._pin = pin
@@ -339,9 +310,11 @@ class Fanout:
         self.check_room()
         feed = self._feeds.get(session.id)
         if feed is None:
-            feed = Feed(session, self._roster(session.id), self._runs, self._waking)
+            feed = Feed(session, self._roster(session.id), self._runs, self.handing, self._waking)
             feed.now_ms = now_ms
         first, returning = resume(session, position, now_ms, feed)
+        if position is not None:
+            self.handing.resumed(first, is_held=returning.differs)
         if session.id not in self._feeds:
             self._feeds[session.id] = feed
             self._pin(session.id)
@@ -356,6 +329,11 @@ class Fanout:
         if not feed.readers:
             del self._feeds[session]
             self._unpin(session)
+
+    def held(self) -> int:
+        """How many readers are held, or otherwise differ from what is shown here."""
+        readers = (reader for feed in self._feeds.values() for reader in feed.readers)
+        return sum(reader.returning is not None for reader in readers)
 
     def send_away(self, session: str) -> None:
         """End the subscriptions of a session; the clients resume by their cursors."""

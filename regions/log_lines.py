@@ -2,7 +2,8 @@
 
 Rule of this file: nothing in a record can begin a line of its own, end one, or say to a terminal
 what it is to do. What is known of the place comes as fields: ``extra={"session": …}``, or ``run``
-or ``peer``; the region is that of the process.
+or ``peer``, or ``trace`` where a request says that it is a part of one; the region is that of the
+process.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any, TextIO
 FORMATS = ("json", "text")
 # What a record may say, and its traceback; a path or an exception could say much more.
 LOG_TEXT_CHARS_MAX = 16_384
-_FIELDS = ("session", "run", "peer", "left_out")
+_FIELDS = ("session", "run", "peer", "trace", "left_out")
 # Of one kind, whoever causes them; how many there were besides is told when the time is over.
 LINES_OF_A_KIND_MAX = 100
 LINES_OF_A_KIND_S = 10.0
@@ -87,8 +88,8 @@ class Flood(logging.Filter):
 
 class JsonLines(logging.Formatter):
     """One JSON object a line, in ASCII: ``time``, ``level``, ``logger``, ``message``, ``region``;
-    ``session``, ``run``, ``peer`` where they are known; ``left_out``, how many like it were not
-    written; ``error``, a traceback."""
+    ``session``, ``run``, ``peer``, ``trace`` where they are known; ``left_out``, how many like it
+    were not written; ``error``, a traceback."""
 
     def __init__(self, region: str | None = None) -> None:
         super().__init__()

@@ -148,27 +148,41 @@ def _serve(options: argparse.Namespace) -> int:
     from perdure.api.app import create_app
     from perdure.api.callers import Callers
     from perdure.api.guarding import rules_of
+    from perdure.api.metrics import Metrics
+    from perdure.api.ops import Ops
     from perdure.api.rates import Meter, Rates
     from perdure.regions.serving import CannotListen, serve
+    from perdure.regions.tracing import NoTracing, exporting_to
 
     lets_loopback = config.no_auth or LOOPBACK in config.cors_origins
 
-    def make_app(node: Any) -> Any:
-        return create_app(
+    provider = None
+    if config.otlp is not None:
+        try:
+            provider = exporting_to(config.otlp, config.region, version("perdure"))
+        except NoTracing as error:
+            raise ConfigError(f"--otlp: {error}") from error
+
+    def make_apps(node: Any) -> tuple[Any, Any]:
+        if provider is not None:
+            node.trace(provider)
+        clients = create_app(
             node,
             rules=rules_of(config, node),
             version=version("perdure"),
             cors_origins=[origin for origin in config.cors_origins if origin != LOOPBACK],
             cors_origin_regex=LOOPBACK_ORIGINS if lets_loopback else None,
             demo_page=config.demo_page,
+            public_url=config.public_url,
             has_tls=config.tls is not None,
             is_local=config.no_auth or bool(config.demo_page),
             meter=Meter(Rates(node.clock, config.allowed), Callers(config.proxies)),
         )
+        return clients, Ops(node, Metrics(node, version("perdure")))
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(serve(config, make_app))
+            return runner.run(serve(config, make_apps))
         except CannotListen as error:
             last_words(str(error))
             return 1

@@ -29,7 +29,8 @@ async def mend(
                 break
             await checkpoint.session(id_)
         if state.is_stored(id_):
-            log.error("session %s was found damaged; the peers are asked for it", id_)
+            text = "session %s was found damaged; the peers are asked for it"
+            log.error(text, id_, extra={"session": id_})
             fanout.send_away(id_)
             state.rebuild(id_)
             state.damaged.discard(id_)

@@ -5,13 +5,17 @@ written for others to read is another's (``api/metrics.py``).
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from perdure.replication.limits import METER_SERIES_MAX
 
 # What a label says where there are more values than are counted apart.
 OTHER = "other"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# What may have waited for a link that was down.
+LONG_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 3600.0)
+WRITES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Counter:
@@ -36,6 +40,10 @@ class Counter:
     def series(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """Every combination that was counted, and its count."""
         yield from sorted(self._values.items())
+
+
+class Gauge(Counter):
+    """A number that grows and shrinks, for each combination of the values of its labels."""
 
 
 class Histogram:
@@ -74,10 +82,23 @@ class Histogram:
         return float("inf")
 
 
-class Meters:
-    """Everything that is counted. Names are without the prefix ``perdure_``; units come last."""
+class Queue(NamedTuple):
+    """Something of which only so much may wait or be open."""
 
-    def __init__(self) -> None:
+    name: str
+    items: int
+    limit: int
+
+
+class Meters:
+    """Everything that is counted. Names are without the prefix ``perdure_``; units come last.
+
+    ``now``: monotonic seconds, by which what takes time is measured."""
+
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        self.now = now
+        # Who else knows how much waits, asked each time.
+        self.queues: list[Callable[[], Iterable[Queue]]] = []
         self.tokens = Counter("tokens", "Items of token logs that were admitted here")
         self.duplicates = Counter("duplicates", "Items that were admitted before: retries")
         self.fenced = Counter("fenced", "Appends of writers that another had taken over from")
@@ -88,15 +109,34 @@ class Meters:
             "resumes", "Readers that came back with a cursor, by outcome", ["outcome"]
         )
         self.commits = Counter("commits", "Group commits")
+        self.limited = Counter(
+            "limited", "Requests refused because a limit was reached (429), by limit", ["limit"]
+        )
+        self.audit_failures = Counter(
+            "audit_failures", "Actions that could not be noted in the audit log"
+        )
+        self.connections = Gauge(
+            "connections", "Streams, sockets and polls that are open", ["transport"]
+        )
         self.commit_seconds = Histogram("commit_seconds", "Of a group commit, with its fsync")
+        self.commit_writes = Histogram(
+            "commit_writes", "Writes and arrivals from peers that one commit answered", WRITES
+        )
         self.append_seconds = Histogram("append_seconds", "From an append to its acknowledgement")
         self.delivery_seconds = Histogram(
-            "delivery_seconds", "From the commit of a local append to the event for readers here"
+            "delivery_seconds",
+            "From a commit here to its events being handed to a reader that waits",
         )
         self.gossip_seconds = Histogram(
-            "gossip_seconds", "From an operation's birth in another region to its commit here"
+            "gossip_seconds",
+            "From an operation's birth by the clock of its region to its commit here by this"
+            " region's; of those that carry a time. Below 0 counts as 0",
+            LONG_SECONDS,
+        )
+        self.loop_lag_seconds = Histogram(
+            "loop_lag_seconds", "How late the tick of each second came: the loop was busy"
         )
 
     def all(self) -> Iterator[Counter | Histogram]:
         """Each of them."""
-        yield from vars(self).values()
+        yield from (one for one in vars(self).values() if isinstance(one, Counter | Histogram))

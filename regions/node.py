@@ -7,17 +7,19 @@ The node's event loop owns the state. Reads are plain functions, writes go throu
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from perdure.regions.catch_up import CatchUp
 from perdure.regions.checkpoint import Checkpoint, Limits
+from perdure.regions.clock import seconds_of
 from perdure.regions.documents import DocumentDesk
 from perdure.regions.erasing import Eraser
 from perdure.regions.headers import Headers
 from perdure.regions.holdings import Holdings
 from perdure.regions.life_cycle import LifeCycle
 from perdure.regions.links import Links
+from perdure.regions.measuring import Measuring
 from perdure.regions.membership import Membership
 from perdure.regions.mending import mend
 from perdure.regions.meters import Meters
@@ -27,6 +29,7 @@ from perdure.regions.presence import PresenceDesk
 from perdure.regions.repair import Repair
 from perdure.regions.runs import RunDesk
 from perdure.regions.state import State
+from perdure.regions.tracing import SpanTracing
 from perdure.regions.writer import Applied, Writer
 from perdure.replication.coding import encode
 from perdure.replication.errors import Refusal
@@ -58,7 +61,7 @@ class Node(LifeCycle):
         limits: Limits | None = None,
     ) -> None:
         self.region = region
-        self.meters = Meters()
+        self.meters = Meters(seconds_of(clock))
         self.origin = Origin(region, entropy.token(_INCARNATION_BITS))
         self.gossip = Gossip(self.origin, peers)
         state = State(region, self.gossip, storage)
@@ -91,6 +94,7 @@ class Node(LifeCycle):
             self.state.decode,
             state.census,
         )
+        self._writer.measured = self._measured
         self.holdings = Holdings(self.state, storage)
         self.checkpoint = Checkpoint(
             state, storage, self.gossip, clock, lambda: self._writer.absorbed, limits or Limits()
@@ -192,8 +196,11 @@ class Node(LifeCycle):
         self._storage.close()
 
     async def _tick(self) -> None:
+        meters = self.meters
         while True:
+            due_s = meters.now() + TICK_MS / 1000
             await asyncio.sleep(TICK_MS / 1000)
+            meters.loop_lag_seconds.observe(max(0.0, meters.now() - due_s))
             self.tick()
             try:
                 await self.work()
@@ -244,6 +251,7 @@ class Node(LifeCycle):
     def _tell(self) -> None:
         """Operations were applied: tell readers here, then the peers."""
         touched = self.state.take_touched()
+        self.fanout.handing.committed_s = self._writer.committed_s
         for session in touched:
             feed = self.fanout.get(session.id)
             # One that was rebuilt has sent its readers away.
@@ -255,6 +263,9 @@ class Node(LifeCycle):
             if session.deleted:
                 self.desk.attendance.leave_all(session.id)
                 self.turns.session_deleted(session)
+        self.fanout.handing.committed_s = None
+        # Where nobody reads, nothing is delivered.
+        self.tracing.expected.clear()
         sessions = {session.id: session for session in touched}
         for name, id_ in self.state.news:
             if name in self.watchers:
@@ -265,6 +276,18 @@ class Node(LifeCycle):
         self.peers_changed()
         if self._links is not None:
             self._links.wake()
+
+    def _measured(self, applied: Sequence[Applied], writes: int, seconds: float) -> None:
+        Measuring(self.meters, self.region, self._clock).committed(applied, writes, seconds)
+        if self.tracing.is_on:
+            self.tracing.committed(applied, seconds)
+
+    def trace(self, provider: Any) -> None:
+        """Have spans made of what is traced; of a ``TracerProvider`` of OpenTelemetry's."""
+        writer = self._writer
+        times = lambda: (writer.began_s, writer.committed_s)  # noqa: E731
+        self.tracing = SpanTracing(provider, self.region, self._clock, times)
+        self.fanout.handing.expected = self.tracing.expected
 
     def peers_changed(self) -> None:
         """More is stable, perhaps, or settled."""
@@ -323,6 +346,16 @@ class Node(LifeCycle):
     def entropy(self) -> Entropy:
         """Randomness."""
         return self._entropy
+
+    @property
+    def waiting_writes(self) -> int:
+        """How many writes wait for a commit."""
+        return self._writer.waiting
+
+    @property
+    def link_counters(self) -> Mapping[str, int]:
+        """What the links count; nothing where there are none."""
+        return {} if self._links is None else self._links.counters
 
     def beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Something that goes on until the region stops."""

@@ -53,9 +53,9 @@ class Overview:
         activity: Activity,
         connections: Connections,
     ) -> None:
-        # Which build this is, and under which URLs clients find the regions, where that is known.
+        # Which build this is, and where clients find this region, where that is known.
         self.build = ""
-        self.urls: dict[str, str] = {}
+        self.url: str | None = None
         self.events_per_s = 0.0
         self._node = node
         self._peers = peers
@@ -78,7 +78,7 @@ class Overview:
     def _made(self, now_ms: int) -> dict[str, Any]:
         node = self._node
         about = node.version()
-        sees = [self._sees(peer, now_ms) for _, peer in sorted(node.gossip.peers.items())]
+        sees = self.seen()
         view: dict[str, Any] = {
             "region": node.region,
             "reachable": True,
@@ -88,7 +88,7 @@ class Overview:
             "wire": about["wire"],
             "uptime_s": (now_ms - self._started_ms) // 1000,
             "now_ms": node.clock.wall_ms(),
-            "url": self.urls.get(node.region),
+            "url": self.url,
             "is_gone": False,
             "sees": sees,
             "sessions": len(node.state),
@@ -106,6 +106,11 @@ class Overview:
         found = findings.of_region(view, not_erased=not_erased, damaged=node.storage.damaged)
         view["problems"] = [finding.value() for finding in found]
         return view
+
+    def seen(self) -> list[dict[str, Any]]:
+        """The other regions, as this one sees them now, by name."""
+        now_ms = self._node.clock.monotonic_ms()
+        return [self._sees(peer, now_ms) for _, peer in sorted(self._node.gossip.peers.items())]
 
     def _sees(self, peer: Peer, now_ms: int) -> dict[str, Any]:
         node, view = self._node, self._peers.of(peer.name)
@@ -142,7 +147,6 @@ class Overview:
         is_older = wire is not None and wire < ASKED_FROM
         value = {**_BLANK, **_believed(view.value or {})}
         value |= {"region": peer.name, "is_gone": False, "age_ms": age_ms}
-        value["url"] = value["url"] or self.urls.get(peer.name)
         value["reachable"] = state != "down" and (view.answers or is_older)
         if is_older and view.value is None:
             text = f"{peer.name} speaks version 1 of the wire, and cannot say how it is"

@@ -4,7 +4,8 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
-from perdure.regions.config import Config, ConfigError, check_peers, parse_peers
+from perdure.regions.config import Config, ConfigError, parse_peers
+from perdure.regions.config_faults import check_peers
 from perdure.replication.limits import PEERS_FILE_BYTES_MAX
 
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from perdure.regions.answers import Ack
 from perdure.regions.fanout import Fanout, Reader
+from perdure.regions.handing import Handing
 from perdure.regions.journal import Journal
+from perdure.regions.meters import Meters
 from perdure.regions.ports import Clock
 from perdure.regions.state import State
 from perdure.replication import admission
@@ -30,12 +32,15 @@ def _shown(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 class Reading:
-    """The reading side of a :class:`~perdure.regions.node.Node`."""
+    """The reading side of a :class:`~perdure.regions.node.Node`, which brings the meters."""
+
+    meters: Meters
 
     def __init__(self, state: State, gossip: Gossip, clock: Clock) -> None:
         self.state = state
         self.gossip = gossip
-        self.fanout = Fanout(state.pin, state.unpin, self._roster, self._open_runs)
+        handing = Handing(self.meters)
+        self.fanout = Fanout(state.pin, state.unpin, self._roster, self._open_runs, handing)
         self.resumes = 0
         self.journal = Journal(clock.wall_ms)
         self._clock = clock

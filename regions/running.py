@@ -9,6 +9,7 @@ from perdure.regions.meeting import Meeting
 from perdure.regions.runs import RunDesk
 from perdure.regions.work_readers import WorkReader
 from perdure.regions.writer import Admit
+from perdure.regions.writing import traced
 from perdure.replication import runs
 from perdure.replication.admission import Admission, Draft, Pending
 from perdure.replication.errors import Refusal
@@ -51,9 +52,10 @@ class Running(Meeting):
             admitted.append(runs.admit_run(state, draft, self._site()))
             if admitted[-1].operations:
                 self.turns.check_room(session_key(tenant_of(session), draft.agent))
-            return admitted[-1].operations
+            return traced(admitted[-1].operations, trace)
 
-        created = await self._writer.write(session, admit)
+        with self.tracing.request("perdure.run", session, draft.id) as trace:
+            created = await self._writer.write(session, admit)
         return created, self.run(session, admitted[-1].message)
 
     def run(self, session: str, id_: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from perdure.regions.identity import note_identity
 from perdure.regions.life_cycle import FLUSH_S_MAX
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
+from perdure.regions.ops_port import OpsPort
 from perdure.regions.peers_file import with_peers
 from perdure.regions.ports import Clock, Entropy, StorageFailed
 from perdure.regions.storage import SqliteStorage
@@ -31,6 +32,7 @@ from perdure.replication.limits import (
     HEAD_BYTES_MAX,
     HEAD_READ_S_MAX,
     KEEPALIVE_S,
+    OPS_CONNECTIONS_MAX,
 )
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -52,7 +54,8 @@ EXIT_GONE = 6
 _GONE = "this region was removed for good, so it stops: a new region needs another name"
 log = logging.getLogger("perdure")
 
-MakeApp = Callable[[Node], Any]
+# The applications of the clients' port, and of the one for scrapers and probes.
+MakeApps = Callable[[Node], tuple[Any, Any]]
 
 
 class CannotListen(Exception):
@@ -225,7 +228,7 @@ def build_node(
     return node, links
 
 
-async def serve(config: Config, make_app: MakeApp) -> int:
+async def serve(config: Config, make_apps: MakeApps) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.
 
     Raises ``ConfigError``, ``StorageLocked``, ``StorageKeyWrong``, ``StorageFailed`` and
@@ -240,13 +243,17 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)
     try:
-        listener = _listen(config)
+        listener = _listen("port", config.host, config.port)
+        ops_port = config.ops_port
+        ops_listener = None if ops_port is None else _listen("ops port", config.ops_host, ops_port)
         await _start_links(config, links)
     except CannotListen:
         await node.stop()
         raise
     node.start(links)
-    server = make_server(config, make_app(node))
+    app, ops_app = make_apps(node)
+    server = make_server(config, app)
+    ops = OpsPort(make_ops_server(ops_app), ops_listener)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -255,6 +262,7 @@ async def serve(config: Config, make_app: MakeApp) -> int:
         # Else the terminal is closed, and that ends the process.
         loop.add_signal_handler(signal.SIGHUP, _read_peers_again, config, node)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    ops.start()
     watching = asyncio.create_task(_watch_name(links, stop))
     stopping = asyncio.create_task(stop.wait())
     failing = asyncio.create_task(node.failed.wait())
@@ -263,6 +271,7 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     ends = {serving, stopping, failing, leaving}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     code = await _shut_down(node, links, server, serving)
+    await ops.stop()
     for task in (watching, stopping, failing, leaving):
         task.cancel()
     (refused,) = await asyncio.gather(watching, return_exceptions=True)
@@ -275,14 +284,14 @@ async def serve(config: Config, make_app: MakeApp) -> int:
     return EXIT_NAME_IN_USE if refused is True else code
 
 
-def _listen(config: Config) -> socket.socket:
-    """The clients' socket. Ours and not uvicorn's, so that a port that is taken is found before
+def _listen(what: str, host: str, port: int) -> socket.socket:
+    """A socket that listens. Ours and not uvicorn's, so that a port that is taken is found before
     anything is started or announced."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise CannotListen("port", config.host, config.port, error) from error
+        raise CannotListen(what, host, port, error) from error
 
 
 async def _start_links(config: Config, links: PeerLinks) -> None:
@@ -319,13 +328,34 @@ def make_server(config: Config, app: Any) -> Server:
     )
 
 
+def make_ops_server(app: Any) -> Server:
+    """The server of the ops port."""
+    return Server(
+        uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            # Of its own: who watches must not be kept out by clients, nor the other way.
+            limit_concurrency=OPS_CONNECTIONS_MAX,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
 def _announce(config: Config, node: Node) -> None:
     grants = "no grants needed" if config.no_auth else "grants needed"
+    ops = "" if config.ops_port is None else f" metrics on {config.ops_host}:{config.ops_port},"
     links = " (mutual TLS)" if config.peer_files else " (clear text)" * config.peer_insecure
     url = f"http{'s' * bool(config.tls)}://{config.host}:{config.port}"
     print(
         f"perdure {config.region}: {url} ({grants}),"
-        f" peers on {config.peer_host}:{config.peer_port}{links}, data in {config.data},"
+        f" peers on {config.peer_host}:{config.peer_port}{links}, data in {config.data},{ops}"
         f" {len(node.state)} sessions",
         flush=True,
     )
@@ -366,6 +396,7 @@ async def _shut_down(
     result = await asyncio.gather(serving, return_exceptions=True)
     await links.stop()
     await node.stop()
+    await asyncio.to_thread(node.tracing.close)
     if isinstance(result[0], Exception):
         last_words(str(result[0]))
         return 1

@@ -68,6 +68,20 @@ class Settings(BaseSettings):
     peer_port: int = _set("peers' port", 7201, unit="PORT", least=1, most=PORT_MAX)
     host: str = _set("address for clients", "127.0.0.1", unit="ADDRESS")
     peer_host: str = _set("address for peers", "127.0.0.1", unit="ADDRESS")
+    public_url: str | None = _set(
+        "where clients find this region, for the links of the operators' page", None, unit="URL"
+    )
+    ops_port: int | None = _set(
+        "port for /metrics, /livez and /readyz without grants, on a private address",
+        None,
+        unit="PORT",
+        least=1,
+        most=PORT_MAX,
+    )
+    ops_host: str = _set("address for these", "127.0.0.1", unit="ADDRESS")
+    otlp: str | None = _set(
+        "where to send spans of traces, by OTLP over HTTP (perdure[otel])", None, unit="URL"
+    )
     data: Path = _set("data directory", unit="DIR")
     peers: Texts = _set(
         "another region and the URL of its peer port; once for each",

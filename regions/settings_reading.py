@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from perdure.regions.config import Config, faults
+from perdure.regions.config import Config
+from perdure.regions.config_faults import faults
 from perdure.regions.settings import (
     PREFIX,
     Settings,

@@ -170,7 +170,7 @@ class Acceptor:
             self._around.refused("links_refused", refused, name)
         except (TimeoutError, OSError, StorageError) as error:
             self._around.counters["links_dropped"] += 1
-            log.debug("link from %s: %s", name, type(error).__name__)
+            log.debug("link from %s: %s", name, type(error).__name__, extra={"peer": name})
         except Exception as error:
             self._around.broken(error, name)
         finally:

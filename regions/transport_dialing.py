@@ -261,7 +261,8 @@ class DialedLink:
                 return records
             if found:
                 first = found[0]
-                log.error("%s/%d is too large for a frame", first.origin, first.lsn)
+                text, known = "%s/%d is too large for a frame to %s", {"peer": self.name}
+                log.error(text, first.origin, first.lsn, self.name, extra=known)
                 self._around.counters["records_too_large"] += 1
                 step = ReadLog(first.origin, first.lsn - 1, 0)
             else:

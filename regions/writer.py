@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from perdure.regions.census import Census
+from perdure.regions.clock import seconds_of
 from perdure.regions.fair_queue import FairQueue
 from perdure.regions.ports import Clock, Storage, StorageError, StorageFailed
 from perdure.replication.admission import Pending
@@ -117,6 +118,11 @@ class Writer:
         # A record from elsewhere as it may be stored; what one deletes.
         self.screen: Callable[[Applied], Applied] = lambda applied: applied
         self.deletions: Callable[[Applied], Sequence[Deletion]] = lambda _: ()
+        # Told of each commit: what was applied, how many it answers, how long the disk took.
+        self.measured: Callable[[Sequence[Applied], int, float], None] = lambda *_: None
+        self.now = seconds_of(clock)
+        # When the last commit began to be written, and when it was on disk.
+        self.began_s = self.committed_s = 0.0
         self._queue: FairQueue[Intent] = FairQueue()
         self._arrivals: deque[Arrival] = deque()
         self._jumps: deque[Jump] = deque()
@@ -321,22 +327,30 @@ class Writer:
         self._last_waiting = len(batch.waiting)
         records = [applied.record for applied in batch.applied]
         if records:
+            began_s = self.now()
             try:
                 await self._store(lambda: self._storage.commit(records, batch.deletions))
             except StorageError as error:
                 self._refuse(batch, error)
                 return
+            self.began_s, self.committed_s = began_s, self.now()
             self.absorbed += batch.absorbed
             if any(deletion.is_news for deletion in batch.deletions):
                 self._gossip.deleting()
             logged = [r for r in records if r.origin != ABSORBED] if batch.absorbed else records
             self._gossip.stored(logged, self._clock.monotonic_ms())
             self._apply(batch.applied, self._storage.position)
+            self.measured(batch.applied, len(batch.waiting), self.committed_s - began_s)
         for done, changed in batch.waiting:
             if not done.done():
                 done.set_result(changed)
         if records:
             self._told()
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for a commit."""
+        return len(self._queue)
 
     async def _store(self, work: Callable[[], Awaitable[None]]) -> None:
         if isinstance(self.failed, StorageFailed):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from perdure.regions.answers import Ack, Opened, Sent
@@ -9,6 +10,7 @@ from perdure.regions.headers import Headers
 from perdure.regions.ports import Clock
 from perdure.regions.reading import Reading
 from perdure.regions.state import State
+from perdure.regions.tracing import CURRENT, Tracing
 from perdure.regions.writer import Writer
 from perdure.replication import admission
 from perdure.replication.admission import Draft, Pending, Site
@@ -34,6 +36,7 @@ class Writing(Reading):
         self.region = region
         self.counters = dict.fromkeys(("appends", "duplicates", "readers_cut"), 0)
         self._headers = headers
+        self.tracing = Tracing()
         self._progress: asyncio.Future[None] | None = None
 
     def _refuses(self) -> str | None:
@@ -69,7 +72,8 @@ class Writing(Reading):
 
     async def send(self, session: str, draft: Draft, ack_wait_ms: int | None = None) -> Sent:
         """A complete message; with ``ack_wait_ms`` waits for stable at most so long."""
-        created, id_, _ = await self._admit_message(session, draft)
+        with self.tracing.request("perdure.send", session, draft.id) as trace:
+            created, id_, _ = await self._admit_message(session, draft, trace)
         message = self._message(session, id_)
         if ack_wait_ms is not None:
             await self._wait(lambda: self._is_stable(message) is not False, ack_wait_ms)
@@ -77,17 +81,21 @@ class Writing(Reading):
 
     async def open(self, session: str, draft: Draft) -> Opened:
         """Open a streaming message, or find it opened by the same claim."""
-        created, id_, lane = await self._admit_message(session, draft)
+        with self.tracing.request("perdure.open", session, draft.id) as trace:
+            created, id_, lane = await self._admit_message(session, draft, trace)
         return self._opened(created, session, id_, lane)
 
-    async def _admit_message(self, session: str, draft: Draft) -> tuple[bool, str, LaneKey]:
+    async def _admit_message(
+        self, session: str, draft: Draft, trace: str | None
+    ) -> tuple[bool, str, LaneKey]:
         self._check_open(session)
         check_session(session)
         admitted: list[admission.Admission] = []
 
         def admit(state: Session, _: Pending) -> list[Operation]:
             admitted.append(admission.admit_message(state, draft, self._site()))
-            return [*admitted[-1].operations, *self._addressed(state, draft, admitted[-1])]
+            opened = traced(admitted[-1].operations, trace)
+            return [*opened, *self._addressed(state, draft, admitted[-1])]
 
         created = await self._writer.write(session, admit)
         return created, admitted[-1].message, admitted[-1].lane
@@ -163,6 +171,21 @@ class Writing(Reading):
         end: str | None = None,
     ) -> Ack:
         """Items, and perhaps the end, of a lane. On disk when this returns."""
+        if CURRENT.get() is None:
+            return await self._append(session, message, producer, epoch, seq, items, end)
+        with self.tracing.request("perdure.append", session, message):
+            return await self._append(session, message, producer, epoch, seq, items, end)
+
+    async def _append(
+        self,
+        session: str,
+        message: str,
+        producer: str,
+        epoch: str,
+        seq: int,
+        items: Sequence[Any],
+        end: str | None,
+    ) -> Ack:
         self._check_open(session)
         lane = self._lane_key(producer, epoch)
         entries: tuple[Entry, ...] = tuple(make_items(list(items)))
@@ -176,16 +199,22 @@ class Writing(Reading):
             duplicates = admitted.duplicates
             return admitted.operations
 
+        meters = self.meters
+        began_s = meters.now()
         try:
             await self._writer.write(session, admit, exclusive=False)
         except Refusal as refusal:
             if refusal.code == "fenced":
+                meters.fenced.add()
                 self.journal.note(session, "fenced", message, producer, epoch)
             raise
+        meters.append_seconds.observe(meters.now() - began_s)
         self._appended(session, message, lane)
         self.counters["appends"] += 1
+        meters.tokens.add(max(0, len(items) - duplicates))
         if duplicates:
             self.counters["duplicates"] += duplicates
+            meters.duplicates.add(duplicates)
             self.journal.note(session, "retry", message, producer, epoch, items=duplicates)
         return self._ack(session, message, lane, duplicates)
 
@@ -251,3 +280,10 @@ class Writing(Reading):
 
         await self._writer.write(session, admit)
         return self.metadata(session)
+
+
+def traced(operations: Sequence[Operation], trace: str | None) -> list[Operation]:
+    """The same; what opens a message carries its trace."""
+    if trace is None:
+        return list(operations)
+    return [replace(op, trace=trace) if isinstance(op, Open) else op for op in operations]

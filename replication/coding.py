@@ -38,6 +38,7 @@ from perdure.replication.operations import (
 )
 from perdure.replication.records import LSN_MAX, parse_origin
 from perdure.replication.tenants import is_session
+from perdure.replication.traces import carried, told
 from perdure.replication.yjs_parser import YJS_CLOCK_MAX
 
 _HLC_MAX = 2**64 - 1
@@ -58,7 +59,7 @@ def fields(op: Operation) -> list[Any]:
             wire = [str(op.lane.epoch), op.seq, op.before.hex(), items, end]
             return ["items", op.session, op.message, op.lane.producer, *wire]
         case Open():
-            return ["open", op.session, op.message, header_fields(op.header)]
+            return ["open", op.session, op.message, header_fields(op.header) | told(op.trace)]
         case Claim():
             previous = _lane_fields(op.previous) if op.previous else [None, None]
             wire = [f"{op.tag:016x}", *_lane_fields(op.root), *previous, op.base]
@@ -172,8 +173,7 @@ def _decode_fields(fields: Any) -> Operation:
 def _message(value: Any) -> str:
     if not is_id(value):
         raise Malformed("an operation needs a message")
-    text: str = value
-    return text
+    return str(value)
 
 
 def _number(value: Any, most: int) -> int:
@@ -216,7 +216,7 @@ def _decode_items(fields: list[Any]) -> Operation:
 
 def _decode_open(fields: list[Any]) -> Operation:
     session, message, wire = _exactly(fields, 3)
-    return Open(session, _message(message), header_of(wire))
+    return Open(session, _message(message), header_of(wire), carried(wire))
 
 
 def header_of(wire: Any) -> Header:

@@ -35,9 +35,11 @@ class Event:
 
 class Gathered(list[Event]):
     """Events that a reader gets at once. ``wire`` is a slot in which the edge caches their bytes:
-    readers that are equally far get the same object."""
+    readers that are equally far get the same object; ``born_s``: when the first of them was
+    committed here, in seconds of the shell's clock, where that is known."""
 
     wire: bytes | None = None
+    born_s: float | None = None
 
 
 class Beside(Protocol):

@@ -239,6 +239,7 @@ class Gossip:
                 break
             peer.in_flight.popleft()
             peer.in_flight_bytes -= flight.bytes
+            peer.acknowledged_in_ms = now_ms - flight.sent_ms
             if now_ms - flight.sent_ms < PROMPT_MS:
                 peer.batch_bytes = min(2 * peer.batch_bytes, BATCH_BYTES_MAX)
 

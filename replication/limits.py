@@ -193,5 +193,10 @@ SEARCH_SESSIONS_MAX = 100_000
 TIMELINE_MESSAGES_MAX = 100
 # Operators who look at a region at once.
 ADMIN_STREAMS_MAX = 32
+# Connections of scrapers and probes at a port of their own.
+OPS_CONNECTIONS_MAX = 64
+# Spans of traces that wait to be sent; and messages whose first delivery is one.
+TRACE_SPANS_WAITING_MAX = 2_048
+TRACE_DELIVERIES_MAX = 1_000
 # Combinations of the values of labels that a counter counts apart.
-METER_SERIES_MAX = 256
+METER_SERIES_MAX = 1_024

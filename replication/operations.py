@@ -68,11 +68,13 @@ class Create:
 
 @dataclass(frozen=True)
 class Open:
-    """A message was opened, or sent complete."""
+    """A message was opened, or sent complete. ``trace``: of what it is a part, where its author has
+    said so (``traces.py``); it is no part of the message."""
 
     session: str
     message: str
     header: Header
+    trace: str | None = None
 
 
 @dataclass(frozen=True)

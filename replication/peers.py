@@ -48,6 +48,8 @@ class Peer:
     in_flight_bytes: int = 0
     batch_bytes: int = BATCH_BYTES_START
     asked_ms: int = 0
+    # How long the batch that was acknowledged last took to be on the peer's disk.
+    acknowledged_in_ms: int | None = None
     # Whose turn it is when memory and log, or several origins, have more than a batch to send.
     log_turn: bool = False
     last_sent: Origin | None = None

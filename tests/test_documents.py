@@ -44,6 +44,9 @@ INSIDE = {
     "RECENT_SESSIONS_MAX",
     "LAG_MARKS_MAX",
     "HISTORY_SAMPLES_MAX",
+    "OPS_CONNECTIONS_MAX",
+    "TRACE_SPANS_WAITING_MAX",
+    "TRACE_DELIVERIES_MAX",
     "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.

@@ -250,4 +250,8 @@ def test_dependencies_are_used():
         canonicalize_name(Requirement(d).name) for d in project()["project"]["dependencies"]
     }
     assert declared - owners == unseen
-    assert owners - declared == {"perdure"}
+    # An extra: nothing of it is imported without its flag. Its distributions share a namespace.
+    extra = project()["project"]["optional-dependencies"]["otel"]
+    sharing = {canonicalize_name(d) for d in modules["opentelemetry"]}
+    assert {canonicalize_name(Requirement(d).name) for d in extra} <= sharing <= owners
+    assert owners - declared - sharing == {"perdure"}

@@ -296,9 +296,13 @@ async def test_answers_are_as_described(region, document):
         reply = await region.json(method, target, body)
         assert reply.status == status, (method, path, reply)
         check(document, method, path, reply)
+    # These are no JSON, or are spoken to elsewhere.
     called = {(method.lower(), path) for method, path, _, _ in EXCHANGES}
     hot = {operation for operation, _ in operations(document)} - called - OF_GRANTS
-    assert {path.rpartition("/")[2] for _, path in hot} == {"tokens", "stream", "events", "live"}
+    assert {path.rpartition("/")[2] for _, path in hot} == {
+        *("tokens", "stream", "events"),
+        *("metrics", "live"),
+    }
 
 
 async def test_acknowledgements_are_as_described(region, document):

@@ -5,7 +5,7 @@ import json
 import logging
 
 import pytest
-from perdure.api import bodies, edge
+from perdure.api import bodies, refusing
 from perdure.api.app import create_app
 from perdure.regions.ports import StorageFailed, StorageFull
 from perdure.replication.limits import BODY_BYTES_MAX
@@ -63,7 +63,7 @@ async def test_body_at_the_limit(region, lane):
 async def test_slow_body(region, lane, monkeypatch):
     """A body that does not arrive in time is refused and the connection closed."""
     monkeypatch.setattr(bodies, "BODY_READ_S_MAX", 0)
-    monkeypatch.setattr(edge, "LINGER_S", 0)
+    monkeypatch.setattr(refusing, "LINGER_S", 0)
     before = region.state()
     for path, headers in ((f"{lane.path}/tokens", lane.headers(0)), (MESSAGES, [])):
         connection = await region.connect()
@@ -284,6 +284,7 @@ OPERATIONS = {
     ("/livez", "get"),
     ("/readyz", "get"),
     ("/version", "get"),
+    ("/metrics", "get"),
     ("/v1/regions", "get"),
     ("/v1/verify", "get"),
     ("/v1/transports", "get"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from perdure.api import poll
-from perdure.regions import fanout
+from perdure.regions import event_log, fanout
 from perdure.replication.limits import HOLD_MS
 
 from .followers import PollFollower
@@ -271,7 +271,8 @@ async def test_drain(region):
 
 async def test_too_far_behind(region, lane, monkeypatch):
     """A subscription that was cut between two polls ends; the next poll is a resume, complete."""
-    monkeypatch.setattr(fanout, "FEED_BYTES_MAX", 1_000)
+    for module in (event_log, fanout):
+        monkeypatch.setattr(module, "FEED_BYTES_MAX", 1_000)
     follower = await caught_up(region)
     for seq in range(4):
         await region.append(lane, seq, ["x" * 900])

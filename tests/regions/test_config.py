@@ -11,7 +11,6 @@ from perdure.regions.config import (
     Config,
     ConfigError,
     PeerFiles,
-    check,
     is_loopback,
     parse_allowances,
     parse_demo_page,
@@ -22,6 +21,7 @@ from perdure.regions.config import (
     read_secrets,
     read_storage_keys,
 )
+from perdure.regions.config_faults import check
 from perdure.replication.limits import PEER_SECRETS_MAX, STORAGE_KEYS_MAX
 
 from tests.regions.processes import started
