@@ -13,7 +13,7 @@ INPUTS ?= 100000
 CASES ?= 5000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz schemathesis interop authmatrix failures sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots fuzz schemathesis interop authmatrix failures sync-client check docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 sync-client: setup ## the blocking Python client anew, from the asynchronous one
 	$(BIN)/python sdk/python/make_sync.py
 
+docs: setup ## the site of the documentation, in site/; broken links are errors
+	$(BIN)/python -m tests.handbook $(ARGS)
+
 powercut: setup ## cut the power of a region: ROUNDS=2000 FIRST=0, or one round again with SEED=
 	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),$(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST)) $(ARGS)
 
@@ -96,5 +99,5 @@ format: setup ## put the code into the one format
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what setup and the tests made
-	rm -rf $(VENV) .typing .data build dist *.egg-info sdk/python/*.egg-info \
+	rm -rf $(VENV) .typing .data build dist site *.egg-info sdk/python/*.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis
