@@ -41,6 +41,8 @@ demo-chat: setup ## the same three with a page for the browser: share a session 
 dev: setup ## three regions eu, us, ap on ports 7101 to 7103, until Ctrl-C
 	$(BIN)/perdure dev $(ARGS)
 
+# Hundreds of processes are started: each would compile everything anew where this is set.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup ## the whole test suite, Python and JavaScript, in WORKERS=2 processes
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 	@$(MAKE) --no-print-directory test-js
