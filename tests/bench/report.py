@@ -198,7 +198,7 @@ def plots(kept: dict[str, Any]) -> dict[str, str]:
     return {
         "appends": bars("CPU of the accepting region, a token", "µs, the mark is the aim", appends),
         "latency": bars("From sent to a reader has it", "ms, 20 tokens a second", latencies),
-        "growth": bars("A token does not cost more as things grow", "µs of CPU", growth),
+        "growth": bars("A token as messages and regions grow", "µs of CPU", growth),
     }
 
 
