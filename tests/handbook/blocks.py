@@ -8,7 +8,8 @@ A comment before a block says it; a block of a language that can run must have o
     <!-- saved as name.py -->              it is saved, and another block runs it
     <!-- run by tests/x.py::test_y -->     that test runs it, or the same
     <!-- not run: needs root -->           why not
-    <!-- not run below: needs root -->     the same for all that follow and say nothing
+    <!-- not run below: needs root -->     the same for all that follow and say nothing; likewise
+    <!-- run below by tests/x.py::test_y -->
 """
 
 import re
@@ -20,7 +21,7 @@ WORDS = re.compile(
     r"""(?: run (?:\ as\ (?P<name>[\w.-]+))? (?P<meanwhile>\ meanwhile)?
             (?:,\ prints\ "(?P<prints>[^"]+)")?
           | saved\ as\ (?P<saved>[\w.-]+)
-          | run\ by\ (?P<test>[\w/.-]+\.py::\w+)
+          | run(?P<by_below>\ below)?\ by\ (?P<test>[\w/.-]+\.py::\w+)
           | not\ run(?P<below>\ below)?:\ (?P<why>.*\S)
         )$""",
     re.VERBOSE | re.DOTALL,
@@ -75,7 +76,7 @@ def understood(comment: str, line: int) -> tuple[How | None, bool]:
     )
     if how.meanwhile and how.name is None:
         raise Unclear(f"line {line}: what goes on meanwhile needs a name to be saved as")
-    return how, bool(said["below"])
+    return how, bool(said["below"] or said["by_below"])
 
 
 def blocks(text: str) -> Iterator[Block]:

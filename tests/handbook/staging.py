@@ -18,6 +18,7 @@ OPERATING = (
     "life-cycle",
     "backup",
     "command-line",
+    "admin-page",
     "admin",
     "metrics",
     "alerts",
@@ -26,7 +27,8 @@ TITLES = {
     "command-line": "Command line",
     "life-cycle": "Life cycle",
     "alerts": "Failure guide",
-    "admin": "Admin page",
+    "admin": "Administration",
+    "admin-page": "Page for operators",
 }
 FENCE = re.compile(r"^\s*(```|~~~)")
 ITEM = re.compile(r"^( *)([-*]|\d+\.) +\S")

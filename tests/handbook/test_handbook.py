@@ -157,6 +157,7 @@ SH = "```sh\nls\n```\n"
         (f"<!-- not run: needs root -->\n{SH}", 0),
         (f"<!-- not run below: needs root -->\nWords.\n{SH}{SH}", 0),
         (f"<!-- run by tests/x.py::test_y -->\n{SH}", 0),
+        (f"<!-- run below by tests/x.py::test_y -->\nWords.\n{SH}{SH}", 0),
         (f"<!-- run by hand -->\n{SH}", 1),
         (f"<!-- something else -->\n{SH}", 1),
         ("```\nls\n```\n```json\n{}\n```\n", 0),

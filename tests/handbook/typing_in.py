@@ -37,12 +37,13 @@ curl() {
     *) command curl -sS --fail-with-body --max-time 20 "$@"; echo ;;
   esac
 }
-.venv/bin/perdure() {
+perdure() {
   case $1 in
     tail) some .venv/bin/perdure "$@" ;;
     *) command .venv/bin/perdure "$@" ;;
   esac
 }
+.venv/bin/perdure() { perdure "$@"; }
 """
 # The commands that talk to a region talk to the first of the quickstart, unless they are told.
 COMMAND = r"""#!/bin/sh
