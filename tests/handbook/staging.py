@@ -92,7 +92,19 @@ def stage(folder: Path) -> None:
                 there = page.parent / target
                 there.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(found, there)
+            elif found.is_dir() and not (found / "README.md").exists():
+                _stage_folder(found, page.parent / target)
     (folder / "zensical.toml").write_text(settings(), encoding="utf-8")
+
+
+def _stage_folder(found: Path, there: Path) -> None:
+    """A folder that is linked to, as a page that lists its files."""
+    there.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for path in found.iterdir() if path.is_file())
+    for path in files:
+        shutil.copy(path, there)
+    lines = [f"- [`{path.name}`]({path.name})" for path in files]
+    (there / "index.md").write_text(f"# {found.name}\n\n" + "\n".join(lines) + "\n")
 
 
 def operating() -> list[dict[str, str]]:
