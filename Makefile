@@ -13,7 +13,7 @@ INPUTS ?= 100000
 CASES ?= 5000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands metrics-page sync-client check format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands metrics-page sync-client check docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,8 @@ demo-chat: setup ## the same three with a page for the browser: share a session 
 dev: setup ## three regions eu, us, ap on ports 7101 to 7103, until Ctrl-C
 	$(BIN)/perdure dev $(ARGS)
 
+# Hundreds of processes are started: each would compile everything anew where this is set.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup ## the whole test suite, Python and JavaScript, in WORKERS=2 processes
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 	@$(MAKE) --no-print-directory test-js
@@ -92,6 +94,9 @@ sync-client: setup ## the blocking Python client anew, from the asynchronous one
 upgrade: setup ## three regions of an older build, REV=, are replaced by this one while tokens stream
 	$(BIN)/python -m tests.upgrade $(if $(REV),--rev $(REV)) $(ARGS)
 
+docs: setup ## the site of the documentation, in site/; broken links are errors
+	$(BIN)/python -m tests.handbook $(ARGS)
+
 powercut: setup ## cut the power of a region: ROUNDS=2000 FIRST=0, or one round again with SEED=
 	$(BIN)/python -m tests.powercut $(if $(SEED),--seed $(SEED),$(if $(ROUNDS),--rounds $(ROUNDS)) --first $(FIRST)) $(ARGS)
 
@@ -105,5 +110,5 @@ format: setup ## put the code into the one format
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what setup and the tests made
-	rm -rf $(VENV) .typing .data build dist *.egg-info sdk/python/*.egg-info \
+	rm -rf $(VENV) .typing .data build dist site *.egg-info sdk/python/*.egg-info \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis

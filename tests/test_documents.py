@@ -50,7 +50,10 @@ INSIDE = {
     "ERASE_SUBJECTS_MAX",
 }
 # Texts that tell people what to type.
-MANUALS = ("README.md", "CONTRIBUTING.md", "deploy/README.md", "sdk/python/README.md")
+MANUALS = (
+    *("README.md", "CONTRIBUTING.md", "deploy/README.md", "sdk/python/README.md"),
+    *("docs/quickstart.md", "docs/clients.md"),
+)
 
 
 def documents() -> list[Path]:

@@ -1,12 +1,11 @@
-"""The programs in the README run, as they stand there, against three real regions."""
+"""What the texts tell people to type works as it stands there, against three real regions."""
 
 import asyncio
 import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,119 +13,113 @@ import pytest
 from perdure.api.grants import Grants
 from perdure.regions.cluster import Cluster, Issuer, free_ports
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from perdure_client import Client
+from tests.handbook.blocks import blocks
+from tests.handbook.staging import ROOT, pages
+from tests.handbook.typing_in import Desk
+
 PROGRAM_S_MAX = 30
+LINES_MAX, COLUMNS_MAX = 75, 200
 ANSWER = "Nothing is lost."
+READER = "docs/quickstart.md"
 
 
-def block(language: str, containing: str) -> str:
-    """The one code block of a language that contains this."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    (found,) = [text for text in blocks if containing in text]
-    return str(found)
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.fixture
-async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
-    ports = free_ports(6)
-    pairs = list(zip(ports[::2], ports[1::2], strict=True))
-    # As ``perdure dev`` runs them, and its file for the shell gives the grant to what is run here.
-    async with Cluster(tmp_path, pairs, issuer=Issuer(mint)) as cluster:
-        monkeypatch.setenv("PERDURE_GRANT", cluster.grant or "")
-        yield cluster
+# Of most texts there is nothing to run, or other tests do.
+WITH_PROGRAMS = [
+    name
+    for name in pages()
+    if any(block.how is not None and block.how.is_run for block in blocks(text_of(name)))
+]
 
 
 def mint(secret: bytes, claims: Mapping[str, Any]) -> str:
     return Grants(secret).mint(claims)
 
 
-def here(text: str, cluster: Cluster) -> str:
-    """The text with this cluster's ports in the place of 7101 to 7103."""
-    for number, region in enumerate(cluster.regions.values()):
-        text = text.replace(f"127.0.0.1:{7101 + number}", f"127.0.0.1:{region.port}")
-    return text
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Regions as ``perdure dev`` runs them, for all the texts."""
+    ports = free_ports(6)
+    pairs = list(zip(ports[::2], ports[1::2], strict=True))
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        cluster = Cluster(tmp_path_factory.mktemp("regions"), pairs, issuer=Issuer(mint))
+        runner.run(cluster.__aenter__())
+        yield cluster
+        runner.run(cluster.__aexit__())
 
 
-async def run(*command: str | Path, stdin: str = "") -> str:
-    """What a program prints; it must succeed."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-    )
-    async with asyncio.timeout(PROGRAM_S_MAX):
-        out, errors = await process.communicate(stdin.encode())
-    assert process.returncode == 0, errors.decode()
-    return out.decode()
-
-
-async def publish_agent(cluster: Cluster, tmp_path: Path) -> None:
-    program = tmp_path / "agent.py"
-    program.write_text(here(block("python", "session"), cluster))
-    await run(sys.executable, program)
-
-
-async def test_the_agent(cluster: Cluster, tmp_path: Path) -> None:
-    """Ten lines of Python; every region then holds the whole answer."""
-    await publish_agent(cluster, tmp_path)
-    for region in cluster.regions.values():
-        command = [sys.executable, "-m", "perdure.regions.main", "tail", "demo", "--json"]
-        process = await asyncio.create_subprocess_exec(
-            *command, "--url", region.url, stdout=asyncio.subprocess.PIPE, cwd=ROOT
-        )
-        assert process.stdout is not None
+@pytest.mark.parametrize("name", WITH_PROGRAMS)
+async def test_what_a_text_tells_people_to_type(
+    name: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Each block that says that it is run does what the text says, from the beginning to the end;
+    then all regions hold the same."""
+    assert await Desk(tmp_path, cluster).type_in(text_of(name)) > 0
+    async with Client([each.url for each in cluster.regions.values()], cluster.grant) as client:
         async with asyncio.timeout(PROGRAM_S_MAX):
-            snapshot = json.loads(await process.stdout.readline())
-            process.terminate()
-            await process.wait()
-        assert [m["text"] for m in snapshot["data"]["messages"]] == [ANSWER]
-    verified = await run(
-        sys.executable,
-        *("-m", "perdure.regions.main", "verify", "demo", "--json"),
-        *("--url", cluster.regions["ap"].url),
-    )
-    assert json.loads(verified)["equal"] is True
+            while not (await client.verify())["equal"]:
+                await asyncio.sleep(0)
+
+
+def test_the_texts_that_must_run_do() -> None:
+    """The README, the quickstart and the guide are among them."""
+    assert {"README.md", READER, "docs/clients.md"} <= {*WITH_PROGRAMS}
+
+
+def test_the_readme_is_short() -> None:
+    """A screen and a half, which begins with the two commands."""
+    lines = text_of("README.md").splitlines()
+    assert len(lines) <= LINES_MAX
+    assert max(len(line) for line in lines if not line.startswith(("|", "![", "**"))) < 320
+    first = next(block for block in blocks(text_of("README.md")) if block.language == "sh")
+    assert [line.partition("#")[0].strip() for line in first.text.splitlines()] == [
+        "make demo",
+        "make test",
+    ]
+
+
+def browser_reader() -> str:
+    """The page of the quickstart."""
+    (found,) = [block.text for block in blocks(text_of(READER)) if block.language == "html"]
+    return found
 
 
 async def test_the_browser_reader(cluster: Cluster, tmp_path: Path) -> None:
-    """The module of the page, with a document of one element."""
+    """The module of the page, with a document of one element; that of the client's README differs
+    from it by the grant alone."""
     node = shutil.which("node")
     if node is None:
         assert os.environ.get("CI") != "true", "the browser reader needs Node 18 or newer"
-        pytest.skip("no node here: the README's browser reader was not run")
-    page = block("html", "perdure.js")
-    module = page[page.index('<script type="module">') + 22 : page.index("</script>")]
-    module = here(module, cluster).replace(
-        '"./sdk/javascript/perdure.js"',
-        json.dumps((ROOT / "sdk/javascript/perdure.js").as_uri()),
+        pytest.skip("no node here: the quickstart's browser reader was not run")
+    desk = Desk(tmp_path, cluster)
+    page = browser_reader()
+    other = next(
+        b.text for b in blocks(text_of("sdk/javascript/README.md")) if b.language == "html"
     )
+    granted = re.sub(r"const grant.*\n", "", page).replace(", { grant }", "")
+    assert granted.replace("./sdk/javascript/", "./") == other
+    module = desk.here(page[page.index('<script type="module">') + 22 : page.index("</script>")])
     document = f"""
       globalThis.location = {{ hash: "#{cluster.grant}" }};
       globalThis.document = {{ querySelector: () => ({{
         set textContent(text) {{
-          if (text === "assistant: {ANSWER}") {{ console.log(text); process.exit(0); }}
+          if (text.includes("assistant: {ANSWER}")) {{ console.log("seen"); process.exit(0); }}
         }},
       }}) }};
     """
-    program = tmp_path / "reader.mjs"
-    program.write_text(document + module)
-    reading = asyncio.create_task(run(node, program))
-    await publish_agent(cluster, tmp_path)
-    assert await reading == f"assistant: {ANSWER}\n"
-
-
-async def test_the_commands(cluster: Cluster) -> None:
-    """A prompt from standard input, with what every machine has."""
-    (line,) = [line for line in block("sh", "publish").splitlines() if "| .venv" in line]
-    command = here(line.split("|")[1].strip(), cluster).split()
-    assert command[:2] == [".venv/bin/perdure", "publish"]
-    url = cluster.regions["eu"].url
-    printed = await run(
-        sys.executable,
-        *("-m", "perdure.regions.main", *command[1:], "--url", url),
-        stdin="What survives?",
+    client = json.dumps((ROOT / "sdk/javascript/perdure.js").as_uri())
+    (tmp_path / "reader.mjs").write_text(
+        document + module.replace('"./sdk/javascript/perdure.js"', client)
     )
-    assert "1 tokens" in printed
+    reading = await asyncio.create_subprocess_exec(
+        node, tmp_path / "reader.mjs", stdout=asyncio.subprocess.PIPE
+    )
+    async with Client([each.url for each in cluster.regions.values()], cluster.grant) as client_of:
+        await client_of.session("demo").send("assistant", ANSWER)
+    async with asyncio.timeout(PROGRAM_S_MAX):
+        printed, _ = await reading.communicate()
+    assert (reading.returncode, printed) == (0, b"seen\n")

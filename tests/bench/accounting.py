@@ -61,7 +61,13 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "commit": _commit(),
+        "load": _load(),
     }
+
+
+def _load() -> str:
+    """How busy the machine is before anything is measured."""
+    return " ".join(f"{load:.2f}" for load in os.getloadavg()) + " (over 1, 5 and 15 minutes)"
 
 
 def _commit() -> str:

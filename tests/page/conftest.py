@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +29,10 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Windows are watched that nobody looks at.
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
 )
 DEADLINE_S = 20
 WORDS_PER_S = 20.0
@@ -71,14 +77,42 @@ async def until(is_so: Callable[[], Any]) -> None:
             await asyncio.sleep(0)
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Chromium for all the tests that a process runs: where it is told what to do."""
     if CHROMIUM is None:
         assert os.environ.get("CI") != "true", "the page is tested in Chromium: install it"
         pytest.skip("no chromium here: the page was not tried")
     root = ("--no-sandbox",) * (os.geteuid() == 0)
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"
+    command = [CHROMIUM, "--headless", "--remote-debugging-port=0", profile, *FLAGS, *root]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "DevTools listening on " in line:
+                break
+        else:
+            pytest.fail(f"Chromium did not start: {''.join(said)}")
+        # What it says later is read, or it would stop when the pipe is full.
+        reading = threading.Thread(target=process.stderr.read)
+        reading.start()
+        yield said[-1].rpartition(" ")[2].strip()
+        process.terminate()
+        reading.join(DEADLINE_S)
+    finally:
+        process.kill()
+        process.wait(DEADLINE_S)
+        process.stderr.close()
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    """The browser, with windows of this test alone."""
     async with async_playwright() as started:
-        browser = await started.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *root])
+        browser = await started.chromium.connect_over_cdp(chromium)
         yield browser
         await browser.close()
 

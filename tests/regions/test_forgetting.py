@@ -144,4 +144,4 @@ async def test_who_deletes_the_same_does_not_end_it(tmp_path: Path) -> None:
             return bool(forget.told("", asked["id"])["state"] == "done")
 
         await regions.until(is_done)
-        await regions.until(lambda: len(eu._tasks) == kept)
+        await regions.until(lambda: len(eu._tasks) <= kept)

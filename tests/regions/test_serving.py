@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from perdure.regions.dev import stop_signal
 
 from tests.regions.authority import Authority
 from tests.regions.processes import COMMAND, DEADLINE_S, SECRET, Served, perdure, started
@@ -325,18 +326,31 @@ async def test_dev_is_not_taken_in_by_who_holds_its_ports(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_dev_runs_three_regions_until_it_is_told(
-    tmp_path: Path, number: signal.Signals
-) -> None:
-    """They know each other; a region that is killed is told of and the others go on; Ctrl-C, a
-    termination and a closed terminal leave no process behind."""
+async def test_what_ends_dev(number: signal.Signals) -> None:
+    """Ctrl-C, a termination, and a terminal that is closed."""
+    before = {each: signal.getsignal(each) for each in signal.Signals if each < signal.SIGRTMIN}
+    stop = stop_signal()
+    try:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(DEADLINE_S):
+            await stop.wait()
+    finally:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(each)
+            signal.signal(each, before[each])
+
+
+async def test_dev_runs_three_regions_until_it_is_told(tmp_path: Path) -> None:
+    """They know each other; a region that is killed is told of and the others go on; when it ends
+    it leaves no process behind."""
     ports = three_free_ports(), three_free_ports()
     async with started(sys.executable, "-c", DEV, *ports, tmp_path / "dev") as running:
         pids = [int((await running.line()).split(" pid ")[1].split()[0]) for _ in range(3)]
         await running.line_with("try:")
         os.kill(pids[0], signal.SIGKILL)
         assert "eu has stopped (exit code -9)" in await running.line()
-        running.signal(number)
+        running.signal(signal.SIGHUP)
         ended = await running.end()
     assert (ended.code, ended.err) == (0, "")
     assert [pid for pid in pids if is_alive(pid)] == []

@@ -213,7 +213,7 @@ class Cluster:
 
 
 @pytest.mark.failure("N7", "C9")
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data(), st.integers(1, 25), st.sampled_from([0, 1, 32]))
 def test_replicas_converge(data: st.DataObject, steps: int, rows: int) -> None:
     """Opens, retries, claims, forks of headers, cancels, ends, deletes: in the end all are equal,

@@ -14,11 +14,17 @@ from tests.rules.message import OTHER_RULES
 from tests.rules.reader import Violation
 from tests.rules.world import World
 
-SCHEDULES = int(os.environ.get("PERDURE_RULES_SCHEDULES", "1200"))
+SCHEDULES = int(os.environ.get("PERDURE_RULES_SCHEDULES", "800"))
 STEPS = 150
 TRIES_TO_REFUTE = 1_500
-# Those that are refuted by rare schedules only: a seed that does it.
-SEEDS = {"base_left_to_gossip": 3_003_862}
+# Those that are refuted by rare schedules only: a seed that does it, or is shortly before.
+SEEDS = {
+    "base_left_to_gossip": 3_003_862,
+    "lower_unknown_epoch_is_fenced": 500,
+    "unwritten_claim_fences": 160,
+    "diverging_lanes_are_fenced": 120,
+    "settled_by_the_end_alone": 115,
+}
 
 
 @pytest.mark.failure("C11", "C9")

@@ -71,24 +71,32 @@ class FileStorage(SqliteStorage):
 class AppProcess(Process):
     """A process that clients reach through the ASGI application alone."""
 
+    _served: tuple[Any, Any] = (None, None)
+
     def _make_storage(self, random: Random) -> Any:
         assert isinstance(self.disk, FileDisk)
         return FileStorage(self.disk, random)
 
+    def _app(self) -> Any:
+        """The application of the node that lives now: one for a life, as it is served."""
+        node, app = self._served
+        if node is not self.node:
+            app = create_app(self.node, rules=None, version="simulated")
+            self._served = self.node, app
+        return app
+
     async def carry_out(self, verb: str, args: Any, more: Any) -> Any:
         """As the base does, by a request; raises what the answer says."""
-        app = create_app(self.node, rules=None, version="simulated")
-        return await Verbs(partial(request, app)).carry_out(verb, args, more)
+        return await Verbs(partial(request, self._app())).carry_out(verb, args, more)
 
     async def follow(
         self, who: str, session: str, cursor: str | None, member: str | None = None
     ) -> SimSocket:
         """A reader's connection, by server-sent events. Raises ``Refusal``."""
-        app = create_app(self.node, rules=None, version="simulated")
         near, far = connect(self._addresses.network, who, self.name, breaks=True)
         self._own(far)
         query = {} if member is None else {"presence": member}
-        events = stream(app, f"/v1/sessions/{session}/events", cursor, query)
+        events = stream(self._app(), f"/v1/sessions/{session}/events", cursor, query)
         first = await anext(events)
         if first:
             raise Refusal(first["code"], first.get("detail", ""))

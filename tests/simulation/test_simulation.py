@@ -10,7 +10,7 @@ from tests.simulation.__main__ import MUTANTS, is_real, run_seed
 
 ROOT = Path(__file__).parents[2]
 # Long campaigns run by `make simulate`; this many in the suite, and these real ones.
-SLICE = range(100)
+SLICE = range(60)
 REAL = (99, 149, 1499)
 # Mutants that the suite hunts, with seeds of which one catches it, so that a simulator which has
 # gone blind is noticed. `make mutants` hunts all.
@@ -66,7 +66,7 @@ def test_the_same_seed_is_the_same_run() -> None:
     code = (
         "import logging; logging.disable(50)\n"
         "from tests.simulation.__main__ import run_seed\n"
-        "for seed in (3, 6, 99):\n"
+        "for seed in (3, 38, 99):\n"
         "    r = run_seed(seed); print(seed, r.trace, r.steps, r.virtual_s, r.breaches)\n"
     )
     assert len(printed(code)) == 1

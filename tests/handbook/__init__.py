@@ -1,0 +1,1 @@
+"""The site of the documentation, and whether what its texts tell people to type works."""
