@@ -7,12 +7,14 @@ from fastapi import FastAPI, Request, Response
 from perdure.api.admin import add_admin
 from perdure.api.admin_page import add_admin_page
 from perdure.api.answers import answer, authority_of, idempotency_key, no_query, read_object
+from perdure.api.api_keys import ApiKeys
 from perdure.api.auditing import add_auditing
 from perdure.api.bodies import Receive, Scope, Send
 from perdure.api.callers import Callers
 from perdure.api.counting import refused
 from perdure.api.description_page import add_description_page
 from perdure.api.documents import add_documents
+from perdure.api.door import Door
 from perdure.api.drafts import DRAFT_FIELDS, draft_of, only_header
 from perdure.api.edge import ASGIApp, Edge
 from perdure.api.erasure import add_erasure
@@ -150,22 +152,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     door, keys = build_door(node, rules)
-    _add_health(routes, node, version)
-    _add_sessions(routes, node)
-    _add_messages(routes, node)
-    add_presence(routes, node)
-    add_runs(routes, node)
-    add_documents(routes, node)
-    add_granting(routes, node, door, keys)
-    add_auditing(routes, door)
-    add_erasure(routes, node)
-    add_metrics(routes, node, version)
-    add_life_cycle(routes, node, door)
-    add_admin(routes, node, door, version, public_url or (demo_page or {}).get(node.region))
-    routes.state.refusals = node.oversight.refusals
-    add_admin_page(routes)
-    add_retention(routes, node, door)
-    add_exporting(routes, node, door, version)
+    _add_all(routes, node, version, door, keys, public_url or (demo_page or {}).get(node.region))
     if demo_page:
         add_page(routes, node.region, demo_page, minting(node, rules))
     routes.add_exception_handler(HTTPException, _http_problem)
@@ -188,6 +175,28 @@ def create_app(
         allow_headers=list(_CORS_HEADERS),
         expose_headers=["Perdure-Region", "RateLimit", "RateLimit-Policy", "Retry-After"],
     )
+
+
+def _add_all(
+    routes: FastAPI, node: Node, version: str, door: Door, keys: ApiKeys | None, url: str | None
+) -> None:
+    """Everything but the pages. ``url``: where clients find this region, where that is known."""
+    _add_health(routes, node, version)
+    _add_sessions(routes, node)
+    _add_messages(routes, node)
+    add_presence(routes, node)
+    add_runs(routes, node)
+    add_documents(routes, node)
+    add_granting(routes, node, door, keys)
+    add_auditing(routes, door)
+    add_erasure(routes, node)
+    add_metrics(routes, node, version)
+    add_life_cycle(routes, node, door)
+    add_admin(routes, node, door, version, url)
+    routes.state.refusals = node.oversight.refusals
+    add_admin_page(routes)
+    add_retention(routes, node, door)
+    add_exporting(routes, node, door, version)
 
 
 def _as_written(routes: ASGIApp) -> ASGIApp:

@@ -151,7 +151,8 @@ def _serve(options: argparse.Namespace) -> int:
     from perdure.api.metrics import Metrics
     from perdure.api.ops import Ops
     from perdure.api.rates import Meter, Rates
-    from perdure.regions.serving import CannotListen, serve
+    from perdure.regions.listening import CannotListen
+    from perdure.regions.serving import serve
     from perdure.regions.tracing import NoTracing, exporting_to
 
     lets_loopback = config.no_auth or LOOPBACK in config.cors_origins

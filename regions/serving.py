@@ -19,6 +19,7 @@ from perdure.regions.config import Config, ConfigError
 from perdure.regions.guard_headers import GUARDS
 from perdure.regions.identity import note_identity
 from perdure.regions.life_cycle import FLUSH_S_MAX
+from perdure.regions.listening import BACKLOG, CannotListen, listen
 from perdure.regions.log_lines import last_words
 from perdure.regions.node import Node
 from perdure.regions.ops_port import OpsPort
@@ -39,7 +40,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 SHUTDOWN_S_MAX = 3
 KEEP_ALIVE_S = 30
-BACKLOG = 4_096
 # Longer than a client may take nothing: a pong waits behind what it has not taken yet.
 PONG_S_MAX = 60
 # How long what was sent may wait for the other end to take it, before the connection is gone.
@@ -56,16 +56,6 @@ log = logging.getLogger("perdure")
 
 # The applications of the clients' port, and of the one for scrapers and probes.
 MakeApps = Callable[[Node], tuple[Any, Any]]
-
-
-class CannotListen(Exception):
-    """A port is taken, or the address is not this machine's."""
-
-    def __init__(self, what: str, host: str, port: int, error: OSError) -> None:
-        # The event loop's own text says where again; a failed look-up of a name has no errno.
-        known = error.errno is not None and error.errno > 0
-        why = os.strerror(error.errno) if known and error.errno else error.strerror or error
-        super().__init__(f"cannot listen on {what} {port} of {host}: {why}")
 
 
 class Server(uvicorn.Server):
@@ -243,9 +233,9 @@ async def serve(config: Config, make_apps: MakeApps) -> int:
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)
     try:
-        listener = _listen("port", config.host, config.port)
+        listener = listen("port", config.host, config.port)
         ops_port = config.ops_port
-        ops_listener = None if ops_port is None else _listen("ops port", config.ops_host, ops_port)
+        ops_listener = None if ops_port is None else listen("ops port", config.ops_host, ops_port)
         await _start_links(config, links)
     except CannotListen:
         await node.stop()
@@ -282,16 +272,6 @@ async def serve(config: Config, make_apps: MakeApps) -> int:
         last_words(_GONE)
         return EXIT_GONE
     return EXIT_NAME_IN_USE if refused is True else code
-
-
-def _listen(what: str, host: str, port: int) -> socket.socket:
-    """A socket that listens. Ours and not uvicorn's, so that a port that is taken is found before
-    anything is started or announced."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise CannotListen(what, host, port, error) from error
 
 
 async def _start_links(config: Config, links: PeerLinks) -> None:

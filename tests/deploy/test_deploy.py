@@ -13,10 +13,13 @@ from tests.deploy.chart import DEPLOY, EXAMPLES, ROOT, load, objects
 from tests.deploy.files import flags, needs, text, tracked
 
 GUIDE = (ROOT / "docs/operating/deployment.md").read_text(encoding="utf-8")
-LINT = YamlLintConfig(
-    "{extends: default, rules: {line-length: {max: 125}, document-start: disable, braces: "
-    "{max-spaces-inside: 1}, octal-values: enable, truthy: {check-keys: false}}}"
+_RULES = (
+    "{{extends: default, rules: {{line-length: {{max: {}}}, document-start: disable, braces: "
+    "{{max-spaces-inside: 1}}, octal-values: enable, truthy: {{check-keys: false}}}}}}"
 )
+LINT = YamlLintConfig(_RULES.format(125))
+# Alerts have sentences for people in them.
+LINT_ALERTS = YamlLintConfig(_RULES.format(400))
 
 
 def served(folder):
@@ -61,7 +64,8 @@ def test_files_are_well_formed():
         if path.name != "Caddyfile":
             assert "\t" not in written, path
         if path.suffix in (".yaml", ".yml") and path.parent.name != "templates":
-            assert [str(problem) for problem in linter.run(written, LINT)] == [], path
+            lint = LINT_ALERTS if path.parent.name == "monitoring" else LINT
+            assert [str(problem) for problem in linter.run(written, lint)] == [], path
 
 
 def test_guide_names_everything():

@@ -49,8 +49,8 @@ perdure() {
 COMMAND = r"""#!/bin/sh
 exec {python} -c '
 import sys
-from perdure.regions import commands
-commands.DEFAULT_URL = "{url}"
+from perdure.regions import client_command, doctor_command
+client_command.DEFAULT_URL = doctor_command.DEFAULT_URL = "{url}"
 from perdure.regions.main import main
 sys.exit(main())' "$@"
 """
