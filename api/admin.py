@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI, Request, Response
 from perdure.api.admin_actions import add_actions
 from perdure.api.admin_live import Live, Looking
+from perdure.api.admin_tail import add_tail
 from perdure.api.answers import answer, authority_of, no_query
 from perdure.api.door import Door
 from perdure.api.fields import limit, query, whole_of
@@ -36,7 +37,7 @@ def add_admin(routes: FastAPI, node: Node, door: Door, build: str, url: str | No
     node.oversight.overview.build = build
     node.oversight.overview.url = url
     node.oversight.is_watched = True
-    _add_regions(routes, node)
+    _add_regions(routes, node, door)
     _add_sessions(routes, node)
     _add_inside(routes, node)
     add_actions(routes, node, door)
@@ -50,7 +51,7 @@ def one_of(values: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
     return value
 
 
-def _add_regions(routes: FastAPI, node: Node) -> None:
+def _add_regions(routes: FastAPI, node: Node, door: Door) -> None:
     oversight = node.oversight
 
     @routes.get(UNDER + "/overview")
@@ -77,6 +78,8 @@ def _add_regions(routes: FastAPI, node: Node) -> None:
         operator(request)
         no_query(request)
         return Live(node, looking)
+
+    add_tail(routes, node, door, looking)
 
 
 def _add_sessions(routes: FastAPI, node: Node) -> None:

@@ -37,11 +37,15 @@ class Looking:
         # What was told last, and in which second.
         self._told: tuple[int, bytes] | None = None
 
+    def check_room(self) -> None:
+        """Raises ``Refusal`` ``too_many``."""
+        if self._count >= ADMIN_STREAMS_MAX:
+            raise Refusal("too_many", "too many operators look at this region", retry_after_s=5)
+
     @contextlib.contextmanager
     def one_more(self) -> Iterator[None]:
         """While it lasts. Raises ``Refusal`` ``too_many``."""
-        if self._count >= ADMIN_STREAMS_MAX:
-            raise Refusal("too_many", "too many operators look at this region", retry_after_s=5)
+        self.check_room()
         self._count += 1
         try:
             yield

@@ -239,6 +239,7 @@ _QUERIES: dict[str, list[Schema]] = {
         _query("limit", _LIMIT),
         _query("own", {"enum": ["false", "true"]}),
     ],
+    f"{_SESSION}/events": [_query("cursor", _TEXT)],
     f"{_SESSION}/timeline": [_query("before", _TEXT), _query("limit", _LIMIT)],
     f"{UNDER}/connections": [
         _query("sort", {"enum": ["slowest", "recent"]}),
@@ -259,5 +260,6 @@ def describe_admin(paths: dict[str, Any]) -> None:
                     given["schema"] = SESSION_KEY
             if method == "get" and path in _QUERIES:
                 operation["parameters"] = [*operation.get("parameters", ()), *_QUERIES[path]]
-    live = paths[f"{UNDER}/live"]["get"]["responses"]["200"]
-    live["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    for path in (f"{UNDER}/live", f"{_SESSION}/events"):
+        stream = paths[path]["get"]["responses"]["200"]
+        stream["content"] = {"text/event-stream": {"schema": {"type": "string"}}}

@@ -197,16 +197,17 @@ async def events(
     with standing.held(session, reader.expire_grant, reads(member)):
         gone = asyncio.ensure_future(_until_gone(receive))
         cut_by(scope, gone)
-        await _tell(node, reader, gone, send, headers)
+        await tell(node, reader, gone, send, headers)
 
 
-async def _tell(
+async def tell(
     node: Node,
     reader: Reader,
     gone: asyncio.Future[None],
     send: Send,
     headers: list[tuple[bytes, bytes]],
 ) -> None:
+    """What a reader is given, until that is over, or ``gone`` is done; then it is closed."""
     writing = asyncio.ensure_future(_write_events(reader, send, headers))
     try:
         await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -97,13 +97,13 @@ export class Calls {
     setTimeout(() => URL.revokeObjectURL(link.href), ACTION_MS_MAX);
   }
 
-  /** Events `{event, data}` until the stream ends, fails, or says nothing for so long. */
-  async *events(path, signal, silenceMsMax) {
+  /** Events `{event, data, id}` until the stream ends, fails, or says nothing for so long. */
+  async *events(path, signal, silenceMsMax, query) {
     const over = new AbortController();
     const silent = () => over.abort(new Error("nothing came for too long"));
     let timer = setTimeout(silent, silenceMsMax);
     try {
-      const response = await fetch(this.#url(path), { headers: this.#headers(), signal: AbortSignal.any([signal, over.signal]), cache: "no-store" });
+      const response = await fetch(this.#url(path, query), { headers: this.#headers(), signal: AbortSignal.any([signal, over.signal]), cache: "no-store" });
       if (!response.ok) throw new Refused(response.status, await problemOf(response));
       const [reader, parser] = [response.body.getReader(), new EventParser()];
       for (;;) {
@@ -111,7 +111,7 @@ export class Calls {
         if (done) return;
         clearTimeout(timer);
         timer = setTimeout(silent, silenceMsMax);
-        for (const { event, data } of parser.feed(value)) yield { event, data: JSON.parse(data) };
+        for (const { event, data, id } of parser.feed(value)) yield { event, data: JSON.parse(data), id };
       }
     } finally {
       clearTimeout(timer);

@@ -40,10 +40,10 @@ export class SessionView {
   #before = null;
   #isRead = false;
 
-  constructor({ calls, actions, again, grant }, session) {
+  constructor({ calls, actions, again }, session) {
     [this.#session, this.#calls, this.#again] = [session, calls, again];
     this.#runs = new Table("Runs", runColumns((message) => actions.cancel(session, message, again)), "There are no runs.");
-    this.#text = new LiveText(session, grant);
+    this.#text = new LiveText(session, calls);
     const verify = button("Verify now…", () => actions.verify(session));
     const save = button("Export", () => actions.save(session));
     this.element = element(

@@ -1,5 +1,8 @@
 """A region with an empty disk is not ready before it has caught up with the peers it can reach.
 
+One that was away is not ready either before it has what its peers had when it met them: who sends
+clients to what is ready would have them read what is old.
+
 Also where they never knew its name: it would answer "not found" for what they hold. A cluster that
 is new catches up at once, for nobody holds anything; only a region that is started alone, with its
 peers out of reach, waits until somebody says that it is the first.
@@ -15,6 +18,9 @@ from perdure.replication.records import Vector
 log = logging.getLogger("perdure")
 
 CAUGHT_UP = "caught_up"
+# A region that has data is ready after so long, however far its peers are ahead: it serves from
+# what it has, and nobody may keep it out.
+BEHIND_S_MAX = 15
 
 
 class CatchUp:
@@ -30,6 +36,9 @@ class CatchUp:
         bootstrap: bool,
     ) -> None:
         self.is_under_way = False
+        # It serves, and should not be asked yet.
+        self.is_behind = False
+        self._ready_by_ms = 0
         self._gossip = gossip
         self._repair = repair
         self._storage = storage
@@ -45,6 +54,8 @@ class CatchUp:
         self._noted = CAUGHT_UP in self._storage.notes()
         waits = not self._noted and bool(self._gossip.peers)
         self.is_under_way = waits and not self._bootstrap
+        self.is_behind = self._noted and bool(self._gossip.peers)
+        self._ready_by_ms = self._clock.monotonic_ms() + BEHIND_S_MAX * 1000
 
     def linked(self, name: str) -> None:
         """A link to the peer is open."""
@@ -61,20 +72,32 @@ class CatchUp:
         if self.is_under_way and self._is_caught_up():
             self.is_under_way = False
             log.info("caught up with %s", ", ".join(sorted(self._targets)))
+        if self.is_behind and (self._has_met_all() or self._is_late()):
+            self.is_behind = False
+
+    def _is_late(self) -> bool:
+        return self._clock.monotonic_ms() >= self._ready_by_ms
 
     def _is_caught_up(self) -> bool:
+        """Whether it has met somebody, and has what there was."""
+        peers = self._gossip.peers
+        return any(peers[name].connected for name in self._near()) and self._has_met_all()
+
+    def _near(self) -> set[str]:
         peers, now_ms = self._gossip.peers, self._clock.monotonic_ms()
         # One whose link has just broken is waited for, until it is down; one whose link has just
         # opened, until it has been met. One that dials and cannot be dialled is never met.
-        near = {
+        return {
             name
             for name, peer in peers.items()
             if peer.state(now_ms) != "down" and (peer.connected or name in self._targets)
         }
+
+    def _has_met_all(self) -> bool:
+        """Whether it has what each peer had that can be reached, if any can."""
+        peers, near = self._gossip.peers, self._near()
         untried = self._repair.links.untried() if self._repair.links is not None else peers.keys()
-        if untried or not any(peers[name].connected for name in near):
-            return False
-        if not near <= self._targets.keys():
+        if untried or not near <= self._targets.keys():
             return False
         return all(name not in self._repair.below and self._has(name, near) for name in near)
 

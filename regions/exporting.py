@@ -7,10 +7,10 @@ written meanwhile may be in it, or not; a message that is streaming is told as i
 
 import asyncio
 import base64
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from perdure.regions.export_block import FORMAT, Block
 from perdure.regions.node import Node
 from perdure.replication.errors import Refusal
 from perdure.replication.hlc import to_time, wall_time
@@ -21,32 +21,10 @@ from perdure.replication.parts import items_of
 from perdure.replication.session import Session
 from perdure.replication.tenants import Range, check_session, is_own, name_of, range_of, tenant_of
 
-FORMAT = 1
-DIGEST_BYTES = 32
 # Messages that are read at once: each is loaded, and leaves memory again.
 _PAGE_MESSAGES = 20
 # A message that is longer is told in several lines of about so much.
 LINE_BYTES_TARGET = 262_144
-
-
-class Block:
-    """The lines of one session, and what the end says of them."""
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self._digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-
-    def line(self, kind: str, **fields: Any) -> bytes:
-        """One more line."""
-        data = canonical({"kind": kind, **fields}).encode() + b"\n"
-        self.lines += 1
-        self._digest.update(data)
-        return data
-
-    def end(self, messages: int, documents: int) -> bytes:
-        """The last line."""
-        said = {"messages": messages, "documents": documents, "lines": self.lines}
-        return self.line("end", **said, blake2b=self._digest.hexdigest())
 
 
 async def export(node: Node, session: str, version: str) -> AsyncIterator[bytes]:

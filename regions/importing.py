@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from perdure.regions.exporting import DIGEST_BYTES, FORMAT
+from perdure.regions.export_block import DIGEST_BYTES, FORMAT
 from perdure.replication.ids import canonical, digest
 from perdure.replication.limits import APPEND_ITEMS_MAX, EXPORT_LINE_BYTES_MAX, TOKEN_BYTES_MAX
 from perdure.replication.parts import items_of

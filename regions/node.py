@@ -169,7 +169,8 @@ class Node(LifeCycle):
             return reason
         if self._links is not None and self._links.refused() is not None:
             return "name_in_use"
-        return "catching_up" if self.repair.is_below_anybody() else None
+        is_behind = self.catch_up.is_behind or self.repair.is_below_anybody()
+        return "catching_up" if is_behind else None
 
     def _refuses(self) -> str | None:
         """Why no client is served; None where they are."""

@@ -33,6 +33,7 @@ HOMES = {
         "api/admin.py",
         "api/admin_actions.py",
         "api/admin_live.py",
+        "api/admin_tail.py",
         "api/admin_page.py",
         "api/answers.py",
         "api/app.py",

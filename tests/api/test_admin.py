@@ -45,7 +45,7 @@ async def guarded(serve, clock):
 
 
 def target(path: str) -> str:
-    return path.format(s="s", c="c1", r="us")
+    return path.format(s="s", c="c1", r="us", tenant="acme")
 
 
 async def get(region: Region, path: str, headers: Any = ()) -> Any:
@@ -77,7 +77,7 @@ async def test_strangers_are_shown_nothing(guarded, who):
     headers, status = STRANGERS[who]
     await guarded.node.send("s", Draft("user", id="m", text="x"))
     before = guarded.state()
-    assert len(ROUTES) == 14
+    assert len(ROUTES) == 22
     for path, method in ROUTES:
         for value in (None, {"nonsense": 1}) if method == "post" else (None,):
             reply = await guarded.json(method.upper(), target(path), value, headers)
@@ -209,9 +209,9 @@ async def test_storage_and_history(region):
 # Live
 
 
-async def begin_live(region: Region, headers: Any = ()) -> Connection:
+async def begin_live(region: Region, headers: Any = (), path: str = "live") -> Connection:
     connection = await region.connect()
-    await connection.start("GET", f"{ADMIN}/live", headers)
+    await connection.start("GET", f"{ADMIN}/{path}", headers)
     assert (await connection.head()).status == 200
     return connection
 
@@ -267,6 +267,33 @@ async def test_live_ends_with_its_grant(guarded, clock, monkeypatch):
         pass
     assert json.loads(event["data"]) == {"reason": "expired"}
     assert await connection.piece() == b""
+
+
+async def test_reading_along(guarded, clock):
+    """The events of any tenant's session, from a cursor on too; noted before, shown nobody, and
+    over with the grant."""
+    writer = bearer(grant(tenant="acme"))
+    said = {"id": "m", "role": "user", "text": "hello"}
+    assert (await guarded.json("POST", "/v1/sessions/s/messages", said, writer)).status == 201
+    path = "sessions/acme%3As/events"
+    guarded.storage.failure = StorageFull("no room")
+    reply = await guarded.request("GET", f"{ADMIN}/{path}", None, OPERATOR)
+    reply.assert_problem(507, "storage_full")
+    guarded.storage.failure = None
+    assert guarded.node.fanout.count == 0
+    along = await begin_live(guarded, OPERATOR, path)
+    first = await along.event()
+    assert first["event"] == "snapshot" and "hello" in first["data"]
+    assert (await noted(guarded))[-1] == ("session.read", "op", "acme", "s")
+    again = await begin_live(guarded, OPERATOR, f"{path}?cursor={first['id']}")
+    assert (await again.event())["event"] != "snapshot"
+    assert not list(guarded.node.desk.values("acme:s"))
+    for other, status in (("acme%3Anone", 404), (":audit", 404)):
+        reply = await guarded.request("GET", f"{ADMIN}/sessions/{other}/events", None, OPERATOR)
+        assert reply.status == status
+    pass_time(guarded, clock, 700)
+    while (await along.event())["event"] != "expired":
+        pass
 
 
 # Actions

@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "docs/PROTOCOL.md").read_text(encoding="utf-8")
 METHODS = frozenset({"get", "put", "post", "patch", "delete"})
 # These two describe and show the description; and for WebSockets OpenAPI has no words.
-BESIDE = {("get", "/openapi.json"), ("get", "/docs"), ("get", "/v1/sessions/{s}/ws")}
+BESIDE = {
+    ("get", "/openapi.json"),
+    ("get", "/docs"),
+    ("get", "/v1/sessions/{s}/ws"),
+    ("get", "/admin"),
+}
 Operation = tuple[str, str]
 # What there is only where grants are asked for: checked there.
 OF_GRANTS = {

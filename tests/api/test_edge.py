@@ -339,6 +339,7 @@ OPERATIONS = {
     ("/admin/api/overview", "get"),
     ("/admin/api/history", "get"),
     ("/admin/api/live", "get"),
+    ("/admin/api/sessions/{s}/events", "get"),
     ("/admin/api/sessions", "get"),
     ("/admin/api/sessions/{s}", "get"),
     ("/admin/api/sessions/{s}/timeline", "get"),

@@ -270,7 +270,14 @@ async def test_a_refusal_does_not_tell_what_is_there(serve):
         for path in ("there", "gone", "never", "there/messages/m", "a%2Fb", "..", "there/events"):
             reply = await region.request("GET", f"/v1/sessions/{path}")
             answers.add((reply.status, reply.body))
-        for path in ("/v1/regions", "/openapi.json", "/docs", "/metrics", "/admin", "/nowhere"):
+        for path in (
+            "/v1/regions",
+            "/openapi.json",
+            "/docs",
+            "/metrics",
+            "/admin/api/live",
+            "/nowhere",
+        ):
             reply = await region.request("GET", path)
             answers.add((reply.status, reply.body))
         assert len(answers) == 1

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from perdure.regions.catch_up import BEHIND_S_MAX
 from perdure.regions.checkpoint import QUIET_S
 from perdure.regions.clock import SystemEntropy
 from perdure.regions.links import Digests
@@ -491,6 +492,52 @@ async def test_a_region_that_dies_at_once_goes_on_catching_up(regions: Regions) 
     again, _ = joining(regions, ["eu"])
     assert again.readiness() == "starting" and again.catch_up.is_under_way
     await eu.stop()
+    await us.stop()
+
+
+async def test_a_region_that_was_away_is_ready_when_it_has_what_its_peers_had(
+    regions: Regions,
+) -> None:
+    """It serves meanwhile. One whose peers cannot be reached is ready at once when that is known,
+    and one that waits for too long is ready too."""
+    us, _ = joining(regions, ["eu", "ap"])
+    us.start(Silent(us))  # type: ignore[arg-type]
+    link(us, EU, 0)
+    await us.work()
+    await us.stop()
+
+    def again(*untried: str) -> tuple[Node, Silent]:
+        node, _ = joining(regions, ["eu", "ap"])
+        links = Silent(node, *untried)
+        node.start(links)  # type: ignore[arg-type]
+        return node, links
+
+    us, links = again("ap")
+    link(us, EU, 5)
+    assert us.readiness() == "catching_up"
+    us._check_readable()
+    links.untried().clear()
+    await us.work()
+    assert us.readiness() == "catching_up"
+    us.gossip.vector[EU] = 5
+    us.peers_changed()
+    assert us.readiness() is None
+    link(us, EU, 9)
+    assert us.readiness() is None
+    await us.stop()
+    us, links = again("eu", "ap")
+    await us.work()
+    assert us.readiness() == "catching_up"
+    links.untried().clear()
+    await us.work()
+    assert us.readiness() is None
+    await us.stop()
+    us, _ = again()
+    link(us, EU, 50)
+    assert us.readiness() == "catching_up"
+    regions.clock.pass_ms(BEHIND_S_MAX * 1000)
+    await us.work()
+    assert us.readiness() is None
     await us.stop()
 
 

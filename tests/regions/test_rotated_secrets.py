@@ -73,10 +73,10 @@ def shake_hands(dialer: int, acceptor: int) -> tuple[Channel, Channel]:
     """The handshake of two regions that are at these steps; raises ``FrameError``."""
     there, here = Channel("d", *STEPS[dialer]), Channel("a", *STEPS[acceptor])
     opening = there.decode(here.encode(Kind.CHALLENGE, challenge(US))).payload
-    _, hello = answer(EU, opening, "us", {})
+    met, hello = answer(EU, opening, "us", {})
     heard = here.decode(there.encode(Kind.HELLO, hello)).payload
     them, _ = check_hello(US, heard)
-    establish(there, STEPS[dialer][0], EU, US)
+    establish(there, STEPS[dialer][0], EU, met)
     establish(here, here.proven, them, US)
     return there, here
 
