@@ -13,7 +13,7 @@ INPUTS ?= 100000
 CASES ?= 5000
 FIRST ?= 0
 
-.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands metrics-page sync-client check docs format clean
+.PHONY: help setup setup-js demo demo-chat dev test test-js bench simulate mutants powercut chaos hotspots upgrade fuzz schemathesis interop authmatrix failures commands metrics-page alerts sync-client check docs format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,10 @@ failures: setup ## docs/FAILURES.md anew, from the marks on the tests
 
 commands: setup ## docs/operating/command-line.md anew, from the command line and the settings
 	$(BIN)/python -m tests.command_line
+
+alerts: ## the alerts of deploy/monitoring by Prometheus' own promtool, which must be installed
+	promtool check rules deploy/monitoring/alerts.yaml
+	promtool test rules deploy/monitoring/alerts_test.yaml
 
 metrics-page: setup ## the tables of docs/operating/metrics.md anew, from the code
 	$(BIN)/python -m tests.metrics_page
