@@ -72,7 +72,11 @@ async def _look(options: argparse.Namespace, urls: list[str]) -> int:
         # Here and not above: other commands start sooner without.
         from perdure.regions.doctor_probes import Probes
 
-        probes = Probes(urls, os.environ.get(GRANT), SystemClock().wall_ms)
+        from perdure_client.trust import trusted
+
+        probes = Probes(
+            urls, os.environ.get(GRANT), SystemClock().wall_ms, verify=trusted(os.environ)
+        )
         async for finding in probes.findings():
             tell(finding)
     level = worst(found)

@@ -26,7 +26,8 @@ Clients = Callable[..., Client]
 
 
 class Probes:
-    """Asks, and keeps what was found. ``clients`` and ``http`` are for tests."""
+    """Asks, and keeps what was found. ``verify``: whose certificates are believed;
+    ``clients`` and ``http`` are for tests."""
 
     def __init__(
         self,
@@ -35,12 +36,14 @@ class Probes:
         wall_ms: Callable[[], int],
         clients: Clients = Client,
         http: httpx2.AsyncBaseTransport | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
         self._grant = grant
         self._wall_ms = wall_ms
         self._clients = clients
         self._http = http
+        self._verify = verify
         self._versions: dict[str, dict[str, Any]] = {}
 
     async def findings(self) -> AsyncIterator[Finding]:
@@ -69,7 +72,7 @@ class Probes:
             yield await self._certificate(url)
         try:
             async with httpx2.AsyncClient(
-                trust_env=False, timeout=ANSWER_S_MAX, transport=self._http
+                trust_env=False, verify=self._verify, timeout=ANSWER_S_MAX, transport=self._http
             ) as http:
                 began = asyncio.get_running_loop().time()
                 version = await http.get(f"{url}/version")

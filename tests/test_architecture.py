@@ -69,6 +69,7 @@ HOMES = {
         "regions/demo.py",
         "regions/demo_agent.py",
         "regions/demo_chat.py",
+        "regions/doctor_command.py",
         "regions/doctor_probes.py",
         "regions/operator_commands.py",
         "regions/life_cycle_command.py",

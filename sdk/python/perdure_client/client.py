@@ -14,6 +14,7 @@ from perdure_client.ids import query
 from perdure_client.regions import ANSWER_S_MAX, CONNECT_S_MAX, GIVE_UP_S, Regions, Sleep
 from perdure_client.session import Session
 from perdure_client.transports import Transport, Transports
+from perdure_client.trust import trusted
 
 _CONNECTIONS_MAX = 1_000
 # The variable of the environment that a client takes its grant from.
@@ -53,6 +54,7 @@ class Client:
                 max_connections=_CONNECTIONS_MAX, max_keepalive_connections=_CONNECTIONS_MAX
             ),
             trust_env=False,
+            verify=trusted(os.environ),
             transport=http,
         )
         self._grant = grant
