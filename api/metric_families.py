@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from perdure.api.problems import STATUS
 from perdure.regions.disk_usage import disk_usage
+from perdure.regions.identity import last_backup_ms
 from perdure.regions.meters import Counter, Gauge, Histogram, Queue
 from perdure.regions.node import Node
 from perdure.regions.storage import SqliteStorage
@@ -99,6 +100,14 @@ def _of_region(node: Node, version: str) -> Iterator[Family]:
         (((version, python_version(), wire), 1.0),),
     )
     yield gauge("ready", "1 while this region takes requests, else 0", float(reason is None))
+    yield Family(
+        "certificate_end_timestamp_seconds",
+        "gauge",
+        "When the certificate of a port (clients, peers) ends, in seconds since 1970; none where"
+        " there is none, or it cannot be read",
+        ("port",),
+        [((port,), end) for port, end in node.expiry.ends_s().items() if end is not None],
+    )
     text = "1 for the reason why this region is not ready, else 0"
     yield _one_of("unready", text, "reason", STATES, reason)
     yield gauge(
@@ -215,7 +224,11 @@ def _of_sessions(node: Node) -> Iterator[Family]:
 
 def _of_storage(node: Node) -> Iterator[Family]:
     storage = node.storage
-    usage = disk_usage(storage.path) if isinstance(storage, SqliteStorage) else None
+    usage = made_ms = None
+    if isinstance(storage, SqliteStorage):
+        usage, made_ms = disk_usage(storage.path), last_backup_ms(storage.directory)
+    text = "When the last backup was made, in seconds since 1970; none where none is known of"
+    yield gauge("last_backup_timestamp_seconds", text, None if made_ms is None else made_ms / 1000)
     yield counter(
         "logged_bytes", "Logged by this region, ever, in bytes of operations", storage.log_bytes
     )

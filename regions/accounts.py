@@ -5,6 +5,7 @@ from typing import Any
 
 from perdure.regions.checkpoint import Checkpoint
 from perdure.regions.erasing import Eraser
+from perdure.regions.expiry import Expiry
 from perdure.regions.holdings import Holdings
 from perdure.regions.links import Links, peers_value
 from perdure.regions.ports import Clock, Storage
@@ -23,6 +24,8 @@ class Accounts(Sharing):
     """The side of a :class:`~perdure.regions.node.Node` that only tells what it sees."""
 
     origin: Origin
+    # Of the certificates, where it is a process that has some.
+    expiry = Expiry({})
     gossip: Gossip
     holdings: Holdings
     checkpoint: Checkpoint

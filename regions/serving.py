@@ -16,6 +16,7 @@ from perdure.regions.checkpoint import Limits
 from perdure.regions.cipher import Cipher
 from perdure.regions.clock import SystemClock, SystemEntropy
 from perdure.regions.config import Config, ConfigError
+from perdure.regions.expiry import expiry_of
 from perdure.regions.guard_headers import GUARDS
 from perdure.regions.identity import note_identity
 from perdure.regions.life_cycle import FLUSH_S_MAX
@@ -196,6 +197,7 @@ def build_node(
     )
     counts = config.allowed.counts
     node.state.census.limit(counts.get("tenant-sessions"), counts.get("session-messages"))
+    node.expiry = expiry_of(config)
     node.recover()
     try:
         note_identity(config.data, config.region, node.origin.incarnation, version("perdure"))
