@@ -230,6 +230,22 @@ def test_same_records_and_other_content() -> None:
     played(scene)
 
 
+def test_digests_are_compared_while_nobody_looks() -> None:
+    """Alerts go by what was found, and nobody looks at a page at night."""
+
+    async def scene(stage: Stage) -> None:
+        await open_(stage, "eu")
+        await everywhere(stage)
+        oversight = stage.node("eu").oversight
+        oversight.is_watched = True
+        stage.node("us").holdings.buckets = lambda: ["1"]  # type: ignore[method-assign]
+        await asyncio.sleep(400)
+        found = {one["region"]: one["digests"] for one in oversight.overview.seen()}
+        assert found == {"us": "different", "ap": "equal"}
+
+    played(scene)
+
+
 def test_what_is_sent_is_in_the_timeline_by_pages(monkeypatch) -> None:
     """Pages of any length, one after the other, say what the whole says; a page that none has given
     is refused."""
