@@ -234,6 +234,8 @@ async def test_our_own_mistakes_are_counted_once(region, monkeypatch):
     assert (await region.request("GET", "/v1/sessions/s/events")).status == 500
     assert region.node.meters.errors.value("internal") == 2
     assert region.node.meters.errors.value() == 2
+    (shown,) = region.node.oversight.errors()["codes"]
+    assert (shown["code"], shown["count"]) == ("internal", 2)
 
 
 async def test_a_slow_client_is_no_slow_delivery(region, lane):
