@@ -252,7 +252,6 @@ class Edge:
                     looks = scope["method"] == "GET" and isinstance(error, StorageError)
                     if not (looks or action == "regions.show"):
                         unnoted.append(error)
-                    self._node.meters.audit_failures.add()
                     who = standing.authority.subject
                     place = place_of(parts)
                     log.warning("%s by %r is not noted: %s", action, who, error, extra=place)

@@ -290,6 +290,7 @@ async def test_actions_are_noted_before_they_are_done(guarded):
     ):
         reply = await guarded.json("POST", f"{ADMIN}/{path}", value, OPERATOR)
         reply.assert_problem(507, "storage_full")
+    assert guarded.node.meters.audit_failures.value() == 3
     guarded.storage.failure = None
     assert guarded.node.message("acme:s", "m")["status"] == "streaming"
     assert len((await get(guarded, "connections", OPERATOR))["connections"]) == 1
