@@ -45,7 +45,7 @@ async def guarded(serve, clock):
 
 
 def target(path: str) -> str:
-    return path.format(s="s", c="c1", r="us")
+    return path.format(s="s", c="c1", r="us", tenant="acme")
 
 
 async def get(region: Region, path: str, headers: Any = ()) -> Any:
@@ -77,7 +77,7 @@ async def test_strangers_are_shown_nothing(guarded, who):
     headers, status = STRANGERS[who]
     await guarded.node.send("s", Draft("user", id="m", text="x"))
     before = guarded.state()
-    assert len(ROUTES) == 14
+    assert len(ROUTES) == 21
     for path, method in ROUTES:
         for value in (None, {"nonsense": 1}) if method == "post" else (None,):
             reply = await guarded.json(method.upper(), target(path), value, headers)
