@@ -14,6 +14,7 @@ from perdure.api.metrics import Metrics
 from perdure.api.needs import OF_FRAMES
 from perdure.api.ops import Ops
 from perdure.api.problems import STATUS
+from perdure.regions.audit import Audit
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.config_faults import check
 from perdure.regions.meters import OTHER
@@ -75,6 +76,15 @@ async def test_what_is_done_is_counted(region, lane):
 def sorted_info(region: Region) -> tuple[str, ...]:
     """The values of the labels of the build, in the order of their names."""
     return (platform.python_version(), "1.2.3", ",".join(map(str, region.node.version()["wire"])))
+
+
+async def test_what_is_noted_is_no_text(region, lane):
+    """Entries of the audit log are written as tokens are, and counted as none."""
+    await region.append(lane, 0, ["a", "b"])
+    await Audit(region.node).record("look")
+    found = await values(region)
+    assert found["perdure_tokens_total",] == region.node.oversight.activity.own == 2
+    assert found["perdure_append_seconds_count",] == 1
 
 
 async def test_who_returns_is_counted_by_outcome(region, lane):
