@@ -86,6 +86,13 @@ async def test_strangers_are_shown_nothing(guarded, who):
     assert guarded.state() == before and await noted(guarded) == []
 
 
+async def test_writes_are_all_that_commits_answer(region, lane):
+    """Not tokens alone: also what was opened, and what came from peers."""
+    await region.append(lane, 0, ["a"])
+    found = await get(region, "storage")
+    assert (found["commits"], found["writes_per_commit"]) == (2, 1.0)
+
+
 async def test_bad_questions(region):
     """Each is refused with what is wrong with it."""
     await text(region, "s", "a")
