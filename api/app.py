@@ -71,8 +71,8 @@ class Cors(CORSMiddleware):
     def __init__(
         self, app: Any, guards: list[tuple[bytes, bytes]], *, is_local: bool, **options: Any
     ) -> None:
-        """``is_local``: only who calls it by a name of this machine is served: a page of another
-        host whose name was made to lead here is not (DNS rebinding)."""
+        """``is_local``: only who calls it by a name of this machine is served (no page whose host
+        was made to lead here: DNS rebinding), and no page of another origin changes anything."""
         super().__init__(app, **options)
         self._guards = guards
         self._is_local = is_local
@@ -80,7 +80,7 @@ class Cors(CORSMiddleware):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
         if self._is_local and scope["type"] in ("http", "websocket") and not _names_here(scope):
-            await self._refuse_name(scope, receive, send)
+            await self._refuse(scope, receive, send, "call this region by a name of this machine")
             return
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
@@ -88,11 +88,22 @@ class Cors(CORSMiddleware):
         is_post = scope["type"] == "http" and scope["method"] == "POST"
         if is_post and not any(name == b"origin" for name, _ in scope["headers"]):
             await self.app(scope, receive, send)
+        elif is_post and self._is_local and not self._may_call(scope):
+            # Browsers send some of these without asking first.
+            await self._refuse(scope, receive, send, "pages of this origin may not call this")
         else:
             await super().__call__(scope, receive, send)
 
-    async def _refuse_name(self, scope: Any, receive: Any, send: Any) -> None:
-        refusal = Refusal("origin_refused", "call this region by a name of this machine")
+    def _may_call(self, scope: Any) -> bool:
+        """Whether no page, a page of this very host, or one of an allowed origin calls."""
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        return (
+            origin is None or self.is_allowed_origin(origin) or is_own(origin, headers.get("host"))
+        )
+
+    async def _refuse(self, scope: Any, receive: Any, send: Any, detail: str) -> None:
+        refusal = Refusal("origin_refused", detail)
         if scope["type"] == "websocket":
             await refuse_socket(refusal, self._guards, send)
         else:
@@ -100,13 +111,10 @@ class Cors(CORSMiddleware):
 
     async def _socket(self, scope: Any, receive: Any, send: Any) -> None:
         """Browsers open WebSockets from any page and send no preflight: who may is asked here."""
-        headers = Headers(scope=scope)
-        origin = headers.get("origin")
-        if origin is None or self.is_allowed_origin(origin) or is_own(origin, headers.get("host")):
+        if self._may_call(scope):
             await self.app(scope, receive, send)
-            return
-        refusal = Refusal("origin_refused", "this origin may not open a WebSocket here")
-        await refuse_socket(refusal, self._guards, send)
+        else:
+            await self._refuse(scope, receive, send, "this origin may not open a WebSocket here")
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """The answer to a preflight."""

@@ -176,10 +176,11 @@ class Edge:
                 # As bytes and quoted: nothing in a path can forge a line of the log.
                 where = (scope["method"], scope.get("raw_path"))
                 log.exception("%s %r failed", *where, extra=told.place())
-            self._node.oversight.refusals.note(error)
             known, told.error = told.error, error
+            # What the routes have answered with a problem is counted.
+            if known is not error:
+                self._node.oversight.refusals.note(error)
             if started:
-                # What the routes have answered with a problem is counted.
                 if known is not error:
                     count_error(self._node.meters, error)
                 # Too late for a problem: the answer ends short, and the client sees that.
@@ -251,7 +252,6 @@ class Edge:
                     looks = scope["method"] == "GET" and isinstance(error, StorageError)
                     if not (looks or action == "regions.show"):
                         unnoted.append(error)
-                    self._node.meters.audit_failures.add()
                     who = standing.authority.subject
                     place = place_of(parts)
                     log.warning("%s by %r is not noted: %s", action, who, error, extra=place)

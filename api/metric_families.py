@@ -14,6 +14,7 @@ from perdure.regions.identity import last_backup_ms
 from perdure.regions.meters import Counter, Gauge, Histogram, Queue
 from perdure.regions.node import Node
 from perdure.regions.storage import SqliteStorage
+from perdure.replication.handshake import REFUSALS
 from perdure.replication.hlc import to_wall_ms
 from perdure.replication.limits import READERS_MAX, RUNS_OPEN_MAX, WRITE_QUEUE_ITEMS_MAX
 
@@ -31,6 +32,13 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "resumes": ("continued", "replaced", "held", "snapshot"),
     "connections": ("sse", "websocket", "poll", "stream", "work", "document"),
 }
+
+# Why links and frames of peers are refused; there from the start as well.
+LINK_CODES = (*sorted(REFUSALS), "not_a_peer", "busy", "other")
+FRAME_CODES = (
+    *("crc", "foreign", "kind", "length", "mac", "not_a_frame", "not_binary", "number", "payload"),
+    *("record", "too_early", "too_long", "too_short", "unauthenticated", "unexpected", "version"),
+)
 
 Series = Iterable[tuple[tuple[str, ...], float]]
 
@@ -262,7 +270,9 @@ def _of_counters(node: Node) -> Iterator[Family]:
     plain = {name: n for name, n in node.link_counters.items() if "." not in name}
     text = "What happened on links to peers, by what it was"
     yield Family("link_events", "counter", text, ("event",), _series(plain))
-    refused = {tuple(k.split(".", 1)): n for k, n in node.link_counters.items() if "." in k}
+    refused: dict[tuple[str, ...], int] = {("links_refused", code): 0 for code in LINK_CODES}
+    refused |= {("frames_refused", code): 0 for code in FRAME_CODES}
+    refused |= {tuple(k.split(".", 1)): n for k, n in node.link_counters.items() if "." in k}
     yield Family(
         "link_refusals",
         "counter",

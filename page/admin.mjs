@@ -107,11 +107,11 @@ function open() {
   const isFirst = opened === null;
   view?.close?.();
   opened = location.hash;
-  view = name === "session" && rest ? new SessionView(context(), decodeURIComponent(rest)) : new (VIEWS[name] ?? VIEWS[FIRST])[1](context());
+  view = name === "session" && rest ? new SessionView(context(), decodeURIComponent(rest)) : new VIEWS[Object.hasOwn(VIEWS, name) ? name : FIRST][1](context());
   at("view").replaceChildren(view.element);
   complain(null);
   view.overview?.(overview);
-  markCurrent(name === "session" ? "sessions" : name in VIEWS ? name : FIRST);
+  markCurrent(name === "session" ? "sessions" : Object.hasOwn(VIEWS, name) ? name : FIRST);
   if (!isFirst) at("view").focus({ preventScroll: true });
   again();
 }

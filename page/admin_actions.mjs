@@ -102,7 +102,7 @@ export class Actions {
     const silent = typeof ageMs === "number" ? ` Nothing was heard of it for ${duration(ageMs)}.` : "";
     this.#question.ask({
       title: `Forget ${region} for good?`,
-      text: `The other regions stop waiting for ${region} and let go of what they kept for it.${silent} What it alone had acknowledged and never passed on is lost, and it cannot come back with what is on its disk: only with an empty one, as a new region. Do this only if it never returns.`,
+      text: `The other regions stop waiting for ${region} and let go of what they kept for it.${silent} What it alone had acknowledged and never passed on is lost, and it cannot come back: a new region in its place needs an empty disk and another name. Do this only if it never returns.`,
       yes: "Forget it for good",
       isDanger: true,
       typed: region,

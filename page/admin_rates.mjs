@@ -27,6 +27,11 @@ export class Samples {
     return this.#history;
   }
 
+  /** The newest, by the clock of the region: that of this browser may be minutes off. */
+  get nowMs() {
+    return this.#history.samples.at(-1)?.[0] ?? Date.now();
+  }
+
   set(history) {
     this.#history = { ...history, samples: history.samples.slice(-SAMPLES_MAX) };
   }
@@ -63,7 +68,7 @@ export class RatesView {
     const history = this.#samples.all;
     if (history.names.length === 0) return;
     if (this.#plots.length === 0) this.#build(history.names);
-    for (const plot of this.#plots) plot.draw(history, MINUTES, Date.now());
+    for (const plot of this.#plots) plot.draw(history, MINUTES, this.#samples.nowMs);
   }
 
   /** Those that this region measures. */

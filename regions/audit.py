@@ -12,6 +12,7 @@ from typing import Any
 
 from perdure.regions.newest_first import newest_first
 from perdure.regions.node import Node
+from perdure.regions.ports import StorageError
 from perdure.replication.admission import Draft
 from perdure.replication.chain import START, linked
 from perdure.replication.errors import Refusal
@@ -58,7 +59,11 @@ class Audit:
         recording = asyncio.create_task(self._record(action, what))
         self._recording.add(recording)
         recording.add_done_callback(self._recording.discard)
-        await asyncio.shield(recording)
+        try:
+            await asyncio.shield(recording)
+        except (Refusal, StorageError):
+            self._node.meters.audit_failures.add()
+            raise
 
     async def _record(self, action: str, what: Mapping[str, Any]) -> None:
         while self._lane is None or self._count >= AUDIT_ENTRIES_MAX:

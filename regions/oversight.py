@@ -25,7 +25,7 @@ from perdure.replication.ids import digest
 from perdure.replication.items import End
 from perdure.replication.limits import STATUS_SESSIONS_MAX
 from perdure.replication.operations import Items, Open
-from perdure.replication.tenants import is_session
+from perdure.replication.tenants import is_own, is_session
 
 # Digests of everything are made at most so often, and not while more sessions than this are being
 # written to: each of them costs some tens of microseconds.
@@ -74,20 +74,22 @@ class Oversight:
             operation = one.operation
             if operation is None:
                 continue
-            is_own = one.record.origin.region == me
+            is_mine = one.record.origin.region == me
             session = operation.session
             items = 0
             if isinstance(operation, Items):
                 entries = operation.entries
                 items = len(entries)
-                if is_own and isinstance(entries[-1], End):
+                if is_mine and isinstance(entries[-1], End):
                     items -= 1
                     self.journal.admitted(operation)
-            elif is_own:
+            elif is_mine:
                 items = len(operation.header.entries) if isinstance(operation, Open) else 0
                 self.journal.admitted(operation)
+            if is_own(session):
+                items = 0
             counts[session] = counts.get(session, 0) + items
-            if is_own:
+            if is_mine:
                 self.activity.own += items
 
     def tick(self) -> None:

@@ -123,7 +123,7 @@ class Overview:
             "behind_operations": behind.operations,
             "behind_bytes": behind.bytes,
             "behind_s": behind.seconds,
-            "clock_offset_ms": view.clock_offset_ms,
+            "clock_offset_ms": view.clock_offset_ms if peer.connected else None,
             "last_seen_ms": None if peer.heard_ms is None else now_ms - peer.heard_ms,
             "last_anti_entropy_ms": None if round_ms is None else now_ms - round_ms,
             "digests": "unknown" if peer.state(now_ms) == "down" else view.digests(now_ms),

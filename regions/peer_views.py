@@ -1,7 +1,7 @@
 """What the other regions say of themselves, and how far away they are.
 
 Each is asked over its link (``ask_status``, PROTOCOL B.9) while somebody looks, and for its clock
-now and then. What is not answered is shown as it was said last, with its age.
+and its digests now and then. What is not answered is shown as it was said last, with its age.
 """
 
 import asyncio
@@ -20,8 +20,10 @@ ASKED_FROM = 2
 # While somebody looks, a peer is asked for its view at most so often; for its clock always.
 VIEW_EVERY_MS = 2_000
 CLOCK_EVERY_MS = 10_000
-# Digests are compared at most so often, and what was found is good for so long.
+# Digests are compared at most so often while somebody looks, and so often in any case: alerts go by
+# it. What was found is good for so long.
 DIGEST_EVERY_MS = 5_000
+COMPARE_EVERY_MS = 60_000
 DIGEST_MS_MAX = 300_000
 # Round trips that are kept of each peer: the shortest tells the time best.
 _TRIPS = 8
@@ -113,12 +115,13 @@ class PeerViews:
         return (self.wire(name) or 0) >= ASKED_FROM
 
     def tick(self) -> None:
-        """A second has passed: ask for clocks that were not seen for a while."""
+        """A second has passed: ask for clocks that were not seen for a while, and for digests."""
         now_ms = self._clock.monotonic_ms()
         for name in self._names():
             timed_ms = self.of(name).timed_ms
             if timed_ms is None or now_ms - timed_ms >= CLOCK_EVERY_MS:
-                self._begin(name, {"clock": True})
+                is_due = self._is_due(name, now_ms, COMPARE_EVERY_MS)
+                self._begin(name, {"digest": True} if is_due else {"clock": True})
 
     def compare(self) -> None:
         """A peer looks at this region: ask those whose digests it is time to compare. (Not for
@@ -148,10 +151,10 @@ class PeerViews:
     def _question(self, name: str, now_ms: int) -> dict[str, Any]:
         return {"view": True, "digest": True} if self._is_due(name, now_ms) else {"view": True}
 
-    def _is_due(self, name: str, now_ms: int) -> bool:
+    def _is_due(self, name: str, now_ms: int, every_ms: int = DIGEST_EVERY_MS) -> bool:
         """Whether it is time to compare digests with a peer: also where that came to nothing."""
         asked_ms = self.of(name).digest_asked_ms
-        return asked_ms is None or now_ms - asked_ms >= DIGEST_EVERY_MS
+        return asked_ms is None or now_ms - asked_ms >= every_ms
 
     def _begin(self, name: str, question: dict[str, Any]) -> None:
         if name in self._asking:

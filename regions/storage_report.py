@@ -54,7 +54,7 @@ class StorageReport:
             "commits": commits,
             "commit_p50_s": _quantile(meters.commit_seconds, 0.5),
             "commit_p99_s": _quantile(meters.commit_seconds, 0.99),
-            "writes_per_commit": round(node.counters["appends"] / commits, 2) if commits else None,
+            "writes_per_commit": round(meters.commit_writes.sum / commits, 2) if commits else None,
             "sealed": node.checkpoint.saved,
             "evicted": state.evictions,
             "in_memory": len(state.sessions),

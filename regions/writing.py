@@ -208,10 +208,12 @@ class Writing(Reading):
                 meters.fenced.add()
                 self.journal.note(session, "fenced", message, producer, epoch)
             raise
-        meters.append_seconds.observe(meters.now() - began_s)
         self._appended(session, message, lane)
         self.counters["appends"] += 1
-        meters.tokens.add(max(0, len(items) - duplicates))
+        if not is_own(session):
+            # What the regions note for themselves is nobody's text.
+            meters.append_seconds.observe(meters.now() - began_s)
+            meters.tokens.add(max(0, len(items) - duplicates))
         if duplicates:
             self.counters["duplicates"] += duplicates
             meters.duplicates.add(duplicates)

@@ -9,6 +9,7 @@ from typing import Any
 import promql_parser as promql
 import pytest
 import yaml
+from perdure.api.counting import operation
 from perdure.api.metric_families import KNOWN, PEER_STATES, STATES
 
 from tests.metrics_page import metrics
@@ -118,6 +119,18 @@ def labels_of(query: str) -> set[str]:
     """The labels of all series that a query asks for."""
     names = re.findall(r"\b(?:perdure|process|python|up)\w*", query)
     return set().union(*(EXPOSED.get(name, set()) for name in names), OF_SCRAPING)
+
+
+def test_answers_to_probes_are_no_failures():
+    """A region that catches up tells its probes so, and there may be no other requests."""
+    (query,) = (rule["expr"] for rule in rules() if rule["alert"] == "PerdureServerErrors")
+    left_out = re.findall(r'op!~"([^"]+)"', query)
+    assert len(left_out) == query.count("perdure_requests_total")
+    for pattern in left_out:
+        for method in ("GET", "HEAD"):
+            for path in ("/livez", "/readyz"):
+                assert re.fullmatch(pattern, operation(method, path, []))
+        assert not re.fullmatch(pattern, operation("GET", "/v1/sessions", []))
 
 
 def test_every_alert_is_explained():

@@ -86,6 +86,13 @@ async def test_strangers_are_shown_nothing(guarded, who):
     assert guarded.state() == before and await noted(guarded) == []
 
 
+async def test_writes_are_all_that_commits_answer(region, lane):
+    """Not tokens alone: also what was opened, and what came from peers."""
+    await region.append(lane, 0, ["a"])
+    found = await get(region, "storage")
+    assert (found["commits"], found["writes_per_commit"]) == (2, 1.0)
+
+
 async def test_bad_questions(region):
     """Each is refused with what is wrong with it."""
     await text(region, "s", "a")
@@ -317,6 +324,7 @@ async def test_actions_are_noted_before_they_are_done(guarded):
     ):
         reply = await guarded.json("POST", f"{ADMIN}/{path}", value, OPERATOR)
         reply.assert_problem(507, "storage_full")
+    assert guarded.node.meters.audit_failures.value() == 3
     guarded.storage.failure = None
     assert guarded.node.message("acme:s", "m")["status"] == "streaming"
     assert len((await get(guarded, "connections", OPERATOR))["connections"]) == 1

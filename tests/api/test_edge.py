@@ -429,7 +429,38 @@ async def test_one_slow_request_does_not_hold_others(serve):
 async def test_names_of_this_machine(region, host, is_served):
     """Where anybody of this machine may call, a page of another host whose name was made to lead
     here may not."""
-    app = create_app(region.node, rules=None, version="1", is_local=True)
+    assert (await called(region, "GET", "/livez", [(b"host", host.encode())])) == (
+        200 if is_served else 403
+    )
+
+
+@pytest.mark.failure("S14")
+@pytest.mark.parametrize(
+    ("origin", "is_served"),
+    [
+        (None, True),
+        ("http://127.0.0.1:7101", True),
+        (ORIGIN, True),
+        ("http://127.0.0.1:7102", False),
+        ("https://evil.example", False),
+        ("null", False),
+    ],
+)
+async def test_pages_of_other_origins_change_nothing(region, origin, is_served):
+    """Where anybody of this machine may call, a page that somebody there looks at may not: browsers
+    send such a request without asking first."""
+    headers = [(b"host", b"127.0.0.1:7101")]
+    if origin is not None:
+        headers.append((b"origin", origin.encode()))
+    status = await called(region, "POST", "/admin/api/drain", headers)
+    assert status == (200 if is_served else 403)
+    assert (region.node.readiness() == "draining") == is_served
+
+
+async def called(region, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> int:
+    """The status of an empty request to a region where anybody of this machine may call."""
+    origins = [ORIGIN]
+    app = create_app(region.node, rules=None, version="1", is_local=True, cors_origins=origins)
     sent: list[dict] = []
 
     async def send(message: dict) -> None:
@@ -441,15 +472,16 @@ async def test_names_of_this_machine(region, host, is_served):
     scope = {
         "type": "http",
         "http_version": "1.1",
-        "method": "GET",
-        "path": "/livez",
-        "raw_path": b"/livez",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "scheme": "http",
         "root_path": "",
-        "headers": [(b"host", host.encode())],
+        "headers": headers,
         "client": ("127.0.0.1", 1),
         "server": None,
     }
     await app(scope, receive, send)
-    assert sent[0]["status"] == (200 if is_served else 403)
+    status: int = sent[0]["status"]
+    return status

@@ -4,16 +4,18 @@ import asyncio
 import platform
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from perdure.api.counting import operation
 from perdure.api.grants import Grants
-from perdure.api.metric_families import KNOWN, STATES
+from perdure.api.metric_families import FRAME_CODES, KNOWN, LINK_CODES, STATES
 from perdure.api.metrics import Metrics
 from perdure.api.needs import OF_FRAMES
 from perdure.api.ops import Ops
 from perdure.api.problems import STATUS
+from perdure.regions.audit import Audit
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.config_faults import check
 from perdure.regions.meters import OTHER
@@ -75,6 +77,29 @@ async def test_what_is_done_is_counted(region, lane):
 def sorted_info(region: Region) -> tuple[str, ...]:
     """The values of the labels of the build, in the order of their names."""
     return (platform.python_version(), "1.2.3", ",".join(map(str, region.node.version()["wire"])))
+
+
+async def test_refused_links_are_there_from_the_start(region):
+    """With every code that the program has: the first refusal is seen as a growth."""
+    found = await values(region)
+    told = {"links_refused": LINK_CODES, "frames_refused": FRAME_CODES}
+    for what, codes in told.items():
+        assert {found["perdure_link_refusals_total", code, what] for code in codes} == {0}
+    root = Path(__file__).parents[2]
+    text = "".join(
+        p.read_text() for part in ("replication", "regions") for p in root.glob(f"{part}/*.py")
+    )
+    for name, codes in (("LinkRefused", LINK_CODES), ("FrameError", FRAME_CODES)):
+        assert {*re.findall(rf'{name}\(\s*"(\w+)"', text)} <= {*codes}
+
+
+async def test_what_is_noted_is_no_text(region, lane):
+    """Entries of the audit log are written as tokens are, and counted as none."""
+    await region.append(lane, 0, ["a", "b"])
+    await Audit(region.node).record("look")
+    found = await values(region)
+    assert found["perdure_tokens_total",] == region.node.oversight.activity.own == 2
+    assert found["perdure_append_seconds_count",] == 1
 
 
 async def test_who_returns_is_counted_by_outcome(region, lane):
@@ -234,6 +259,8 @@ async def test_our_own_mistakes_are_counted_once(region, monkeypatch):
     assert (await region.request("GET", "/v1/sessions/s/events")).status == 500
     assert region.node.meters.errors.value("internal") == 2
     assert region.node.meters.errors.value() == 2
+    (shown,) = region.node.oversight.errors()["codes"]
+    assert (shown["code"], shown["count"]) == ("internal", 2)
 
 
 async def test_a_slow_client_is_no_slow_delivery(region, lane):

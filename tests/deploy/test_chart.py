@@ -78,6 +78,9 @@ def test_every_switch_on(tmp_path):
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     (endpoint,) = monitor["spec"]["endpoints"]
     assert (endpoint["path"], endpoint["port"]) == ("/metrics", "ops")
+    # Which alerts ask for.
+    (as_job,) = endpoint["relabelings"]
+    assert (as_job["targetLabel"], as_job["replacement"]) == ("job", "perdure")
     ingress = one(made, "Ingress")
     assert (
         ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"

@@ -50,6 +50,8 @@ test("samples that come over the stream go behind those that were fetched, once"
   samples.add({ step_s: 2, names: ["readers"], samples: [[3000, 4], [5000, 5]] });
   samples.add({ step_s: 2, names: ["readers"], samples: [] });
   assert.deepEqual(samples.all.samples, [[1000, 3], [3000, 4], [5000, 5]]);
+  // Times are the region's: by the browser's clock they would be in the future, or long ago.
+  assert.equal(samples.nowMs, 5000);
 });
 
 test("a cell of the matrix says the worst that is known, and what is not known", () => {
