@@ -42,7 +42,7 @@ class File(NamedTuple):
 
 def is_open(path: str) -> bool:
     """Whether this path is of the page itself, which needs no grant."""
-    return path == PATH or _FILES_UNDER.match(path) is not None
+    return path in (PATH, f"{PATH}/") or _FILES_UNDER.match(path) is not None
 
 
 def add_admin_page(routes: FastAPI) -> None:
@@ -55,6 +55,11 @@ def add_admin_page(routes: FastAPI) -> None:
 
     for path, file in files().items():
         add(path, file)
+
+    @routes.get(f"{PATH}/", include_in_schema=False)
+    async def with_slash() -> Response:
+        # Relative, so that it holds behind a proxy that serves regions below a path.
+        return Response(status_code=308, headers={**_HEADERS, "Location": "../admin"})
 
 
 def files() -> dict[str, File]:

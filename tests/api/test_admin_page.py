@@ -36,6 +36,12 @@ async def test_the_page_and_all_that_it_refers_to(guarded: Region) -> None:
     assert set(files()) == set(found)
 
 
+async def test_a_slash_at_the_end_leads_to_it(guarded: Region) -> None:
+    """As people type it."""
+    reply = await guarded.json("GET", "/admin/")
+    assert (reply.status, reply.header("location")) == (308, "../admin")
+
+
 async def test_a_browser_is_told_what_the_page_may_do(guarded: Region) -> None:
     """Its own files and this region; no script and no style inside of the page."""
     reply = await guarded.json("GET", "/admin")
@@ -55,7 +61,7 @@ def test_text_of_others_never_becomes_markup() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/admin/", "/admin/chat.mjs", "/admin/../main.py", "/admin/admin_x.mjs", "/admin/api"]
+    "path", ["/admin//", "/admin/chat.mjs", "/admin/../main.py", "/admin/admin_x.mjs", "/admin/api"]
 )
 async def test_nothing_else_is_served(region: Region, path: str) -> None:
     """The files are a list, not a directory."""
@@ -65,5 +71,5 @@ async def test_nothing_else_is_served(region: Region, path: str) -> None:
 def test_only_the_page_needs_no_grant() -> None:
     """What is below ``/admin/api`` is not of the page, whatever it is called."""
     assert all(is_open(path) for path in files())
-    for path in ("/admin/api/overview", "/admin/api/a.mjs", "/admin/", "/administration"):
+    for path in ("/admin/api/overview", "/admin/api/a.mjs", "/admin//", "/administration"):
         assert not is_open(path), path
