@@ -261,6 +261,21 @@ def test_how_often_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
         assert "must be 0.5 to 3600" in capsys.readouterr().err
 
 
+def test_tail_asks_nothing_that_operators_alone_may(told: Told, asked: list[httpx2.Request]) -> None:
+    """Who may read a session may follow it, and is refused by that session alone."""
+    but = {"GET /v1/regions": 403, "GET /v1/transports": {"transports": []}}
+    code, _, err = told("tail", "s", but=but)
+    assert (code, err) == (1, "perdure: not_found: no\n")
+    assert "/v1/sessions/s" in asked[-1].url.path
+
+
+def test_verify_by_who_may_not_read(told: Told) -> None:
+    """An operator's grant has sessions compared, and need not be one to read them."""
+    equal = {"equal": True, "regions": {"us": "equal"}, "sessions": 1, "different": []}
+    code, out, err = told("verify", "s", but={"GET /v1/verify": equal, "GET /v1/sessions/s": 403})
+    assert (code, err) == (0, "") and "equal: 1 session(s)" in out
+
+
 class Screen(io.StringIO):
     """Where a person looks, or not."""
 
