@@ -151,6 +151,14 @@ def test_regions_tells_problems_first(told: Told) -> None:
     assert "\x1b" not in out and "old\ufffd[2J" in out
 
 
+def test_regions_leaves_no_trace_in_the_audit_log(
+    told: Told, asked: list[httpx2.Request]
+) -> None:
+    """Regions note who asks for /v1/regions, each time: who watches them must not fill the log."""
+    assert told("regions")[0] == 3
+    assert [request.url.path for request in asked] == ["/admin/api/overview"]
+
+
 def test_regions_for_programs(told: Told) -> None:
     """What anybody may know, as ever, and the overview besides."""
     code, out, _ = told("regions", "--json")
