@@ -45,6 +45,8 @@ def look(config: Config, now_ms: int, *, ports: bool = True) -> Found:
     if ports:
         found.faults += _port_faults("--port", config.host, config.port)
         found.faults += _port_faults("--peer-port", config.peer_host, config.peer_port)
+        if config.ops_port is not None:
+            found.faults += _port_faults("--ops-port", config.ops_host, config.ops_port)
     return found
 
 

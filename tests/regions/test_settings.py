@@ -280,7 +280,7 @@ def test_a_look_at_the_machine(tmp_path: Path) -> None:
         found = look(
             Config(
                 region="eu", data=written(tmp_path / "f", "") / "d", port=port, peer_port=1,
-                peer_host="192.0.2.1", jwks=str(tmp_path / "none"),
+                peer_host="192.0.2.1", ops_port=port, jwks=str(tmp_path / "none"),
                 peers={"us": "http://[::1]:1", "ap": "http://[::1]:1/"},
             ),
             0,
@@ -290,6 +290,7 @@ def test_a_look_at_the_machine(tmp_path: Path) -> None:
         f"--data {tmp_path / 'f' / 'd'}",
         f"--port {port} of 127.0.0.1 is taken",
         "--peer-port 1",
+        f"--ops-port {port} of 127.0.0.1 is taken",
     ]
     assert found.warnings == ["--peer us and --peer ap have one URL, http://[::1]:1/"]
 
