@@ -111,8 +111,8 @@ def _cursor(text: str) -> str:
 
 
 async def _tail(options: argparse.Namespace, client: Client) -> int:
-    # A reader waits for ever; somebody who typed a wrong address wants to know. It is asked for what
-    # every grant may ask: who reads a session is no operator.
+    # A reader waits for ever; somebody who typed a wrong address wants to know. Every grant may
+    # ask this: who reads a session is no operator.
     async with patiently(client):
         await client.transports()
     printer = _Printer(for_people=sys.stdout.isatty())

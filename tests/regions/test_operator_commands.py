@@ -151,9 +151,7 @@ def test_regions_tells_problems_first(told: Told) -> None:
     assert "\x1b" not in out and "old\ufffd[2J" in out
 
 
-def test_regions_leaves_no_trace_in_the_audit_log(
-    told: Told, asked: list[httpx2.Request]
-) -> None:
+def test_regions_leaves_no_trace_in_the_audit_log(told: Told, asked: list[httpx2.Request]) -> None:
     """Regions note who asks for /v1/regions, each time: who watches them must not fill the log."""
     assert told("regions")[0] == 3
     assert [request.url.path for request in asked] == ["/admin/api/overview"]
@@ -269,7 +267,7 @@ def test_how_often_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
         assert "must be 0.5 to 3600" in capsys.readouterr().err
 
 
-def test_tail_asks_nothing_that_operators_alone_may(told: Told, asked: list[httpx2.Request]) -> None:
+def test_tail_asks_nothing_that_is_for_operators(told: Told, asked: list[httpx2.Request]) -> None:
     """Who may read a session may follow it, and is refused by that session alone."""
     but = {"GET /v1/regions": 403, "GET /v1/transports": {"transports": []}}
     code, _, err = told("tail", "s", but=but)
