@@ -92,6 +92,8 @@ def test_times_and_sizes_fit():
     assert int(body_mib) << 20 >= BODY_BYTES_MAX
     (server_s,) = re.findall(r"timeout server (\d+)s", text("proxy/haproxy.cfg"))
     assert int(server_s) > 2 * KEEPALIVE_S
+    told = re.findall(r"say something every (\d+) s", written + text("proxy/haproxy.cfg"))
+    assert told == [str(KEEPALIVE_S)] * 2
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:
