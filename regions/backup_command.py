@@ -133,6 +133,8 @@ def _say(options: argparse.Namespace, manifest: "Manifest", text: str, took_ms: 
     print(
         f"{text}: region {manifest.region or 'unknown'}, {manifest.database_bytes / _MB:,.1f} MB"
         f" ({kind}), {manifest.sessions:,} sessions, {manifest.messages:,} messages,"
+        # What was written last is in the log alone, and not counted among the others.
+        f" {manifest.records:,} records of the log,"
         f" schema {manifest.schema}, made by {manifest.version}; {took_ms / 1000:.1f} s"
     )
     return 0

@@ -12,7 +12,12 @@ from unicodedata import category
 from perdure.regions.audit_command import CODES as AUDIT_CODES
 from perdure.regions.audit_command import add_options as add_audit_options
 from perdure.regions.audit_command import print_audit
-from perdure.regions.client_command import EXIT_CODES, EXIT_UNREACHABLE, add_command
+from perdure.regions.client_command import (
+    EXIT_CODES,
+    EXIT_UNREACHABLE,
+    add_command,
+    is_not_for_us,
+)
 from perdure.regions.console import patiently, print_json, say
 from perdure.regions.export_command import (
     EXPORT,
@@ -37,7 +42,7 @@ from perdure.replication import cursor as cursors
 from perdure.replication.errors import Refusal
 
 from perdure_client import Client, Event
-from perdure_client.errors import Deleted, NotFound, OutOfStep
+from perdure_client.errors import Deleted, NotFound, OutOfStep, PerdureError
 from perdure_client.pipes import FORMATS
 from perdure_client.reducer import SessionView, apply
 
@@ -106,9 +111,10 @@ def _cursor(text: str) -> str:
 
 
 async def _tail(options: argparse.Namespace, client: Client) -> int:
-    # A reader waits for ever; somebody who typed a wrong address wants to know.
+    # A reader waits for ever; somebody who typed a wrong address wants to know. Every grant may
+    # ask this: who reads a session is no operator.
     async with patiently(client):
-        await client.peers()
+        await client.transports()
     printer = _Printer(for_people=sys.stdout.isatty())
     async with contextlib.aclosing(_events(options, client)) as events:
         async for event in events:
@@ -237,6 +243,10 @@ async def _is_known(session: str, client: Client) -> bool:
         return False
     except Deleted:
         say(f"session {session} was deleted")
+    except PerdureError as error:
+        # Who may have sessions compared need not be one who may read them.
+        if not is_not_for_us(error):
+            raise
     return True
 
 

@@ -1,6 +1,7 @@
 """What only a look at the machine tells of settings: files, certificates, ports, the disk."""
 
 import errno
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -43,8 +44,12 @@ def look(config: Config, now_ms: int, *, ports: bool = True) -> Found:
         found.faults.append(str(error))
     found.warnings += _doubled(config)
     if ports:
-        found.faults += _port_faults("--port", config.host, config.port)
-        found.faults += _port_faults("--peer-port", config.peer_host, config.peer_port)
+        # A region that runs has its ports, and is to be checked before it is started again.
+        into = found.warnings if _is_at_work(config.data) else found.faults
+        into += _port_faults("--port", config.host, config.port)
+        into += _port_faults("--peer-port", config.peer_host, config.peer_port)
+        if config.ops_port is not None:
+            into += _port_faults("--ops-port", config.ops_host, config.ops_port)
     return found
 
 
@@ -98,6 +103,18 @@ def _data_faults(data: Path) -> Iterator[str]:
         yield f"--data {data}: {place} is no directory"
     elif not os.access(place, os.W_OK | os.X_OK):
         yield f"--data {data}: {place} cannot be written by this user"
+
+
+def _is_at_work(data: Path) -> bool:
+    """Whether a region has the data directory now."""
+    try:
+        with (data / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _port_faults(flag: str, host: str, port: int) -> Iterator[str]:

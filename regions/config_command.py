@@ -64,6 +64,8 @@ def _check(options: argparse.Namespace) -> int:
             print(f"{word}: {fault.text}")
             if fault.at:
                 print(f"{'':{len(word)}}  {fault.at}")
+    if loaded.config is None:
+        print("files, certificates, ports and the disk were not looked at: mend these first")
     if loaded.faults:
         return EXIT_WRONG
     print(f"good: region {loaded.settings.region} would start with these settings")

@@ -10,7 +10,8 @@ Level = Literal["ok", "warn", "fail"]
 # Beyond this, times that people compare are misleading, and beyond 60 s clients are refused.
 CLOCKS_APART_MS_MAX = 500
 CLOCKS_WRONG_MS_MAX = 30_000
-GRANT_ENDING_S = 3_600
+# Well below the hour for which grants are minted unless they are told otherwise.
+GRANT_ENDING_S = 600
 BACKUP_AGE_S_MAX = 2 * 86_400
 _DAY_MS = 86_400_000
 # What to do about the problems that regions tell of themselves.
@@ -148,23 +149,27 @@ def of_peers(known: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(level, "peers", f"{region} sees {name} as {state}", _ADVICE[code])
 
 
-def of_storage(region: str, storage: Mapping[str, Any], now_ms: int) -> Iterator[Finding]:
-    """What a region says of its disk: encrypted, and when it was copied."""
+def of_storage(region: str, storage: Mapping[str, Any]) -> Iterator[Finding]:
+    """What a region says of its disk."""
     if storage.get("encrypted") is True:
         yield Finding("ok", "encryption", f"{region}: the data is encrypted")
     elif storage.get("encrypted") is False:
         advice = "set PERDURE_STORAGE_KEY_FILE and run `perdure rekey`, if the disk is not"
         yield Finding("ok", "encryption", f"{region}: the data is not encrypted", advice)
-    if "last_backup_ms" not in storage:
-        return
+
+
+def of_backups(made_ms: Mapping[str, int | None], now_ms: int) -> Iterator[Finding]:
+    """By region, when it was copied: each holds everything, so the newest copy of all counts."""
     advice = f"`perdure backup` copies a live region; every {BACKUP_AGE_S_MAX // 86_400} days or so"
-    last_ms = storage["last_backup_ms"]
-    if last_ms is None:
-        yield Finding("warn", "backup", f"{region}: no backup since it was started", advice)
+    made = [(at_ms, region) for region, at_ms in made_ms.items() if at_ms is not None]
+    if not made:
+        if made_ms:
+            yield Finding("warn", "backup", f"no backup was made of {', '.join(made_ms)}", advice)
         return
+    last_ms, region = max(made)
     age_s = (now_ms - last_ms) / 1000
     level: Level = "warn" if age_s > BACKUP_AGE_S_MAX else "ok"
-    text = f"{region}: the last backup is {span(max(0.0, age_s))} old"
+    text = f"the last backup, of {region}, is {span(max(0.0, age_s))} old"
     yield Finding(level, "backup", text, advice if level == "warn" else None)
 
 
@@ -192,6 +197,13 @@ def of_passage(url: str, transport: str, seconds: float | None, why: str = "") -
     }[transport]
     # Clients get by with another transport, at the price of more requests.
     return Finding("warn", transport, f"{name} from {url} does not come: {why}", advice)
+
+
+def of_passage_refused(url: str, transport: str) -> Finding:
+    """Nothing came, and the grant is one for which nothing would: no way was tried."""
+    advice = "use a grant that may read all sessions, or an operator's"
+    text = f"whether WebSockets from {url} get through was not seen: the grant may not read there"
+    return Finding("warn", transport, text, advice)
 
 
 def worst(findings: list[Finding]) -> Level:

@@ -45,6 +45,9 @@ class Probes:
         self._http = http
         self._verify = verify
         self._versions: dict[str, dict[str, Any]] = {}
+        self._backups: dict[str, int | None] = {}
+        # Where a reader of the probes' session was refused by the region itself.
+        self._refused: set[str] = set()
 
     async def findings(self) -> AsyncIterator[Finding]:
         """Everything, one after the other; what cannot be asked is told and stops nothing."""
@@ -61,6 +64,8 @@ class Probes:
         for at, url in enumerate(reached):
             async for finding in self._told(url, with_regions=at == 0):
                 yield finding
+        for finding in doctor.of_backups(self._backups, self._wall_ms()):
+            yield finding
         for url in reached:
             for transport in _TRANSPORTS:
                 yield await self._passage(url, transport)
@@ -123,8 +128,10 @@ class Probes:
                     for finding in doctor.of_overview(overview):
                         yield finding
                 storage = await client.admin.get("storage")
-                for finding in doctor.of_storage(overview["region"], storage, self._wall_ms()):
+                for finding in doctor.of_storage(overview["region"], storage):
                     yield finding
+                if "last_backup_ms" in storage:
+                    self._backups[overview["region"]] = storage["last_backup_ms"]
             except PerdureError as error:
                 if not is_not_for_us(error):
                     yield Finding("fail", "overview", f"{url}: {error}")
@@ -165,10 +172,14 @@ class Probes:
             ):
                 await anext(events)
         except TimeoutError:
+            if url in self._refused and transport == "websocket":
+                # A handshake that is answered with ``not_found`` is taken for a way that is shut.
+                return doctor.of_passage_refused(url, transport)
             return doctor.of_passage(url, transport, None, f"nothing in {FIRST_EVENT_S_MAX:g} s")
         except PerdureError as error:
             if error.code == "not_found" or is_not_for_us(error):
                 # It was the region that answered so.
+                self._refused.add(url)
                 took_s = asyncio.get_running_loop().time() - began
                 return Finding("ok", transport, f"{url} answers a reader in {took_s * 1000:.0f} ms")
             return doctor.of_passage(url, transport, None, str(error))

@@ -76,14 +76,17 @@ def _add_sessions(commands: Any) -> None:
 
 async def _regions(options: argparse.Namespace, client: Client) -> int:
     async def view() -> dict[str, Any]:
-        known = await client.peers()
         try:
             overview = await client.admin.get("overview")
         except PerdureError as error:
             if not is_not_for_us(error):
                 raise
             overview = None
-        return {**known, "overview": overview}
+        if overview is None or options.json:
+            return {**await client.peers(), "overview": overview}
+        # Each look at ``/v1/regions`` is noted in the audit log: who watches would fill it.
+        (own,) = [one for one in overview["regions"] if one["region"] == overview["region"]]
+        return {"peers": own["sees"], "overview": overview}
 
     try:
         value = await show(options, client, view, views.of_regions)

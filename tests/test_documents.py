@@ -312,6 +312,7 @@ def test_systemd_unit(capsys):
     final = [str(code) for code in (EXIT_USAGE, EXIT_NAME_IN_USE, EXIT_GONE)]
     assert unit()["RestartPreventExitStatus"].split() == final
     assert unit()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert read("deploy/systemd/perdure@.service").count("ExecReload=") == 1
     assert int(unit()["TimeoutStopSec"]) > limits.DRAIN_S_MAX
     assert int(unit()["LimitNOFILE"]) > 2 * limits.READERS_MAX
     assert unit()["KillSignal"] == "SIGTERM"

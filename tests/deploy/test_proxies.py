@@ -73,6 +73,13 @@ def test_addresses_agree(name):
         assert word in written
 
 
+def test_haproxy_compares_paths_as_regions_read_them():
+    """Decoded: /%61dmin is /admin to a region, and so it must be to who guards it. (nginx and Caddy
+    decode by themselves.)"""
+    rules = re.findall(r"^ +acl is_operators (\S+)", text("proxy/haproxy.cfg"), re.MULTILINE)
+    assert set(rules) == {"path,url_dec"}
+
+
 def test_times_and_sizes_fit():
     """A stream is not cut while the region still says something, a kept connection is given up
     before the region gives it up, and what a region takes passes."""
@@ -85,6 +92,8 @@ def test_times_and_sizes_fit():
     assert int(body_mib) << 20 >= BODY_BYTES_MAX
     (server_s,) = re.findall(r"timeout server (\d+)s", text("proxy/haproxy.cfg"))
     assert int(server_s) > 2 * KEEPALIVE_S
+    told = re.findall(r"say something every (\d+) s", written + text("proxy/haproxy.cfg"))
+    assert told == [str(KEEPALIVE_S)] * 2
 
 
 async def closed(writer: asyncio.StreamWriter) -> None:

@@ -325,7 +325,7 @@ async def test_the_commands_at_a_region_that_runs(
         code, _, err = run("restore", file, "--data", served.data)
         assert (code, "not empty" in err) == (2, True)
     code, out, _ = run("backup", "--check", file)
-    assert (code, "is whole: region eu" in out) == (0, True)
+    assert (code, "is whole: region eu" in out, "1 records of the log" in out) == (0, True, True)
     code, out, _ = run("restore", file, "--data", tmp_path / "to")
     assert (code, "is restored" in out) == (0, True)
     file.write_bytes(file.read_bytes()[:-1])

@@ -61,8 +61,8 @@ def test_grants() -> None:
     """Whether one ends soon, or has ended; an API key says nothing of it."""
     assert [
         doctor.of_grant(claims, 10_000).level
-        for claims in (None, {}, {"exp": 9_999}, {"exp": 10_060}, {"exp": 99_999})
-    ] == ["ok", "fail", "fail", "warn", "ok"]
+        for claims in (None, {}, {"exp": 9_999}, {"exp": 10_060}, {"exp": 99_999}, {"exp": 13_590})
+    ] == ["ok", "fail", "fail", "warn", "ok", "ok"]
     body = base64.urlsafe_b64encode(json.dumps({"exp": 5}).encode()).decode().rstrip("=")
     assert claims_of(f"h.{body}.s") == {"exp": 5}
     assert [claims_of(text) for text in ("pk_x", "a.!.c", "a.WzFd.c")] == [None, None, None]
@@ -106,15 +106,26 @@ def test_an_overview() -> None:
 
 
 def test_storage() -> None:
-    """Backups that are missing or old; a region that does not tell is not blamed."""
+    """Whether it is encrypted; one that does not tell is not blamed."""
+    for encrypted, expected in ((True, [("ok", "encryption")]), (False, [("ok", "encryption")])):
+        assert levels(doctor.of_storage("eu", {"encrypted": encrypted})) == expected
+    assert levels(doctor.of_storage("eu", {})) == []
+
+
+def test_backups() -> None:
+    """One of any region will do, for each holds everything; it is old, or there is none."""
     day_ms = 86_400_000
-    for last, expected in ((None, "warn"), (NOW_MS - day_ms, "ok"), (NOW_MS - 3 * day_ms, "warn")):
-        storage = {"encrypted": True, "last_backup_ms": last}
-        assert levels(doctor.of_storage("eu", storage, NOW_MS)) == [
-            ("ok", "encryption"),
-            (expected, "backup"),
-        ]
-    assert levels(doctor.of_storage("eu", {"encrypted": False}, NOW_MS)) == [("ok", "encryption")]
+    for made, expected in (
+        ({"eu": None, "us": NOW_MS - day_ms}, ["the last backup, of us, is 1 d 0 h old"]),
+        ({"eu": NOW_MS - 3 * day_ms, "us": None}, ["the last backup, of eu, is 3 d 0 h old"]),
+        ({"eu": None, "us": None}, ["no backup was made of eu, us"]),
+        ({}, []),
+    ):
+        found = list(doctor.of_backups(made, NOW_MS))
+        assert [each.text for each in found] == expected
+    assert [doctor.worst(list(doctor.of_backups(made, NOW_MS))) for made in (
+        {"eu": None, "us": NOW_MS - day_ms}, {"eu": NOW_MS - 3 * day_ms}, {"eu": None},
+    )] == ["ok", "warn", "warn"]  # fmt: skip
 
 
 # This machine
@@ -208,6 +219,29 @@ async def test_a_grant_that_is_no_operators(
     probes = Probes(["http://h"], None, lambda: NOW_MS, clients, transport)
     told = [f"{each.level} {each.check}" async for each in probes.findings()]
     assert told == [*expected, "ok sse"]
+
+
+async def test_a_grant_that_reads_no_session_of_the_probes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing comes over a WebSocket then, and no proxy is blamed for it."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        body = {"code": "not_found", "detail": "no", "status": 404}
+        return httpx2.Response(404, json=body)
+
+    async def nothing(*_: Any) -> Any:
+        raise TimeoutError
+        yield
+
+    clients = partial(Client, http=httpx2.MockTransport(answer))
+    probes = Probes(["http://h"], None, lambda: NOW_MS, clients)
+    assert (await probes._passage("http://h", "sse")).level == "ok"
+    monkeypatch.setattr("perdure_client.session.Session.events", nothing)
+    found = await probes._passage("http://h", "websocket")
+    assert found.level == "warn" and "the grant may not read" in found.text
+    other = await probes._passage("http://other", "websocket")
+    assert other.advice is not None and "proxy" in other.advice
 
 
 def test_the_command(

@@ -151,6 +151,12 @@ def test_regions_tells_problems_first(told: Told) -> None:
     assert "\x1b" not in out and "old\ufffd[2J" in out
 
 
+def test_regions_leaves_no_trace_in_the_audit_log(told: Told, asked: list[httpx2.Request]) -> None:
+    """Regions note who asks for /v1/regions, each time: who watches them must not fill the log."""
+    assert told("regions")[0] == 3
+    assert [request.url.path for request in asked] == ["/admin/api/overview"]
+
+
 def test_regions_for_programs(told: Told) -> None:
     """What anybody may know, as ever, and the overview besides."""
     code, out, _ = told("regions", "--json")
@@ -259,6 +265,21 @@ def test_how_often_is_bounded(capsys: pytest.CaptureFixture[str]) -> None:
             main(["storage", "--watch", text])
         assert left.value.code == 2
         assert "must be 0.5 to 3600" in capsys.readouterr().err
+
+
+def test_tail_asks_nothing_that_is_for_operators(told: Told, asked: list[httpx2.Request]) -> None:
+    """Who may read a session may follow it, and is refused by that session alone."""
+    but = {"GET /v1/regions": 403, "GET /v1/transports": {"transports": []}}
+    code, _, err = told("tail", "s", but=but)
+    assert (code, err) == (1, "perdure: not_found: no\n")
+    assert "/v1/sessions/s" in asked[-1].url.path
+
+
+def test_verify_by_who_may_not_read(told: Told) -> None:
+    """An operator's grant has sessions compared, and need not be one to read them."""
+    equal = {"equal": True, "regions": {"us": "equal"}, "sessions": 1, "different": []}
+    code, out, err = told("verify", "s", but={"GET /v1/verify": equal, "GET /v1/sessions/s": 403})
+    assert (code, err) == (0, "") and "equal: 1 session(s)" in out
 
 
 class Screen(io.StringIO):

@@ -16,6 +16,7 @@ from perdure.regions.main import main
 from perdure.regions.peers_file import with_peers
 from perdure.regions.settings import Settings, flag_of, from_environment, variable_of
 from perdure.regions.settings_reading import Loaded, load
+from perdure.regions.storage_engine import DirectoryLock
 
 from tests.regions.authority import Authority
 from tests.regions.processes import COMMAND, started
@@ -229,7 +230,7 @@ def test_config_check(
     assert main([*monkey, "--config", str(bad), "--log-age-s-max", "0"]) == 2
     out = capsys.readouterr().out
     assert f"did you mean port?\n       {bad}, line 1\n" in out
-    assert "--log-age-s-max 0 must be" in out
+    assert "--log-age-s-max 0 must be" in out and "ports and the disk were not looked at" in out
     assert main([*monkey, "--config", str(bad), "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
     assert not told["ok"] and told["faults"][0]["at"] == f"{bad}, line 1"
@@ -280,7 +281,7 @@ def test_a_look_at_the_machine(tmp_path: Path) -> None:
         found = look(
             Config(
                 region="eu", data=written(tmp_path / "f", "") / "d", port=port, peer_port=1,
-                peer_host="192.0.2.1", jwks=str(tmp_path / "none"),
+                peer_host="192.0.2.1", ops_port=port, jwks=str(tmp_path / "none"),
                 peers={"us": "http://[::1]:1", "ap": "http://[::1]:1/"},
             ),
             0,
@@ -290,8 +291,23 @@ def test_a_look_at_the_machine(tmp_path: Path) -> None:
         f"--data {tmp_path / 'f' / 'd'}",
         f"--port {port} of 127.0.0.1 is taken",
         "--peer-port 1",
+        f"--ops-port {port} of 127.0.0.1 is taken",
     ]
     assert found.warnings == ["--peer us and --peer ap have one URL, http://[::1]:1/"]
+
+
+def test_a_region_that_runs_is_checked_before_its_restart(tmp_path: Path) -> None:
+    """It has its ports itself, which is worth a word and not wrong."""
+    lock = DirectoryLock(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = Config(region="eu", data=tmp_path, port=port, peer_port=port)
+        assert len(look(config, 0).faults) == 2
+        lock.take()
+        found = look(config, 0)
+        lock.release()
+        assert (found.faults, len(found.warnings)) == ([], 2)
+        assert len(look(config, 0).faults) == 2
 
 
 async def test_a_region_serves_by_its_file(tmp_path: Path) -> None:
