@@ -34,6 +34,8 @@ log = logging.getLogger("perdure")
 _ID_BITS = 64
 # Each page takes some milliseconds of the loop.
 _PAGE_SESSIONS = 100
+# An answer may be on its way for some seconds; ages are hours.
+_AHEAD_MS_MAX = 60_000
 # So many sessions are named where a few would do.
 NAMES_TOLD_MAX = 20
 
@@ -51,6 +53,8 @@ class Retention:
         self._newest: dict[str, tuple[str, Policy | None]] = {}
         self._walks: dict[str, dict[str, Any]] = {}
         self._is_running = False
+        # Why the last walk did not believe this region's clock.
+        self._doubt: str | None = None
         # What everybody had when the walk became due: it begins when this region has that too.
         self._horizon: Vector | None = None
         self._due_ms = 0
@@ -121,6 +125,10 @@ class Retention:
 
     def waits(self, region: str) -> str | None:
         """Why the region that decides deletes nothing now, as far as is known here."""
+        doubt = self._doubt if region == self._node.region else None
+        return self._cut_off(region) or doubt
+
+    def _cut_off(self, region: str) -> str | None:
         node, now_ms = self._node, self._node.clock.monotonic_ms()
         if region != node.region:
             decider = node.gossip.peers.get(region)
@@ -144,7 +152,7 @@ class Retention:
         mine = [p for p in self.policies.values() if p.region == node.region]
         if not mine or self._is_running or now_ms < self._due_ms:
             return
-        if self.waits(node.region) is not None:
+        if self._cut_off(node.region) is not None:
             self._horizon = None
             return
         if self._horizon is None:
@@ -162,6 +170,10 @@ class Retention:
     async def _run(self, policies: list[Policy]) -> None:
         try:
             for policy in policies:
+                self._doubt = await self._doubted()
+                if self._doubt is not None:
+                    log.warning("retention deletes nothing: %s", self._doubt)
+                    return
                 await self._walk(policy)
                 if policy.audit_age_s is not None and self._logs is not None:
                     await self._logs.cut(policy.audit_age_s)
@@ -171,6 +183,21 @@ class Retention:
         finally:
             self._is_running = False
             self._due_ms = self._node.clock.monotonic_ms() + RETENTION_EVERY_S * 1000
+
+    async def _doubted(self) -> str | None:
+        """Why no age may be told by this region's clock: no other one is nearly as late."""
+        node = self._node
+        if not node.gossip.peers:
+            return None
+        answers = await node.oversight.peers.ask_all(sorted(node.gossip.peers), {})
+        times = [answer.get("now_ms") for answer in answers.values() if answer is not None]
+        latest_ms = max((each for each in times if type(each) is int), default=None)
+        if latest_ms is None:
+            return "no other region says what time it is there"
+        ahead_ms = node.clock.wall_ms() - latest_ms
+        if ahead_ms <= _AHEAD_MS_MAX:
+            return None
+        return f"the clock of {node.region} is {ahead_ms // 1000:,} s ahead of all other regions'"
 
     async def plan(self, tenant: str, age_s: int | None, bytes_: int | None) -> Plan:
         """What would go now, of what this region has. Raises ``StorageError``."""
@@ -233,7 +260,7 @@ class Retention:
             if number and number % RETENTION_DELETES_PER_S_MAX == 0:
                 await self._pause(1)
             current = self.policies.get(policy.tenant)
-            if current != policy or self.waits(policy.region) is not None:
+            if current != policy or self._cut_off(policy.region) is not None:
                 # It was taken back, or something may be written where it is not seen from here.
                 return deleted
             if not self._is_free(kept):

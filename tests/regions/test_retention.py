@@ -239,6 +239,32 @@ async def test_the_clocks_of_other_regions_do_not_matter(
         assert all(left(node, *acme("ab")) == "b" for node in (us, ap))
 
 
+async def test_a_clock_that_has_leapt_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the region that decides is ahead of all others: it says so, until it is right."""
+    async with three(tmp_path, monkeypatch) as regions:
+        us, ap = await regions.start("us"), await regions.start("ap")
+        regions.clock = clock = OffClock(0)
+        eu = await regions.start("eu")
+        await say(us, "acme:a")
+        await regions.until(regions.same)
+        retention = Retention(eu, None)
+        await retention.set(policy("eu", age_s=HOUR_S))
+        await regions.until(regions.same)
+        clock._off_ms = YEAR_MS
+        for peer in eu.gossip.peers.values():
+            peer.heard_ms = clock.monotonic_ms() + (RETENTION_EVERY_S + 1) * 1000
+        await walk(eu, retention, clock)
+        assert [left(node, "acme:a") for node in (eu, us, ap)] == ["a", "a", "a"]
+        assert "ahead of all other regions" in str(retention.waits("eu"))
+        clock._off_ms = 0
+        for peer in eu.gossip.peers.values():
+            peer.heard_ms = clock.monotonic_ms() + (RETENTION_EVERY_S + 1) * 1000
+        await walk(eu, retention, clock)
+        assert retention.waits("eu") is None
+
+
 async def test_nothing_is_deleted_while_a_region_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
