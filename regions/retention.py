@@ -32,6 +32,8 @@ from perdure.replication.tenants import Range, name_of, range_of
 log = logging.getLogger("perdure")
 
 _ID_BITS = 64
+# Since when it is noted here when something happened to a session: its first walk, at the latest.
+_NOTE = "touched_since"
 # Each page takes some milliseconds of the loop.
 _PAGE_SESSIONS = 100
 # An answer may be on its way for some seconds; ages are hours.
@@ -169,6 +171,8 @@ class Retention:
 
     async def _run(self, policies: list[Policy]) -> None:
         try:
+            if _NOTE not in self._node.storage.notes():
+                await self._node.storage.note(_NOTE, str(self._node.clock.wall_ms()))
             for policy in policies:
                 self._doubt = await self._doubted()
                 if self._doubt is not None:
@@ -214,26 +218,35 @@ class Retention:
             for name, summary in page:
                 bytes_, serial = measured[name]
                 touched_ms = summary.get("touched_ms") or 0
-                if not touched_ms and serial:
+                if not touched_ms:
                     # It was stored before that was noted: the time of its newest message is all
-                    # that is known.
-                    touched_ms = to_wall_ms(int(serial[:16], 16))
+                    # that is known; without any it may have been written to until then.
+                    touched_ms = to_wall_ms(int(serial[:16], 16)) if serial else self._noted_ms()
                 yield Kept(touched_ms, name, bytes_)
             first = page[-1][0] + "\x01"
 
-    def _is_free(self, kept: Kept) -> bool:
+    def _noted_ms(self) -> int:
+        now_ms = self._node.clock.wall_ms()
+        return int(self._node.storage.notes().get(_NOTE, now_ms))
+
+    def _is_free(self, kept: Kept, age_s: int | None) -> bool:
         """Whether a session may go: nothing has happened to it since it was chosen, no run of it is
         open, nobody is present."""
         session = self._node.state.find(kept.session)
         if session is None or not session.exists or session.messages.open_runs.ids():
             return False
+        if not session.touched_ms and session.documents.ever and age_s is not None:
+            # Of when its documents were last written to, its messages say nothing.
+            noted_s = (self._node.clock.wall_ms() - self._noted_ms()) / 1000
+            if noted_s < age_s:
+                return False
         is_quiet = session.touched_ms <= kept.touched_ms
         return is_quiet and next(iter(self._node.desk.values(kept.session)), None) is None
 
     async def _walk(self, policy: Policy) -> None:
         plan = await self.plan(policy.tenant, policy.age_s, policy.bytes)
         chosen = plan.due()
-        going = [kept for kept in chosen if self._is_free(kept)]
+        going = [kept for kept in chosen if self._is_free(kept, policy.age_s)]
         said = {"sessions": len(going), "bytes": sum(kept.bytes for kept in going)}
         if going and self._audit is not None:
             names = [name_of(kept.session) for kept in going]
@@ -263,7 +276,7 @@ class Retention:
             if current != policy or self._cut_off(policy.region) is not None:
                 # It was taken back, or something may be written where it is not seen from here.
                 return deleted
-            if not self._is_free(kept):
+            if not self._is_free(kept, policy.age_s):
                 continue
             try:
                 await self._node.delete(kept.session, None)

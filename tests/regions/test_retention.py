@@ -172,6 +172,32 @@ async def test_when_something_was_written_survives_a_start(regions: Regions) -> 
     disk.close()
 
 
+async def test_what_was_stored_before_that_was_noted_counts_from_the_first_walk(
+    regions: Regions,
+) -> None:
+    """Where no message says when it was written to: it may have been a moment ago."""
+    eu, _ = regions.node()
+    eu.start(None)
+    retention, clock = Retention(eu, None), regions.clock
+    for name in acme("abc"):
+        await eu.create(name, {"title": "x"})
+    for name in acme("bc"):
+        await say(eu, name)
+    await eu.append_document("acme:c", "d", "x")
+    for session in list(eu.state.sessions.values()):
+        session.touched_ms = 0
+    await eu.checkpoint.all()
+    clock.pass_ms(2 * HOUR_S * 1000)
+    await eu.work()
+    await retention.set(policy(age_s=HOUR_S))
+    await walk(eu, retention, clock)
+    assert left(eu, *acme("abc")) == "ac"
+    clock.pass_ms(HOUR_S * 1000)
+    await walk(eu, retention, clock)
+    assert left(eu, *acme("abc")) == ""
+    await eu.stop()
+
+
 async def nothing() -> None:
     """Instead of storing what is dirty."""
 
