@@ -109,10 +109,20 @@ def _held(partial: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"another backup is being written to {partial}") from error
+        if not _is_same(file, partial):
+            # Another one has ended in between, and what is open here is a backup by now.
+            raise ConfigError(f"another backup was being written to {partial}")
         os.ftruncate(file, 0)
         yield
     finally:
         os.close(file)
+
+
+def _is_same(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _copy(path: Path, partial: Path, tell: Tell, rest: Rest) -> int:

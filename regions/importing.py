@@ -17,6 +17,7 @@ from perdure.regions.export_block import DIGEST_BYTES, FORMAT
 from perdure.replication.ids import canonical, digest
 from perdure.replication.limits import APPEND_ITEMS_MAX, EXPORT_LINE_BYTES_MAX, TOKEN_BYTES_MAX
 from perdure.replication.parts import items_of
+from perdure.replication.tenants import is_tenant
 
 from perdure_client import Client
 from perdure_client.errors import Conflict, Deleted, Ended, PerdureError
@@ -48,7 +49,9 @@ class Report:
     def fault(self, number: int, text: str) -> None:
         """Something in this line does not do."""
         if len(self.faults) < _FAULTS_KEPT:
-            self.faults.append(f"line {number}: {text}")
+            # Of a file that anybody may have written: nothing that a terminal would obey.
+            shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+            self.faults.append(f"line {number}: {shown}")
 
 
 class Hopeless(Exception):
@@ -146,7 +149,8 @@ class Importer:
     ) -> None:
         self._block = None
         tenant, session = value.get("tenant", ""), value.get("session")
-        if value.get("format") != FORMAT or not isinstance(session, str):
+        is_known = value.get("format") == FORMAT and is_tenant(tenant)
+        if not is_known or not isinstance(session, str):
             self._report.fault(number, f"this is no export of format {FORMAT}")
             return
         if self._tenant is not None and tenant != self._tenant:

@@ -14,6 +14,7 @@ from perdure.regions.catch_up import CatchUp
 from perdure.regions.ledger import Ledger
 from perdure.regions.links import Links, PeerUnreachable
 from perdure.replication.errors import Refusal
+from perdure.replication.frames import FrameError, vector_from_json
 from perdure.replication.hlc import wall_time
 from perdure.replication.ids import check_id
 from perdure.replication.limits import REGIONS_GONE_MAX
@@ -117,21 +118,28 @@ class Membership:
             raise Refusal("conflict", detail)
         if len(self.gone) >= REGIONS_GONE_MAX:
             raise Refusal("too_many", "too many regions were removed", retry_after_s=3_600)
-        await self._ledger.put(name, {"at": wall_time(node.clock.wall_ms()), "by": by})
+        try:
+            await self._ledger.put(name, {"at": wall_time(node.clock.wall_ms()), "by": by})
+        except Refusal:
+            # Somebody else has done so meanwhile.
+            if self._ledger.get(name) is None:
+                raise
         self._changed(name)
         return {"region": name, **self.gone[name]}
 
     async def _is_drained(self, name: str) -> bool:
-        """Whether it takes nothing any more, and this region has all that it took."""
+        """Whether it takes nothing any more, and nothing would be gone with it."""
         if self._links is None:
             return False
         try:
-            status = await self._links.ask_status(name, {})
-        except PeerUnreachable:
+            status = await self._links.ask_status(name, {"held": True})
+            # What its heartbeats said last may be older than what it took last.
+            theirs = vector_from_json(status.get("held"))
+        except (PeerUnreachable, FrameError):
             return False
-        peer, held = self._node.gossip.peers.get(name), self._node.gossip.vector
+        gossip = self._node.gossip
         return status.get("state") == "draining" and all(
-            held.get(origin, 0) >= lsn
-            for origin, lsn in ({} if peer is None else peer.vector).items()
-            if origin.region == name
+            gossip.vector.get(origin, 0) >= lsn
+            or (origin.region != name and gossip.comes_itself(origin))
+            for origin, lsn in theirs.items()
         )

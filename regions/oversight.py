@@ -21,6 +21,7 @@ from perdure.regions.storage_report import StorageReport
 from perdure.regions.timeline import checked, timeline
 from perdure.regions.writer import Applied
 from perdure.replication.errors import Refusal
+from perdure.replication.frames import vector_to_json
 from perdure.replication.ids import digest
 from perdure.replication.items import End
 from perdure.replication.limits import STATUS_SESSIONS_MAX
@@ -145,6 +146,8 @@ class Oversight:
             answer["view"] = self.overview.own()
         if what.get("digest") is True and (holding := self._holding()) is not None:
             answer |= holding._asdict()
+        if what.get("held") is True:
+            answer["held"] = vector_to_json(self._node.gossip.vector)
         session = what.get("timeline")
         if isinstance(session, str) and is_session(session):
             answer["timeline"] = self.seen_of(session)

@@ -32,8 +32,12 @@ from perdure.replication.tenants import Range, name_of, range_of
 log = logging.getLogger("perdure")
 
 _ID_BITS = 64
+# Since when it is noted here when something happened to a session: its first walk, at the latest.
+_NOTE = "touched_since"
 # Each page takes some milliseconds of the loop.
 _PAGE_SESSIONS = 100
+# An answer may be on its way for some seconds; ages are hours.
+_AHEAD_MS_MAX = 60_000
 # So many sessions are named where a few would do.
 NAMES_TOLD_MAX = 20
 
@@ -51,6 +55,8 @@ class Retention:
         self._newest: dict[str, tuple[str, Policy | None]] = {}
         self._walks: dict[str, dict[str, Any]] = {}
         self._is_running = False
+        # Why the last walk did not believe this region's clock.
+        self._doubt: str | None = None
         # What everybody had when the walk became due: it begins when this region has that too.
         self._horizon: Vector | None = None
         self._due_ms = 0
@@ -121,6 +127,10 @@ class Retention:
 
     def waits(self, region: str) -> str | None:
         """Why the region that decides deletes nothing now, as far as is known here."""
+        doubt = self._doubt if region == self._node.region else None
+        return self._cut_off(region) or doubt
+
+    def _cut_off(self, region: str) -> str | None:
         node, now_ms = self._node, self._node.clock.monotonic_ms()
         if region != node.region:
             decider = node.gossip.peers.get(region)
@@ -144,7 +154,7 @@ class Retention:
         mine = [p for p in self.policies.values() if p.region == node.region]
         if not mine or self._is_running or now_ms < self._due_ms:
             return
-        if self.waits(node.region) is not None:
+        if self._cut_off(node.region) is not None:
             self._horizon = None
             return
         if self._horizon is None:
@@ -161,7 +171,13 @@ class Retention:
 
     async def _run(self, policies: list[Policy]) -> None:
         try:
+            if _NOTE not in self._node.storage.notes():
+                await self._node.storage.note(_NOTE, str(self._node.clock.wall_ms()))
             for policy in policies:
+                self._doubt = await self._doubted()
+                if self._doubt is not None:
+                    log.warning("retention deletes nothing: %s", self._doubt)
+                    return
                 await self._walk(policy)
                 if policy.audit_age_s is not None and self._logs is not None:
                     await self._logs.cut(policy.audit_age_s)
@@ -171,6 +187,21 @@ class Retention:
         finally:
             self._is_running = False
             self._due_ms = self._node.clock.monotonic_ms() + RETENTION_EVERY_S * 1000
+
+    async def _doubted(self) -> str | None:
+        """Why no age may be told by this region's clock: no other one is nearly as late."""
+        node = self._node
+        if not node.gossip.peers:
+            return None
+        answers = await node.oversight.peers.ask_all(sorted(node.gossip.peers), {})
+        times = [answer.get("now_ms") for answer in answers.values() if answer is not None]
+        latest_ms = max((each for each in times if type(each) is int), default=None)
+        if latest_ms is None:
+            return "no other region says what time it is there"
+        ahead_ms = node.clock.wall_ms() - latest_ms
+        if ahead_ms <= _AHEAD_MS_MAX:
+            return None
+        return f"the clock of {node.region} is {ahead_ms // 1000:,} s ahead of all other regions'"
 
     async def plan(self, tenant: str, age_s: int | None, bytes_: int | None) -> Plan:
         """What would go now, of what this region has. Raises ``StorageError``."""
@@ -187,26 +218,35 @@ class Retention:
             for name, summary in page:
                 bytes_, serial = measured[name]
                 touched_ms = summary.get("touched_ms") or 0
-                if not touched_ms and serial:
+                if not touched_ms:
                     # It was stored before that was noted: the time of its newest message is all
-                    # that is known.
-                    touched_ms = to_wall_ms(int(serial[:16], 16))
+                    # that is known; without any it may have been written to until then.
+                    touched_ms = to_wall_ms(int(serial[:16], 16)) if serial else self._noted_ms()
                 yield Kept(touched_ms, name, bytes_)
             first = page[-1][0] + "\x01"
 
-    def _is_free(self, kept: Kept) -> bool:
+    def _noted_ms(self) -> int:
+        now_ms = self._node.clock.wall_ms()
+        return int(self._node.storage.notes().get(_NOTE, now_ms))
+
+    def _is_free(self, kept: Kept, age_s: int | None) -> bool:
         """Whether a session may go: nothing has happened to it since it was chosen, no run of it is
         open, nobody is present."""
         session = self._node.state.find(kept.session)
         if session is None or not session.exists or session.messages.open_runs.ids():
             return False
+        if not session.touched_ms and session.documents.ever and age_s is not None:
+            # Of when its documents were last written to, its messages say nothing.
+            noted_s = (self._node.clock.wall_ms() - self._noted_ms()) / 1000
+            if noted_s < age_s:
+                return False
         is_quiet = session.touched_ms <= kept.touched_ms
         return is_quiet and next(iter(self._node.desk.values(kept.session)), None) is None
 
     async def _walk(self, policy: Policy) -> None:
         plan = await self.plan(policy.tenant, policy.age_s, policy.bytes)
         chosen = plan.due()
-        going = [kept for kept in chosen if self._is_free(kept)]
+        going = [kept for kept in chosen if self._is_free(kept, policy.age_s)]
         said = {"sessions": len(going), "bytes": sum(kept.bytes for kept in going)}
         if going and self._audit is not None:
             names = [name_of(kept.session) for kept in going]
@@ -233,10 +273,10 @@ class Retention:
             if number and number % RETENTION_DELETES_PER_S_MAX == 0:
                 await self._pause(1)
             current = self.policies.get(policy.tenant)
-            if current != policy or self.waits(policy.region) is not None:
+            if current != policy or self._cut_off(policy.region) is not None:
                 # It was taken back, or something may be written where it is not seen from here.
                 return deleted
-            if not self._is_free(kept):
+            if not self._is_free(kept, policy.age_s):
                 continue
             try:
                 await self._node.delete(kept.session, None)

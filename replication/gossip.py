@@ -93,6 +93,11 @@ class Gossip:
     def _accepts_itself(peer: Peer, origin: Origin) -> bool:
         return origin.region == peer.name and origin.incarnation == peer.incarnation
 
+    def comes_itself(self, origin: Origin) -> bool:
+        """Whether the region of this origin is linked and still sends what it accepted."""
+        peer = self.peers.get(origin.region)
+        return peer is not None and peer.connected and self._accepts_itself(peer, origin)
+
     def on_every_disk(self) -> Vector:
         """The lsn of each origin up to which every configured peer says that it has it."""
         return {

@@ -252,6 +252,22 @@ async def test_a_file_of_several_tenants_needs_a_choice(serve):
         assert other.node.message("t", "m")["text"] == "other:t"
 
 
+async def test_a_file_of_a_stranger_neither_breaks_off_nor_moves_the_cursor(serve):
+    """A header with a tenant that is none is a fault like any other; and of what the file says,
+    nothing reaches a terminal that it would obey."""
+    header = {"kind": "header", "format": 1, "session": "s"}
+    strange = [{**header, "tenant": tenant} for tenant in ([], 5, "A b", None)]
+    failed = {"kind": "failed", "detail": "\x1b[2J\x9b2J\u202e"}
+    said = [*strange, header, {"kind": "session", "created": "x", "metadata": {}}, failed]
+    async with serve() as region:
+        report = await imported(region, [json.dumps(line).encode() + b"\n" for line in said])
+        assert region.node.metadata("s") == {"imported": {"created": "x"}}
+    assert [fault.split(":")[0] for fault in report.faults[:-1]] == [
+        f"line {n}" for n in range(1, 5)
+    ]
+    assert report.faults[-1] == r"line 7: session s is not whole: \x1b[2J\x9b2J\x202e"
+
+
 async def test_the_commands(serve, tmp_path: Path, capsysbinary):
     """``export`` of all, into a file, and ``import`` of that; their exit codes."""
 

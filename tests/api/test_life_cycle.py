@@ -136,3 +136,11 @@ async def test_removing_a_region_for_good(serve):
             "POST", "/v1/sessions/s/messages", {"id": "m", "role": "user", "text": "x"}
         )
         assert sent.json["stable"] is None
+
+
+async def test_two_operators_remove_it_at_once(serve):
+    """Both are told the same, whoever was first."""
+    async with serve(peers=["us"]) as region:
+        asked = [region.node.forget_region("us", by=who) for who in ("ana", "ben")]
+        first, second = await asyncio.gather(*asked)
+        assert first == second and first["by"] in ("ana", "ben")

@@ -1,6 +1,7 @@
 """A region is copied while it runs; what comes back from the copy loses and revives nothing."""
 
 import asyncio
+import fcntl
 import json
 import shutil
 import sqlite3
@@ -302,6 +303,25 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_done(
     with pytest.raises(StorageFull, match="bytes free"):
         make(tmp_path / "data", tmp_path / "c")
     assert not list(tmp_path.glob("c*"))
+
+
+def test_a_backup_that_ends_just_now_is_not_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a second one to the same file, which had opened the unfinished one and waited for it."""
+    seed(tmp_path / "data")
+    lock = fcntl.flock
+
+    def ends_first(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        make(tmp_path / "data", tmp_path / "b")
+        lock(file, how)
+
+    (tmp_path / "b.partial").touch()
+    monkeypatch.setattr(fcntl, "flock", ends_first)
+    with pytest.raises(ConfigError, match="another backup"):
+        make(tmp_path / "data", tmp_path / "b")
+    assert backup.check(tmp_path / "b", quiet).database_bytes
 
 
 async def test_the_commands_at_a_region_that_runs(

@@ -172,6 +172,32 @@ async def test_when_something_was_written_survives_a_start(regions: Regions) -> 
     disk.close()
 
 
+async def test_what_was_stored_before_that_was_noted_counts_from_the_first_walk(
+    regions: Regions,
+) -> None:
+    """Where no message says when it was written to: it may have been a moment ago."""
+    eu, _ = regions.node()
+    eu.start(None)
+    retention, clock = Retention(eu, None), regions.clock
+    for name in acme("abc"):
+        await eu.create(name, {"title": "x"})
+    for name in acme("bc"):
+        await say(eu, name)
+    await eu.append_document("acme:c", "d", "x")
+    for session in list(eu.state.sessions.values()):
+        session.touched_ms = 0
+    await eu.checkpoint.all()
+    clock.pass_ms(2 * HOUR_S * 1000)
+    await eu.work()
+    await retention.set(policy(age_s=HOUR_S))
+    await walk(eu, retention, clock)
+    assert left(eu, *acme("abc")) == "ac"
+    clock.pass_ms(HOUR_S * 1000)
+    await walk(eu, retention, clock)
+    assert left(eu, *acme("abc")) == ""
+    await eu.stop()
+
+
 async def nothing() -> None:
     """Instead of storing what is dirty."""
 
@@ -237,6 +263,32 @@ async def test_the_clocks_of_other_regions_do_not_matter(
         assert left(eu, *acme("ab")) == "b"
         await regions.until(regions.same)
         assert all(left(node, *acme("ab")) == "b" for node in (us, ap))
+
+
+async def test_a_clock_that_has_leapt_deletes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the region that decides is ahead of all others: it says so, until it is right."""
+    async with three(tmp_path, monkeypatch) as regions:
+        us, ap = await regions.start("us"), await regions.start("ap")
+        regions.clock = clock = OffClock(0)
+        eu = await regions.start("eu")
+        await say(us, "acme:a")
+        await regions.until(regions.same)
+        retention = Retention(eu, None)
+        await retention.set(policy("eu", age_s=HOUR_S))
+        await regions.until(regions.same)
+        clock._off_ms = YEAR_MS
+        for peer in eu.gossip.peers.values():
+            peer.heard_ms = clock.monotonic_ms() + (RETENTION_EVERY_S + 1) * 1000
+        await walk(eu, retention, clock)
+        assert [left(node, "acme:a") for node in (eu, us, ap)] == ["a", "a", "a"]
+        assert "ahead of all other regions" in str(retention.waits("eu"))
+        clock._off_ms = 0
+        for peer in eu.gossip.peers.values():
+            peer.heard_ms = clock.monotonic_ms() + (RETENTION_EVERY_S + 1) * 1000
+        await walk(eu, retention, clock)
+        assert retention.waits("eu") is None
 
 
 async def test_nothing_is_deleted_while_a_region_is_away(

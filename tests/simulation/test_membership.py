@@ -185,6 +185,29 @@ def test_a_region_at_work_is_removed_only_when_it_is_drained_or_by_force() -> No
     played(scene)
 
 
+@pytest.mark.failure("C4")
+def test_what_a_drained_region_alone_has_of_another_is_waited_for() -> None:
+    """It hands on what it took of one that is lost by now: it is not removed before that is done,
+    or the acknowledged word of the lost one were gone with it."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.until(stage.equal, EQUAL_S_MAX)
+        stage.cut("eu-ap")
+        await asyncio.sleep(LONG_S)
+        await send(stage, "ap", "handed-on")
+        await stage.until(lambda: "handed-on" in ids(stage, "us"), EQUAL_S_MAX)
+        stage.kill("ap")
+        assert await stage.ask("us", stage.node("us").begin_drain())
+        with pytest.raises(Refusal) as refused:
+            await forget(stage, "eu", "us")
+        assert refused.value.code == "conflict" and "handed-on" not in ids(stage, "eu")
+        await stage.until(lambda: "handed-on" in ids(stage, "eu"), EQUAL_S_MAX)
+        await forget(stage, "eu", "us")
+        await stage.until(stage.node("us").membership.expelled.is_set, EQUAL_S_MAX)
+
+    played(scene)
+
+
 def test_a_region_is_added_while_the_others_run() -> None:
     """With an empty disk; the links between the others stay as they were, it is ready once it has
     everything, and from then on it is waited for. One that was removed is not taken again."""
