@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from perdure.regions.config import (
     JWT_LEEWAY_S_MAX,
+    LOOPBACK,
     PEER_SECRET,
     PORT_MAX,
     Config,
@@ -53,6 +54,7 @@ def faults(config: Config) -> Iterator[str]:
         yield f"--otlp {config.otlp} must be a URL, as http://localhost:4318/v1/traces"
     if config.public_url is not None and urlsplit(config.public_url).scheme not in _WEB:
         yield f"--public-url {config.public_url} must be a URL, as https://eu.example.com"
+    yield from _origin_faults(config)
     yield from peers_faults(config)
     yield from _links_faults(config)
     yield from _clients_faults(config)
@@ -78,6 +80,17 @@ def _ports_faults(config: Config) -> Iterator[str]:
         elif port in known:
             yield f"{known[port]} and {name} are both {port}; they must differ"
         known[port] = name
+
+
+def _origin_faults(config: Config) -> Iterator[str]:
+    for origin in config.cors_origins:
+        parts = urlsplit(origin)
+        is_one = parts.scheme in _WEB and f"{parts.scheme}://{parts.netloc}" == origin
+        if origin not in (LOOPBACK, "*", "null") and not (is_one and parts.netloc):
+            yield (
+                f"--cors-origin {origin} must be as a browser names a page's origin, as"
+                f" https://chat.example.com, or {LOOPBACK}"
+            )
 
 
 def _grants_faults(config: Config) -> Iterator[str]:

@@ -21,6 +21,9 @@ def write_json(directory: Path, name: str, value: dict[str, Any]) -> None:
     path, fresh = directory / name, directory / f"{name}.new"
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
+        # Who makes backups may be another user than the region, which reads this. The directory is
+        # what keeps others out.
+        os.fchmod(file, 0o644)
         os.write(file, json.dumps(value).encode())
         os.fsync(file)
     finally:

@@ -152,6 +152,8 @@ def test_weak_or_unreadable_secrets_do_not_start(tmp_path: Path) -> None:
     [
         ({"region": "e u"}, "--region 'e u' must be"),
         ({"peers": {"eu": "http://h"}}, "--peer eu is this region itself"),
+        ({"cors_origins": ("chat.example",)}, "--cors-origin chat.example must be as a browser"),
+        ({"cors_origins": ("https://a", "https://a/")}, "--cors-origin https://a/ must be as"),
         ({"host": "0.0.0.0"}, "--dev-no-auth serves anybody, so it listens on loopback only"),
         ({"host": "example.org"}, "loopback only"),
         ({"peer_host": "0.0.0.0"}, "peers are taken on loopback only, not on 0"),
