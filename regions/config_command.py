@@ -89,7 +89,11 @@ def _show(options: argparse.Namespace) -> int:
 def _effective(loaded: Loaded) -> dict[str, dict[str, Any]]:
     """Each setting, and where it is from; of a secret, whether there is one."""
     found: dict[str, dict[str, Any]] = {}
-    for name in Settings.model_fields:
+    for name, setting in Settings.model_fields.items():
+        if name not in loaded.origins and setting.is_required():
+            # What stands in its place is nobody's value.
+            found[name] = {"value": None, "from": "required"}
+            continue
         value = getattr(loaded.settings, name)
         value = str(value) if isinstance(value, Path) else value
         value = list(value) if isinstance(value, tuple) else value

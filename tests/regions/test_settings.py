@@ -253,6 +253,9 @@ def test_config_show_hides_secrets(
     shown = capsys.readouterr()
     assert json.loads(shown.out)["settings"]["region"] == {"value": "eu", "from": "--region"}
     assert "hunter2" not in shown.out + shown.err
+    assert main(["config", "show", "--region", "eu", "--json"]) == 2
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["data"] == {"value": None, "from": "required"}
 
 
 def test_certificates_that_end_soon(tmp_path: Path) -> None:
