@@ -201,7 +201,6 @@ def _add_all(
     add_metrics(routes, node, version)
     add_life_cycle(routes, node, door)
     add_admin(routes, node, door, version, url)
-    routes.state.refusals = node.oversight.refusals
     add_admin_page(routes)
     add_retention(routes, node, door)
     add_exporting(routes, node, door, version)
@@ -230,22 +229,19 @@ class _Refused(Response):
         await refuse(self._error, [], receive, send)
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    request.app.state.refusals.note(error)
+async def _problem(_: Request, error: Exception) -> Response:
     return _Refused(error)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refusals = {
+    known = {
         404: Refusal("not_found", "there is nothing at this path"),
         405: Refusal(
             "method_not_allowed", "this path does not take this method", allow=_allowed(request)
         ),
     }
-    found = refusals.get(error.status_code, error)
-    request.app.state.refusals.note(found)
-    return _Refused(found)
+    return _Refused(known.get(error.status_code, error))
 
 
 def _allowed(request: Request) -> str:

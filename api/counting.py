@@ -11,6 +11,7 @@ from perdure.api.bodies import Scope
 from perdure.api.needs import OF_FRAMES, operations
 from perdure.api.problems import as_refusal
 from perdure.regions.meters import OTHER, Meters
+from perdure.regions.node import Node
 from perdure.regions.tracing import CURRENT
 
 _TOLD = "perdure.answered"
@@ -89,21 +90,22 @@ def operation(method: str, path: str, parts: list[str]) -> str:
 class Counting:
     """Counts the requests of a region."""
 
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._meters = node.meters
 
     def answered(self, scope: Scope, told: Told, status: int) -> None:
         """The answer to a request begins."""
         op = operation(scope["method"], scope["path"], told.parts)
         self._meters.requests.add(1, op, str(status))
         if told.error is not None:
-            count_error(self._meters, told.error)
+            count_error(self._node, told.error)
 
     def shaken(self, status: int, error: Exception | None = None) -> None:
         """A handshake of a WebSocket was answered."""
         self._meters.requests.add(1, "GET /v1/sessions/*/ws", str(status))
         if error is not None:
-            count_error(self._meters, error)
+            count_error(self._node, error)
 
     @contextlib.contextmanager
     def open(self, transport: str) -> Iterator[None]:
@@ -115,9 +117,10 @@ class Counting:
             self._meters.connections.add(-1, transport)
 
 
-def count_error(meters: Meters, error: Exception) -> None:
-    """Something was refused, or failed."""
-    refusal = as_refusal(error)
+def count_error(node: Node, error: Exception) -> None:
+    """Something was refused, or failed: in the metrics, and for the operators' page."""
+    refusal, meters = as_refusal(error), node.meters
+    node.oversight.refusals.note(error)
     meters.errors.add(1, refusal.code)
     if refusal.code == "too_many":
         meters.limited.add(1, str(refusal.extra.get("limit", "region")))

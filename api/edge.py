@@ -80,7 +80,7 @@ class Edge:
         self._door = door
         self._routes = routes
         self._meter = meter
-        self._counting = Counting(node.meters)
+        self._counting = Counting(node)
         self._gate = Gate()
         self._polls = Polls(node)
         self._sockets = Sockets(node, door)
@@ -132,7 +132,6 @@ class Edge:
             self._counting.shaken(problem(error).status, error)
             if isinstance(error, Refusal) and error.code == "unauthorized":
                 self._note_guess(scope)
-            self._node.oversight.refusals.note(error)
             await refuse_socket(error, self._headers, send)
             return
         self._counting.shaken(101)
@@ -177,12 +176,10 @@ class Edge:
                 where = (scope["method"], scope.get("raw_path"))
                 log.exception("%s %r failed", *where, extra=told.place())
             known, told.error = told.error, error
-            # What the routes have answered with a problem is counted.
-            if known is not error:
-                self._node.oversight.refusals.note(error)
             if started:
+                # What the routes have answered with a problem is counted.
                 if known is not error:
-                    count_error(self._node.meters, error)
+                    count_error(self._node, error)
                 # Too late for a problem: the answer ends short, and the client sees that.
                 return
             await refuse(error, self._headers, receive, watched)

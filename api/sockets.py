@@ -257,8 +257,7 @@ class Socket:
         except Exception as error:
             if not isinstance(error, Refusal | StorageError):
                 log.exception("a frame failed", extra={"session": frame.get("session")})
-            count_error(self._node.meters, error)
-            self._node.oversight.refusals.note(error)
+            count_error(self._node, error)
             status, body = refusal_of(error)
         count_frame(self._node.meters, frame, status)
         reply = {"reply": number, "status": status, "body": body}

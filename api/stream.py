@@ -339,8 +339,7 @@ async def stream(
     except Exception as error:
         if not isinstance(error, Refusal | StorageError):
             log.exception("stream failed", extra={"session": session})
-        count_error(node.meters, error)
-        node.oversight.refusals.note(error)
+        count_error(node, error)
         last = problem(error).encode() + b"\n"
     finally:
         for task in tasks:
