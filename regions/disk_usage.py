@@ -19,7 +19,7 @@ def disk_usage(database: Path) -> DiskUsage | None:
     """What is so now; None where it cannot be told."""
     try:
         database_bytes = database.stat().st_size
-        system = os.statvfs(database)
+        system = os.statvfs(database.parent)
     except OSError:
         return None
     try:

@@ -1,8 +1,6 @@
 """How much a database on SQLite holds: what it costs to say so does not grow with that."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from perdure.regions.ports import OriginLog
 from perdure.replication.records import Origin
@@ -50,20 +48,3 @@ def sizes(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[int, st
         serial = row[1] or ""
         found[id_] = (row[0] or 0, serial if serial >= FIRST_SHOWN else "")
     return found
-
-
-def file_bytes(path: Path) -> int:
-    """How long a file is; 0 where there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def free_bytes(directory: Path) -> int | None:
-    """How much room is left on the disk of a directory; None where it does not say."""
-    try:
-        found = os.statvfs(directory)
-    except OSError:
-        return None
-    return found.f_bavail * found.f_frsize

@@ -13,6 +13,7 @@ from pathlib import Path
 from perdure.regions import erasure_tables, image_tables, log_tables, measures, quarantine
 from perdure.regions.cipher import Clear
 from perdure.regions.damage import Damage
+from perdure.regions.disk_usage import disk_usage
 from perdure.regions.free_space import FreeSpace
 from perdure.regions.identity import last_backup_ms
 from perdure.regions.image_tables import Sums
@@ -327,12 +328,11 @@ class SqliteStorage(ErasingStorage):
 
     async def measure(self) -> Measures:
         """How much is stored. Raises ``StorageFailed``."""
-        ids = dict(self._ids)
-        wal = self.path.with_name(f"{self.path.name}-wal")
+        ids, usage = dict(self._ids), disk_usage(self.path)
         return Measures(
             await self._read(lambda c: measures.logs(c, ids)),
-            measures.file_bytes(self.path),
-            measures.file_bytes(wal),
+            0 if usage is None else usage.database_bytes,
+            0 if usage is None else usage.wal_bytes,
             bool(self._cipher.keys),
             last_backup_ms(self.directory),
         )
@@ -344,7 +344,8 @@ class SqliteStorage(ErasingStorage):
 
     def free_bytes(self) -> int | None:
         """How much room is left on the disk."""
-        return measures.free_bytes(self.directory)
+        usage = disk_usage(self.path)
+        return None if usage is None else usage.free_bytes
 
     # The disk
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from perdure.regions import journal as journal_module
 from perdure.regions.activity import Activity
 from perdure.regions.connections import Connections, Progress
+from perdure.regions.disk_usage import disk_usage
 from perdure.regions.history import NAMES, History
 from perdure.regions.journal import REPEATED_MS, Journal
 from perdure.regions.lag import Lag
-from perdure.regions.measures import file_bytes, free_bytes
 from perdure.regions.peer_views import DIGEST_MS_MAX, PeerView
 from perdure.regions.ports import StorageFull
 from perdure.regions.refusals import TEXT_CHARS_MAX, Refusals
@@ -358,7 +358,7 @@ async def test_how_much_is_stored(tmp_path) -> None:
     found = await storage.measure()
     assert [(log.origin, log.records, log.bytes) for log in found.logs] == [(EU, 4, 200)]
     assert found.wal_bytes > 0 and not found.encrypted
-    assert found.database_bytes == file_bytes(storage.path)
+    assert found.database_bytes == storage.path.stat().st_size
     assert await storage.sizes(["s"]) == {"s": (0, "")}
-    assert (storage.free_bytes() or 0) > 0 and free_bytes(tmp_path / "gone") is None
+    assert (storage.free_bytes() or 0) > 0 and disk_usage(tmp_path / "gone") is None
     storage.close()
