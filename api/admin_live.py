@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import Response
-from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.bodies import Receive, Scope, Send, until_gone
 from perdure.api.hot import encode_json, stream_headers, write_slices
 from perdure.api.standing import Needs, standing_of
 from perdure.regions.history import NAMES, STEP_S
@@ -91,8 +91,7 @@ class Live(Response):
                 gone.cancel()
 
     async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(receive)
         self._end(None)
 
     async def _write(self, send: Send) -> None:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from perdure.api.admin_actions import Acting
 from perdure.api.admin_live import Looking
 from perdure.api.answers import authority_of
-from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.bodies import Receive, Scope, Send, until_gone
 from perdure.api.door import Door
 from perdure.api.fields import query
 from perdure.api.hot import tell
@@ -40,13 +40,8 @@ class Tail(Response):
             self._looking.one_more(),
             standing_of(scope).held(None, reader.expire_grant, _NEEDS),
         ):
-            gone = asyncio.ensure_future(_until_gone(receive))
+            gone = asyncio.ensure_future(until_gone(receive))
             await tell(self._node, reader, gone, send, [])
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def add_tail(routes: FastAPI, node: Node, door: Door, looking: Looking) -> None:

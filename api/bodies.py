@@ -157,3 +157,9 @@ def parse_object(raw: bytes, *, empty: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal("invalid_body", "the body must be a JSON object")
     return value
+
+
+async def until_gone(receive: Receive) -> None:
+    """Until the client has left; whatever else comes is passed over."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -17,6 +17,7 @@ from perdure.api.bodies import (
     header,
     parse_object,
     read_body,
+    until_gone,
 )
 from perdure.api.connecting import cut_by, follow
 from perdure.api.fields import Fields, ack_wait_ms, member_of, query
@@ -195,7 +196,7 @@ async def events(
     reader = node.subscribe(session, cursor, member, data)
     follow(scope, reader, member)
     with standing.held(session, reader.expire_grant, reads(member)):
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         cut_by(scope, gone)
         await tell(node, reader, gone, send, headers)
 
@@ -246,11 +247,6 @@ async def write_slices(send: Send, body: bytes) -> None:
         piece = body if len(body) <= SLICE_BYTES else body[start : start + SLICE_BYTES]
         message = {"type": "http.response.body", "body": piece, "more_body": True}
         await within(WRITE_S_MAX, send(message))
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def encode_json(value: Any) -> bytes:

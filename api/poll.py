@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.bodies import Receive, Scope, Send, until_gone
 from perdure.api.connecting import follow
 from perdure.api.fields import member_of, poll_wait_ms, query
 from perdure.api.hot import JSON, WRITE_S_MAX, respond
@@ -85,7 +85,7 @@ class Polls:
         turn = Turn(self._node, asked, self._take(asked))
         reader = turn.reader
         follow(scope, reader, asked.member)
-        gone = asyncio.ensure_future(_until_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         try:
             with standing.held(session, reader.expire_grant, reads(asked.member)):
                 await turn.wait(gone)
@@ -232,8 +232,3 @@ def _asked(scope: Scope, session: str) -> Asked:
     tag = "" if tag == _UNKNOWN else tag
     wait_s = poll_wait_ms(values) / 1000
     return Asked(session, cursor, wait_s, name, tag, *member_of(values))
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

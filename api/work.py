@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from perdure.api.bodies import Receive, Scope, Send
+from perdure.api.bodies import Receive, Scope, Send, until_gone
 from perdure.api.connecting import connection_of, cut_by
 from perdure.api.fields import poll_wait_ms, query
 from perdure.api.hot import JSON, KEEP_ALIVE, respond, stream_headers, write_slices
@@ -35,7 +35,7 @@ async def work_feed(
     standing = standing_of(scope)
     if (worker := values.get("worker")) is not None:
         standing.authority.check_name(worker, "worker")
-    gone = asyncio.ensure_future(_until_gone(receive))
+    gone = asyncio.ensure_future(until_gone(receive))
     try:
         if _wants_stream(scope):
             reader = node.follow_agent(agent, worker)
@@ -131,8 +131,3 @@ async def _write(reader: WorkReader, send: Send, headers: Headers) -> None:
 def _encode(told: Told) -> bytes:
     name, data = told
     return f"event: {name}\ndata: {data}\n\n".encode()
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
