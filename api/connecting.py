@@ -27,7 +27,11 @@ def connected(
         whose = (authority.subject, meter.address(scope))
         with node.oversight.connections.opened(kind, session, *whose) as connection:
             scope[_IN_SCOPE] = connection
-            yield
+            node.meters.connections.add(1, kind)
+            try:
+                yield
+            finally:
+                node.meters.connections.add(-1, kind)
 
 
 def follow(scope: Scope, reader: Reader, member: str | None) -> None:

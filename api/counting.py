@@ -3,7 +3,6 @@
 Operations are a short list, whatever clients ask for: an id is never part of one.
 """
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,15 +105,6 @@ class Counting:
         self._meters.requests.add(1, "GET /v1/sessions/*/ws", str(status))
         if error is not None:
             count_error(self._node, error)
-
-    @contextlib.contextmanager
-    def open(self, transport: str) -> Iterator[None]:
-        """One more of this kind, while it lasts."""
-        self._meters.connections.add(1, transport)
-        try:
-            yield
-        finally:
-            self._meters.connections.add(-1, transport)
 
 
 def count_error(node: Node, error: Exception) -> None:

@@ -135,7 +135,6 @@ class Edge:
             await refuse_socket(error, self._headers, send)
             return
         self._counting.shaken(101)
-        going_on.enter_context(self._counting.open("websocket" if seat is None else "document"))
         if seat is None:
             await self._sockets.serve(scope, receive, send, parts[3], headers)
             return
@@ -205,7 +204,7 @@ class Edge:
         if (agent := _agent_of(scope)) is not None:
             agent = session_key(standing.authority.tenant, agent)
             headers = await self._count(scope, standing, None)
-            with self._counting.open("work"), self._connected(scope, standing, "work", None):
+            with self._connected(scope, standing, "work", None):
                 await work_feed(self._node, scope, receive, send, agent, headers)
             return
         writes = len(parts) > 3 and scope["method"] not in ("GET", "HEAD")
@@ -320,7 +319,7 @@ class Edge:
             return
         kind = "sse" if parts[-1] == "events" else parts[-1]
         standing = standing_of(scope)
-        with self._connected(scope, standing, kind, parts[3]), self._counting.open(kind):
+        with self._connected(scope, standing, kind, parts[3]):
             if parts[-1] == "poll":
                 await self._polls.answer(scope, receive, send, parts[3], headers)
             elif parts[-1] == "events":
