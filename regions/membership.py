@@ -110,12 +110,8 @@ class Membership:
         if peer is None and all(origin.region != name for origin in node.gossip.vector):
             raise Refusal("not_found", f"this region knows no region {name}")
         state = "down" if peer is None else peer.state(node.clock.monotonic_ms())
-        if state != "down" and not force and not await self._is_drained(name):
-            detail = (
-                f"region {name} is {state}: drain it first, until all that it has accepted is"
-                " here; or force this"
-            )
-            raise Refusal("conflict", detail)
+        if not force:
+            await self._check_idle(name, state)
         if len(self.gone) >= REGIONS_GONE_MAX:
             raise Refusal("too_many", "too many regions were removed", retry_after_s=3_600)
         try:
@@ -126,6 +122,43 @@ class Membership:
                 raise
         self._changed(name)
         return {"region": name, **self.gone[name]}
+
+    async def _check_idle(self, name: str, state: str) -> None:
+        """Whether it may be removed without force. Raises ``Refusal`` ``conflict``."""
+        if state != "down":
+            if await self._is_drained(name):
+                return
+            detail = (
+                f"region {name} is {state}: drain it first, until all that it has accepted is"
+                " here; or force this"
+            )
+        else:
+            others = sorted(self._others(name))
+            told = await asyncio.gather(*(self._hears(other, name) for other in others))
+            heard = [other for other, hears in zip(others, told, strict=True) if hears]
+            if not heard:
+                return
+            detail = (
+                f"region {name} is down for {self._node.region}, and heard by {', '.join(heard)}:"
+                f" ask {heard[0]} to remove it, once it is drained; or force this"
+            )
+        raise Refusal("conflict", detail)
+
+    def _others(self, name: str) -> set[str]:
+        now_ms = self._node.clock.monotonic_ms()
+        peers = self._node.gossip.peers.items()
+        return {other for other, peer in peers if other != name and peer.state(now_ms) != "down"}
+
+    async def _hears(self, other: str, name: str) -> bool:
+        """Whether another region says that it hears this one; who does not answer says nothing."""
+        if self._links is None:
+            return False
+        try:
+            status = await self._links.ask_status(other, {"peers": True})
+        except PeerUnreachable:
+            return False
+        peers = status.get("peers")
+        return isinstance(peers, dict) and peers.get(name) in ("up", "suspect")
 
     async def _is_drained(self, name: str) -> bool:
         """Whether it takes nothing any more, and nothing would be gone with it."""

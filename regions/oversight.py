@@ -148,6 +148,9 @@ class Oversight:
             answer |= holding._asdict()
         if what.get("held") is True:
             answer["held"] = vector_to_json(self._node.gossip.vector)
+        if what.get("peers") is True:
+            peers, now_ms = self._node.gossip.peers.items(), self._clock.monotonic_ms()
+            answer["peers"] = {name: peer.state(now_ms) for name, peer in peers}
         session = what.get("timeline")
         if isinstance(session, str) and is_session(session):
             answer["timeline"] = self.seen_of(session)

@@ -186,6 +186,28 @@ def test_a_region_at_work_is_removed_only_when_it_is_drained_or_by_force() -> No
 
 
 @pytest.mark.failure("C4")
+def test_a_region_that_another_one_hears_is_not_removed_as_down() -> None:
+    """Two that are cut off from each other, and are both heard by a third, do not remove each
+    other; once nobody hears it, it is done."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.until(stage.equal, EQUAL_S_MAX)
+        stage.cut("eu-ap")
+        await asyncio.sleep(LONG_S)
+        for at, name in (("eu", "ap"), ("ap", "eu")):
+            with pytest.raises(Refusal) as refused:
+                await forget(stage, at, name)
+            assert refused.value.code == "conflict"
+            assert f"{name} is down for {at}, and heard by us: ask us" in str(refused.value)
+        assert stage.node("eu").gossip.gone == {} == stage.node("ap").gossip.gone
+        await down(stage, "ap")
+        await forget(stage, "eu", "ap")
+        await stage.until(lambda: gone(stage, "eu", "us"), EQUAL_S_MAX)
+
+    played(scene)
+
+
+@pytest.mark.failure("C4")
 def test_what_a_drained_region_alone_has_of_another_is_waited_for() -> None:
     """It hands on what it took of one that is lost by now: it is not removed before that is done,
     or the acknowledged word of the lost one were gone with it."""
