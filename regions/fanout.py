@@ -280,7 +280,7 @@ class Fanout:
         """``pin`` is told of a session that has got readers, ``unpin`` when the last has left;
         ``roster`` says who is present in a session, ``runs`` which runs are not over, as JSON."""
         self._feeds: dict[str, Feed] = {}
-        self._waking = Waking()
+        self.waking = Waking()
         self.handing = handing
         self._roster = roster
         self._runs = runs
@@ -310,7 +310,7 @@ class Fanout:
         self.check_room()
         feed = self._feeds.get(session.id)
         if feed is None:
-            feed = Feed(session, self._roster(session.id), self._runs, self.handing, self._waking)
+            feed = Feed(session, self._roster(session.id), self._runs, self.handing, self.waking)
             feed.now_ms = now_ms
         first, returning = resume(session, position, now_ms, feed)
         if position is not None:

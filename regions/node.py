@@ -142,6 +142,7 @@ class Node(LifeCycle):
         if links is not None:
             self.membership.begin(links)
             self.desk.wake = links.wake
+        self.fanout.waking.is_disk_at_work = self._writer.is_at_work
         self._tasks = [
             asyncio.create_task(self._writer.run(), name="perdure-writer"),
             asyncio.create_task(self._tick(), name="perdure-tick"),

@@ -200,6 +200,10 @@ class Writer:
         finally:
             self._waiting.discard(done)
 
+    def is_at_work(self) -> bool:
+        """Whether somebody waits for the disk."""
+        return bool(self._waiting)
+
     def close(self) -> None:
         """Finish what waits, then let :meth:`run` return."""
         self._closed = True

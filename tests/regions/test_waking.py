@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
+import pytest
 from perdure.regions.waking import WOKEN_AT_ONCE_MAX, Crowd, Waking
 
 
@@ -127,25 +129,70 @@ async def test_the_patient_are_never_woken_at_once() -> None:
     await until(lambda: len(place.noted) == 200)
 
 
-async def test_others_have_the_loop_between_two_slices() -> None:
-    """After a slice the loop is free for as long as that took, whatever that was."""
-    place = Place()
-    loop = asyncio.get_running_loop()
-    crowd = Crowd(place.waking)
-    at: list[float] = []
+class Measured:
+    """The loop's time, which passes as the test says, and by a little with each look at it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1_000.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", self.time)
+
+    def time(self) -> float:
+        self.now_s += 0.000_005
+        return self.now_s
+
+
+async def slices(place: Place, measured: Measured, took_s: float) -> list[float]:
+    """When each reader of three slices looked; each of them takes so long."""
+    crowd, at = Crowd(place.waking), list[float]()
 
     async def wait() -> None:
         await crowd.wait()
-        at.append(loop.time())
-        if len(at) == 1:
-            # Somebody who takes long: the loop stands still.
-            until_s = loop.time() + 0.02
-            while loop.time() < until_s:
-                pass
+        at.append(measured.now_s)
+        measured.now_s += took_s
 
-    tasks = [asyncio.create_task(wait()) for _ in range(2 * WOKEN_AT_ONCE_MAX)]
+    tasks = [asyncio.create_task(wait()) for _ in range(3 * WOKEN_AT_ONCE_MAX)]
     await turns(1)
     crowd.wake()
     await asyncio.gather(*tasks)
-    first, second = at[WOKEN_AT_ONCE_MAX - 1], at[WOKEN_AT_ONCE_MAX]
-    assert second - first >= 0.015
+    return at
+
+
+async def test_others_have_the_loop_between_two_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as the slice took, where they want it; not longer, and no turn in which they do
+    nothing."""
+    place, measured = Place(), Measured(monkeypatch)
+
+    async def other() -> None:
+        while True:
+            measured.now_s += 0.000_2
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(other())
+    at = await slices(place, measured, 0.000_1)
+    took_s = WOKEN_AT_ONCE_MAX * 0.000_1
+    for k in (1, 2):
+        between_s = at[k * WOKEN_AT_ONCE_MAX] - at[k * WOKEN_AT_ONCE_MAX - 1]
+        assert took_s < between_s < 2 * took_s
+    busy.cancel()
+    before_s = measured.now_s
+    at = await slices(place, measured, 0.000_1)
+    assert measured.now_s - before_s < 3.5 * took_s
+
+
+async def test_a_commit_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread needs the interpreter: while somebody waits for the disk the loop sleeps between
+    two slices, though nobody else wants it."""
+    place, measured = Place(), Measured(monkeypatch)
+    place.waking.is_disk_at_work = lambda: True
+    later: list[float] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def note(delay: float, *rest: Any) -> asyncio.TimerHandle:
+        later.append(delay)
+        measured.now_s += delay
+        return call_later(0, *rest)
+
+    monkeypatch.setattr(loop, "call_later", note)
+    await slices(place, measured, 0.000_1)
+    assert len(later) == 2 and min(later) >= WOKEN_AT_ONCE_MAX * 0.000_1
