@@ -10,18 +10,23 @@ from perdure.regions.cluster import Mint
 from perdure.regions.config import PORT_MAX, ConfigError
 from perdure.regions.demo import TOKENS_PER_S, TOKENS_PER_S_MAX, failover
 from perdure.regions.demo_chat import chat
-from perdure.regions.dev import FIRST_PORT, dev
+from perdure.regions.dev import FIRST_PORT, PEER_PORTS_ABOVE, dev
 
 
 def add_dev(commands: Any, mint: Mint) -> None:
     """Add the command to the parser's subcommands; ``mint`` signs the grants of its regions."""
-    text = "run three regions (eu, us, ap) on ports 7101 to 7103, until Ctrl-C"
+    text = "run three regions (eu, us, ap) on ports 7101 to 7103 (or --port), until Ctrl-C"
     codes = "Exit codes: 0 stopped, 1 a region did not start, 2 wrong arguments."
     dev_parser = commands.add_parser("dev", help=text, description=text, epilog=codes)
     dev_parser.add_argument(
         "--data", type=Path, default=Path(".data/dev"), metavar="DIR", help="(.data/dev)"
     )
-    dev_parser.set_defaults(run=lambda options: asyncio.run(dev(options.data, mint)))
+    text = (
+        f"of the first region; the others have the next two, and regions hear each other at those"
+        f" {PEER_PORTS_ABOVE} higher ({FIRST_PORT})"
+    )
+    dev_parser.add_argument("--port", type=int, default=FIRST_PORT, help=text)
+    dev_parser.set_defaults(run=partial(_dev, mint))
 
 
 def add_demo(commands: Any, mint: Mint) -> None:
@@ -54,6 +59,13 @@ def add_demo(commands: Any, mint: Mint) -> None:
     )
     chatting.add_argument("--open", action="store_true", help="open two windows in the browser")
     chatting.set_defaults(run=partial(_demo_chat, mint))
+
+
+def _dev(mint: Mint, options: argparse.Namespace) -> int:
+    most = PORT_MAX - PEER_PORTS_ABOVE - 2
+    if not 0 < options.port <= most:
+        raise ConfigError(f"--port {options.port} must be 1 to {most}")
+    return asyncio.run(dev(options.data, mint, options.port))
 
 
 def _demo_chat(mint: Mint, options: argparse.Namespace) -> int:

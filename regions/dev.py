@@ -6,16 +6,18 @@ import signal
 from pathlib import Path
 
 from perdure.regions.clock import SystemEntropy
-from perdure.regions.cluster import Cluster, Issuer, Mint
+from perdure.regions.cluster import NAMES, Cluster, Issuer, Mint
 
 FIRST_PORT = 7_101
-FIRST_PEER_PORT = 7_201
+# The regions hear each other at ports that are so much higher than those of their clients.
+PEER_PORTS_ABOVE = 100
 
 
-async def dev(directory: Path, mint: Mint) -> int:
+async def dev(directory: Path, mint: Mint, first_port: int = FIRST_PORT) -> int:
     """Run ``eu``, ``us`` and ``ap``; a region that is killed is reported, not restarted."""
     issuer = Issuer(mint, _kept_secret(directory))
-    ports = [(FIRST_PORT + number, FIRST_PEER_PORT + number) for number in range(3)]
+    clients_ports = [first_port + number for number in range(len(NAMES))]
+    ports = [(port, port + PEER_PORTS_ABOVE) for port in clients_ports]
     stop = stop_signal()
     async with Cluster(directory, ports, ["--cors-origin", "loopback"], issuer) as cluster:
         watching = [asyncio.create_task(watch(cluster, name)) for name in cluster.regions]
@@ -27,10 +29,8 @@ async def dev(directory: Path, mint: Mint) -> int:
         print(f"for operators:  {page}   (asks for the grant in {directory / 'grant'})")
         print("data is kept in", directory)
         print(f"in another terminal:  . {environment}   (gives perdure and its clients the grant)")
-        print(
-            f"try:  curl -K {directory / 'curl'} -N http://127.0.0.1:7102/v1/sessions/demo/events",
-            flush=True,
-        )
+        events = f"http://127.0.0.1:{clients_ports[1]}/v1/sessions/demo/events"
+        print(f"try:  curl -K {directory / 'curl'} -N {events}", flush=True)
         await stop.wait()
         print("stopping", flush=True)
         for task in watching:

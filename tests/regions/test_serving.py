@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from perdure.regions.dev import stop_signal
+from perdure.regions.dev import PEER_PORTS_ABOVE, stop_signal
+from perdure.regions.main import main
 
 from tests.regions.authority import Authority
 from tests.regions.processes import COMMAND, DEADLINE_S, SECRET, Served, perdure, started
@@ -289,35 +290,37 @@ async def test_commands_that_only_talk_do_not_load_the_server() -> None:
     assert {"fastapi", "uvicorn", "aiohttp", "sqlalchemy", "pycrdt"}.isdisjoint(loaded)
 
 
-DEV = """
-import sys
-import perdure.regions.dev as dev
-from perdure.regions.main import main
-dev.FIRST_PORT, dev.FIRST_PEER_PORT = int(sys.argv[1]), int(sys.argv[2])
-raise SystemExit(main(["dev", "--data", sys.argv[3]]))
-"""
+DEV = (*COMMAND, "dev", "--port")
+
+
+@pytest.mark.parametrize("port", [0, -1, 65_434])
+def test_dev_names_the_ports_that_it_cannot_have(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of all its regions must be there."""
+    assert main(["dev", f"--port={port}"]) == 2
+    assert capsys.readouterr().err == f"perdure: --port {port} must be 1 to 65433\n"
 
 
 async def test_dev_says_which_region_could_not_start(tmp_path: Path) -> None:
     """In that region's own words; those that did start are stopped."""
-    ports = three_free_ports(), three_free_ports()
-    with socket.create_server(("127.0.0.1", ports[0] + 1)):
-        async with started(sys.executable, "-c", DEV, *ports, tmp_path) as running:
+    port = ports_for_dev()
+    with socket.create_server(("127.0.0.1", port + 1)):
+        async with started(*DEV, port, "--data", tmp_path) as running:
             ended = await running.end()
-    why = f"perdure: cannot listen on port {ports[0] + 1} of 127.0.0.1: Address already in use"
+    why = f"perdure: cannot listen on port {port + 1} of 127.0.0.1: Address already in use"
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == f"perdure: region us did not start: {why}\n"
     for number in range(3):
-        socket.create_server(("127.0.0.1", ports[0] + number)).close()
+        socket.create_server(("127.0.0.1", port + number)).close()
 
 
 async def test_dev_is_not_taken_in_by_who_holds_its_ports(tmp_path: Path) -> None:
     """Regions of another one are there, and say that they are ready: it did not start."""
-    ports = three_free_ports(), three_free_ports()
-    async with started(sys.executable, "-c", DEV, *ports, tmp_path / "first") as first:
+    port = ports_for_dev()
+    async with started(*DEV, port, "--data", tmp_path / "first") as first:
         await first.line_with("try:")
-        again = (ports[0], three_free_ports(), tmp_path / "second")
-        async with started(sys.executable, "-c", DEV, *again) as second:
+        async with started(*DEV, port, "--data", tmp_path / "second") as second:
             ended = await second.end()
         assert (ended.code, ended.out) == (1, "")
         assert "did not start: perdure: cannot listen on port" in ended.err
@@ -344,10 +347,10 @@ async def test_what_ends_dev(number: signal.Signals) -> None:
 async def test_dev_runs_three_regions_until_it_is_told(tmp_path: Path) -> None:
     """They know each other; a region that is killed is told of and the others go on; when it ends
     it leaves no process behind."""
-    ports = three_free_ports(), three_free_ports()
-    async with started(sys.executable, "-c", DEV, *ports, tmp_path / "dev") as running:
+    port = ports_for_dev()
+    async with started(*DEV, port, "--data", tmp_path / "dev") as running:
         pids = [int((await running.line()).split(" pid ")[1].split()[0]) for _ in range(3)]
-        await running.line_with("try:")
+        assert f"http://127.0.0.1:{port + 1}/v1/" in await running.line_with("try:")
         os.kill(pids[0], signal.SIGKILL)
         assert "eu has stopped (exit code -9)" in await running.line()
         running.signal(signal.SIGHUP)
@@ -356,14 +359,16 @@ async def test_dev_runs_three_regions_until_it_is_told(tmp_path: Path) -> None:
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
-def three_free_ports() -> int:
-    """The first of three in a row that nothing listens on."""
+def ports_for_dev() -> int:
+    """The first port of three in a row that nothing listens on, as regions need them."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as first:
             port = int(first.getsockname()[1])
-        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, OverflowError), contextlib.ExitStack() as held:
             for number in range(3):
                 held.enter_context(socket.create_server(("127.0.0.1", port + number)))
+                above = port + PEER_PORTS_ABOVE + number
+                held.enter_context(socket.create_server(("127.0.0.1", above)))
             return port
 
 
