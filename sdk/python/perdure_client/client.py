@@ -136,6 +136,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._transports.closed()
         await self._http.aclose()
 
     async def __aenter__(self) -> "Client":

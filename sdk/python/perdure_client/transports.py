@@ -78,6 +78,7 @@ class Transports:
         self._trying: dict[str, int] = {}
         # For how long a poll waits since one was cut, and until when.
         self._cut = (POLL_WAIT_MS, 0.0)
+        self._closing: set[asyncio.Future[None]] = set()
 
     @property
     def chooses(self) -> bool:
@@ -112,6 +113,25 @@ class Transports:
         """A poll was cut while it waited, by what lies between or with its region: the next waits
         for less, for a time."""
         self._cut = (max(POLL_WAIT_MS_MIN, wait_ms // 2), self._clock() + FORGET_S)
+
+    async def close(self, socket: ClientConnection) -> None:
+        """Close a socket of a reader, for which ``closed`` waits."""
+        closed = asyncio.get_running_loop().create_future()
+        self._closing.add(closed)
+        try:
+            await socket.close()
+        finally:
+            self._closing.discard(closed)
+            closed.set_result(None)
+
+    async def closed(self) -> None:
+        """Until what readers that were left just now had open is closed."""
+        # A loop that is left has its generator closed by a task, which is made in the next turn of
+        # the event loop, and begins in the one after that: it must, before the event loop ends.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def failed(self, region: str) -> None:
         """It was the region and not the transport: nothing is known of what gets through."""
@@ -256,7 +276,7 @@ class Connecting:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it says what is no event: {error!r}") from error
         finally:
-            await opened.close()
+            await self._transports.close(opened)
 
     async def _open(self, region: str, own: Mapping[str, str]) -> ClientConnection:
         parts = urlsplit(region)

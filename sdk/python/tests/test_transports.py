@@ -1,6 +1,7 @@
 """Readers end with the same text, whatever lies between them and the region."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -348,3 +349,23 @@ async def test_an_answer_that_is_none(body: bytes) -> None:
     ):
         assert (await anext(events)).event == "ready"
     assert not answers
+
+
+@pytest.mark.parametrize("transport", ["websocket", "sse", "poll"])
+async def test_a_program_that_leaves_its_reader_ends_without_complaints(
+    regions: tuple[Served, Served], transport: Any
+) -> None:
+    """A loop that is left, the block of the client, and the event loop: nothing is left behind
+    that the next one complains of."""
+    complaints: list[dict[str, Any]] = []
+
+    async def program() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
+        async with Client([regions[0].url], transport=transport) as client:
+            async for view in client.session("s").read():
+                if view.ready:
+                    break
+
+    await asyncio.to_thread(asyncio.run, program())
+    gc.collect()
+    assert complaints == []
