@@ -17,6 +17,8 @@ from perdure.replication.tenants import Range, merged, range_of, session_key
 VERBS = ("read", "write", "presence", "run", "cancel", "admin")
 PATTERNS_MAX = 256
 NAMES_MAX = 256
+# A refusal names so many of them.
+NAMES_SAID_MAX = 4
 _ALL = frozenset(VERBS)
 _PATTERN = re.compile(r"[A-Za-z0-9._~-]{0,128}\*\Z")
 
@@ -86,8 +88,16 @@ class Authority:
     def check_name(self, name: str, field: str) -> None:
         """Raises ``Refusal`` ``forbidden`` for a producer, member or author that this is not."""
         if not any(_matches(pattern, name) for pattern in self.names):
-            detail = f"this grant may not be {field} {name[:128]}"
+            detail = f"this grant may not be {field} {name[:128]}: {self._said_names()}"
             raise Refusal("forbidden", detail, field=field)
+
+    def _said_names(self) -> str:
+        """Who this may be, for who is told that it may not be another."""
+        if not self.names:
+            return "it has no names: its sub is no id, so its as must list some"
+        more = " and others" if len(self.names) > NAMES_SAID_MAX else ""
+        listed = ", ".join(self.names[:NAMES_SAID_MAX])
+        return f"it may be {listed}{more}; its as can list others"
 
     def check_names(self, value: Mapping[str, Any], *fields: str) -> None:
         """The same for whatever of these fields is there."""

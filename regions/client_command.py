@@ -50,6 +50,13 @@ def is_not_for_us(error: PerdureError) -> bool:
     return error.code in ("unauthorized", "forbidden", "not_found")
 
 
+def _for_want_of_a_grant(error: PerdureError) -> str:
+    """What to do about it, where there is none in the environment."""
+    if error.code != "unauthorized" or os.environ.get(GRANT):
+        return ""
+    return f"; {GRANT} is not set (perdure dev leaves a file for that: . .data/dev/env)"
+
+
 def _with_client(options: argparse.Namespace, run: Command) -> int:
     async def go() -> int:
         urls, grant = options.url or [DEFAULT_URL], os.environ.get(GRANT)
@@ -62,7 +69,7 @@ def _with_client(options: argparse.Namespace, run: Command) -> int:
     try:
         return asyncio.run(go())
     except PerdureError as error:
-        say(str(error))
+        say(str(error) + _for_want_of_a_grant(error))
         if error.code == "unavailable":
             return EXIT_UNREACHABLE
         return EXIT_USAGE if error.code.startswith("invalid_") else EXIT_REFUSED

@@ -564,15 +564,34 @@ export class Regions {
   }
 }
 
-/** For how long a grant is good; NaN where it does not say so. */
-function leftOf(grant) {
+/** What a grant says, unchecked, for that is up to the regions; nothing where it cannot be read. */
+function claimsOf(grant) {
   try {
     const [, payload] = grant.split(".");
-    const claims = JSON.parse(atob(payload.replace(/-/g, "+").replace(/_/g, "/")));
-    return claims.exp * 1_000 - Date.now();
+    return JSON.parse(atob(payload.replace(/-/g, "+").replace(/_/g, "/"))) ?? {};
   } catch {
-    return NaN;
+    return {};
   }
+}
+
+/** For how long a grant is good; NaN where it does not say so. */
+function leftOf(grant) {
+  return claimsOf(grant).exp * 1_000 - Date.now();
+}
+
+/**
+ * A producer that nobody else is, as far as the grant allows that: below one of its names, or one of
+ * them. Without a grant, or where it allows none: one that the regions decide about.
+ */
+function newProducer(grant) {
+  const random = `p-${newId()}`;
+  const { as: names, sub } = claimsOf(grant);
+  if (!Array.isArray(names)) return sub && isId(`${sub}~${random}`) ? `${sub}~${random}` : random;
+  const texts = names.filter((name) => typeof name === "string");
+  const beginnings = texts.filter((name) => name.endsWith("*")).map((name) => name.slice(0, -1));
+  if (beginnings.some((beginning) => random.startsWith(beginning))) return random;
+  const below = beginnings.map((beginning) => beginning + random);
+  return [...below, ...texts].find(isId) ?? random;
 }
 
 /**
@@ -895,7 +914,8 @@ export class Session {
 
   /** Open a streaming message: a `Writer`. */
   async open(role = "assistant", options = {}) {
-    const { id = newId(), producer = `p-${newId()}`, author, after, metadata, replaces } = options;
+    const { id = newId(), author, after, metadata, replaces } = options;
+    const producer = options.producer ?? newProducer(await this.regions.granted());
     const optional = given({ author, after, metadata, replaces });
     const body = { id, role, producer, claim_id: newId(), ...optional };
     return this.#write("/messages", body, id, options);
@@ -903,7 +923,8 @@ export class Session {
 
   /** Take a message over: a `Writer`, whose `text` and `parts` are what it continues. */
   async claim(message, options = {}) {
-    const { producer = `p-${newId()}`, mode = "continue" } = options;
+    const { mode = "continue" } = options;
+    const producer = options.producer ?? newProducer(await this.regions.granted());
     const body = { producer, claim_id: newId(), mode };
     return this.#write(`/messages/${checkedId(message)}/claim`, body, message, options);
   }
@@ -2019,7 +2040,7 @@ export class Agent {
   async #claim(run, waiting, signal) {
     const key = keyOf(run);
     const session = this.#session(run.session);
-    const producer = this.worker ?? `p-${newId()}`;
+    const producer = this.worker ?? newProducer(await this.#regions.granted());
     const body = { producer, claim_id: newId(), mode: this.#mode, lease_s: this.#leaseS };
     const path = `/v1/sessions/${session.id}/runs/${checkedId(run.id)}/claim`;
     let claimed;
@@ -2386,8 +2407,12 @@ async function* whileHeld(tokens, signal) {
 
 // Names
 
+function isId(id) {
+  return ID.test(id);
+}
+
 function checkedId(id) {
-  if (!ID.test(id)) throw new TypeError(`${id} is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ -`);
+  if (!isId(id)) throw new TypeError(`${id} is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ -`);
   return id;
 }
 

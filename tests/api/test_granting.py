@@ -612,6 +612,23 @@ async def test_tenants_do_not_meet(guarded):
     )
 
 
+@pytest.mark.parametrize(
+    ("claims", "says"),
+    [
+        ({}, "it may be ana, ana~*; its as can list others"),
+        ({"as": [*"abcdef"]}, "it may be a, b, c, d and others; its as can list others"),
+        ({"sub": "ana|1"}, "it has no names: its sub is no id, so its as must list some"),
+    ],
+)
+async def test_a_name_that_is_refused_is_told_with_those_that_are_not(guarded, claims, says):
+    """Who is refused reads which names the grant has, and what gives others."""
+    body = {"id": "b", "role": "u", "producer": "ben", "claim_id": "claim-0001"}
+    head = bearer(grant(**claims))
+    reply = await guarded.json("POST", "/v1/sessions/s/messages", body, head)
+    reply.assert_problem(403, "forbidden")
+    assert reply.json["detail"] == f"this grant may not be producer ben: {says}"
+
+
 async def test_lists_show_what_may_be_read(guarded):
     """By pages, whatever the patterns, and nothing of what lies between."""
     for name in ("a", "b-1", "b-2", "b-3", "c", "d"):

@@ -196,10 +196,15 @@ async def test_grants(tmp_path: Path) -> None:
         await serving.line_with(f"{eu.url} (grants needed)")
         refused = await run("sessions", "--url", eu.url)
         assert refused.code == 1 and "perdure: unauthorized: " in refused.err
-        grant = jwt.encode({"sub": "me", "exp": 4_000_000_000}, SECRET, "HS256")
-        environment = {"PERDURE_GRANT": grant}
+        assert "; PERDURE_GRANT is not set (" in refused.err
+        claims = {"sub": "me", "exp": 4_000_000_000, "can": {"mine": ["read", "write"]}}
+        environment = {"PERDURE_GRANT": jwt.encode(claims, SECRET, "HS256")}
         granted = await end(await start("sessions", "--url", eu.url, environment=environment))
         assert (granted.code, granted.err) == (0, "")
+        # A grant that says no names is good for what is its subject's.
+        writing = await start("publish", "mine", "--url", eu.url, environment=environment)
+        written = await end(writing, b"Nothing is lost.")
+        assert (written.code, written.err) == (0, "")
 
 
 async def test_interrupts(shared: Cluster) -> None:

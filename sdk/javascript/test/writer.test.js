@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { twoRegions } from "./lanes.js";
+import { answer, scripted } from "./script.js";
 
 const STABLE_NONE = () => 0;
 const ALONE = () => null;
@@ -323,4 +324,22 @@ test("a claim goes on from what the message shows", async () => {
   assert.deepEqual([writer.text, writer.next, writer.message], ["He", 0, "m"]);
   await time.run(writer.pipe(["llo"]));
   assertLane(a, ["llo"], "complete");
+});
+
+test("a producer that nobody named has a name that the grant allows", async () => {
+  const claims = [
+    [{ sub: "ana" }, /^ana~p-[0-9a-f]{24}$/],
+    [{ sub: "ana", as: ["*"] }, /^p-[0-9a-f]{24}$/],
+    [{ sub: "ana", as: ["bot", "bot-*"] }, /^bot-p-[0-9a-f]{24}$/],
+    [{ sub: "ana|1", as: ["bot", "ben"] }, /^bot$/],
+    [{ sub: "ana|1" }, /^p-[0-9a-f]{24}$/],
+    [null, /^p-[0-9a-f]{24}$/],
+  ];
+  for (const [said, name] of claims) {
+    const grant = `a.${btoa(JSON.stringify(said))}.c`;
+    const opened = { id: "m", serial: "1.a", epoch: "1-a", header: "h", next: 0 };
+    const { client, asked } = scripted([answer(201, opened)], { grant: async () => grant });
+    await client.session("s").open();
+    assert.match(asked[0].body.producer, name);
+  }
 });

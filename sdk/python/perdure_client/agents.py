@@ -19,6 +19,7 @@ from perdure_client.errors import (
 from perdure_client.feeds import FeedConnecting
 from perdure_client.following import followed
 from perdure_client.ids import checked_id, given, new_id
+from perdure_client.own_names import new_producer
 from perdure_client.regions import Regions
 from perdure_client.session import Session
 from perdure_client.transports import Event, Transports
@@ -58,6 +59,7 @@ class Agent:
         self._regions = regions
         self._transports = transports
         self._session = session
+        self._headers = headers
         self._path = f"/v1/agents/{self.name}/runs"
         self._connecting = FeedConnecting(regions, transports, self._path, headers)
 
@@ -144,7 +146,7 @@ class Agent:
         """The turn, or None where somebody else has it, or nobody needs to."""
         key = key_of(run)
         session = self._session(run["session"])
-        producer = self.worker or f"p-{new_id()}"
+        producer = self.worker or new_producer(self._headers().get("authorization"))
         body = {"producer": producer, "claim_id": new_id(), "mode": self._mode}
         path = f"/v1/sessions/{session.id}/runs/{checked_id(run['id'])}/claim"
         try:

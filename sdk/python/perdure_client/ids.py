@@ -16,9 +16,14 @@ def new_id() -> str:
     return secrets.token_hex(_NEW_ID_BYTES)
 
 
+def is_id(value: object) -> bool:
+    """Whether the service would take it as one."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
 def checked_id(id_: str) -> str:
     """The id, fit for a path. Raises ``Invalid``: another one would reach another resource."""
-    if not isinstance(id_, str) or not _ID.fullmatch(id_):
+    if not is_id(id_):
         raise invalid("invalid_id", f"{id_!r} is no id: 1 to 128 of A-Z a-z 0-9 . _ ~ -")
     return id_
 

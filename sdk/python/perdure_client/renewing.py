@@ -1,26 +1,22 @@
 """A grant that nears its end is followed by the next, while what stands on it goes on."""
 
-import base64
 import contextlib
-import json
 import time
 from collections.abc import Callable
 
 from perdure_client.errors import PerdureError
+from perdure_client.own_names import SCHEME, claims_of
 from perdure_client.regions import Regions
 
 # Renewed when so much of what is left of it is over.
 SHARE = 0.75
 WAIT_S_MIN = 1.0
-_SCHEME = "Bearer "
 
 
 def left_s(authorization: str, now_s: float) -> float | None:
     """For how long a grant is good; None where it does not say so."""
     try:
-        _, payload, _ = authorization.removeprefix(_SCHEME).split(".")
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return float(claims["exp"]) - now_s
+        return float(claims_of(authorization)["exp"]) - now_s
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -35,7 +31,7 @@ async def keep(
         await regions.sleep(max(left * SHARE, WAIT_S_MIN))
         following = headers().get("authorization", held)
         if following != held:
-            body = {"grant": held.removeprefix(_SCHEME)}
+            body = {"grant": held.removeprefix(SCHEME)}
             with contextlib.suppress(PerdureError):
                 own = {"authorization": following}
                 await regions.once(region, "POST", "/v1/grants/renew", body, own)

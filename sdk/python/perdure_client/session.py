@@ -9,6 +9,7 @@ from perdure_client.errors import Deleted, NotFound, OutOfStep
 from perdure_client.following import followed
 from perdure_client.ids import checked_id, given, new_id, query
 from perdure_client.opening import Opening
+from perdure_client.own_names import new_producer
 from perdure_client.reducer import SessionView, apply
 from perdure_client.regions import Regions
 from perdure_client.transports import Connecting, Event, Transports
@@ -75,20 +76,21 @@ class Session:
     ) -> Opening:
         """Open a streaming message: ``writer = await session.open()`` or ``async with``.
 
-        ``id``, ``producer``: random, unless given. ``after``: the greatest serial that the author
-        has seen. ``replaces``: the message that this one stands for. ``buffer_bytes_max``: of what
-        is not yet in two regions so much is kept; then ``on_full`` says whether ``write`` waits
-        (``block``) or lets go of what is on one disk (``release``).
+        ``id``, ``producer``: random, unless given, but a producer is one that the grant allows.
+        ``after``: the greatest serial that the author has seen. ``replaces``: the message that this
+        one stands for. ``buffer_bytes_max``: of what is not yet in two regions so much is kept;
+        then ``on_full`` says whether ``write`` waits (``block``) or lets go of what is on one disk
+        (``release``).
         """
         body = {
             "id": checked_id(id or new_id()),
             "role": role,
-            "producer": producer or f"p-{new_id()}",
             "claim_id": new_id(),
         }
         body |= given(author=author, after=after, metadata=metadata, replaces=replaces)
 
         async def make() -> Writer:
+            body["producer"] = producer or new_producer(self._headers().get("authorization"))
             opened, region = await self._regions.request("POST", f"{self._path}/messages", body)
             return self._writer(
                 opened, region, body["id"], body["producer"], on_full, buffer_bytes_max
@@ -111,9 +113,10 @@ class Session:
         Raises ``NotFound``, ``Ended``, ``Cancelled``, ``Deleted``.
         """
         path = f"{self._path}/messages/{checked_id(message)}/claim"
-        body = {"producer": producer or f"p-{new_id()}", "claim_id": new_id(), "mode": mode}
+        body = {"claim_id": new_id(), "mode": mode}
 
         async def make() -> Writer:
+            body["producer"] = producer or new_producer(self._headers().get("authorization"))
             claimed, region = await self._regions.request("POST", path, body)
             return self._writer(
                 claimed, region, message, body["producer"], on_full, buffer_bytes_max

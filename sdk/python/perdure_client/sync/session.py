@@ -79,10 +79,11 @@ class Session:
     ) -> Writer:
         """Open a streaming message: ``writer = session.open()`` or ``with``.
 
-        ``id``, ``producer``: random, unless given. ``after``: the greatest serial that the author
-        has seen. ``replaces``: the message that this one stands for. ``buffer_bytes_max``: of what
-        is not yet in two regions so much is kept; then ``on_full`` says whether ``write`` waits
-        (``block``) or lets go of what is on one disk (``release``).
+        ``id``, ``producer``: random, unless given, but a producer is one that the grant allows.
+        ``after``: the greatest serial that the author has seen. ``replaces``: the message that this
+        one stands for. ``buffer_bytes_max``: of what is not yet in two regions so much is kept;
+        then ``on_full`` says whether ``write`` waits (``block``) or lets go of what is on one disk
+        (``release``).
         """
         return Writer(
             self._portal,
