@@ -9,7 +9,7 @@ from perdure.regions.node import Node
 from perdure.replication.limits import LEASE_S_MAX
 from perdure.replication.runs import RunDraft
 
-RUN_FIELDS = frozenset({"id", "agent", "by", "input", "role", "metadata", "after"})
+RUN_FIELDS = frozenset({"id", "agent", "by", "input", "role", "metadata", "after", "replaces"})
 CLAIM_FIELDS = frozenset({"producer", "claim_id", "mode", "lease_s"})
 LEASE_FIELDS = frozenset({"producer", "epoch"})
 STATE_FIELDS = frozenset({"producer", "epoch", "n", "state", "detail"})
@@ -26,6 +26,7 @@ def run_draft(fields: Fields, key: str | None) -> RunDraft:
         role=fields.text("role"),
         metadata=fields.object("metadata"),
         after=fields.text("after"),
+        replaces=fields.text("replaces"),
         idempotency_key=key,
     )
 

@@ -36,7 +36,7 @@ _DRAFT = {
     "metadata": {"type": "object"},
 }
 _RUN = {
-    **dict.fromkeys(("id", "agent", "by", "input", "after"), ID),
+    **dict.fromkeys(("id", "agent", "by", "input", "after", "replaces"), ID),
     "role": ROLE,
     "metadata": {"type": "object"},
 }

@@ -59,6 +59,8 @@ class RunDraft:
     role: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     after: str | None = None
+    # The message that this answer stands for.
+    replaces: str | None = None
     idempotency_key: str | None = None
 
 
@@ -148,9 +150,11 @@ def admit_run(session: Session, draft: RunDraft, site: Site) -> Admission:
         None if draft.input is None else check_id(draft.input, "input"),
     )
     role = check_role("assistant" if draft.role is None else draft.role)
-    body = canonical([role, metadata, *request])
+    replaces = None if draft.replaces is None else check_id(draft.replaces, "replaces")
+    # Runs that replace nothing have the epochs that they had before there was this field.
+    body = canonical([role, metadata, *request, *([] if replaces is None else [replaces])])
     lane = LaneKey(RUN_PRODUCER, Epoch(1, hash64("run", session.id, id_, body)))
-    header = Header(role, agent, 0, lane, metadata, None, (), request)
+    header = Header(role, agent, 0, lane, metadata, replaces, (), request)
     known = session.messages.get(id_)
     if known is not None and known.header is not None:
         if known.header.identity != header.identity:

@@ -23,5 +23,5 @@ export class PerdureChatTransport<M extends UIMessage = UIMessage> implements Ch
   stop(chatId: string, options?: RequestOptions): Promise<Run | null>;
 }
 
-/** The messages of a view as the SDK's, for `useChat({ messages })`. */
+/** The messages of a view that still stand, as the SDK's, for `useChat({ messages })`. */
 export function toUIMessages<M extends UIMessage = UIMessage>(view: Pick<SessionView, "messages">): M[];

@@ -7,6 +7,8 @@
  * From top to bottom: the transport, from parts to chunks, from messages to the SDK's messages.
  */
 
+import { standing } from "./perdure.js";
+
 const OVER = new Set(["complete", "failed", "cancelled"]);
 const ID_CHARS_MAX = 128;
 
@@ -36,13 +38,14 @@ export class PerdureChatTransport {
    * an answer to it. The stream is that answer as it is written, across regions. `abortSignal` ends the
    * reading and nothing else: the agent goes on (see `stop`). `body` becomes the metadata of the answer.
    */
-  async sendMessages({ chatId, messages, abortSignal: signal, body: metadata }) {
+  async sendMessages({ chatId, messages, trigger, messageId, abortSignal: signal, body: metadata }) {
     const session = this.#client.session(chatId);
     const asked = messages.at(-1);
     if (asked?.role !== "user") throw new TypeError("the newest message of the chat must be the user's");
-    const input = await this.#sent(session, asked, signal);
+    const isAgain = trigger === "regenerate-message" || messageId !== undefined;
+    const { input, replaces } = await this.#sent(session, asked, isAgain, signal);
     const by = this.#author;
-    const run = await session.requestRun(this.#agent, { input, by, metadata, signal });
+    const run = await session.requestRun(this.#agent, { input, by, metadata, replaces, signal });
     return this.#told(session, run.id, signal);
   }
 
@@ -82,19 +85,30 @@ export class PerdureChatTransport {
     }
   }
 
-  /** The id under which the session has this message. One whose text was changed stands in its place. */
-  async #sent(session, message, signal) {
+  /**
+   * The id under which the session has this message, and that of what an answer to it stands for. A
+   * message whose text was changed stands in the place of the first. `isAgain`: the session should have
+   * it, and the chat shows nothing of what followed it.
+   */
+  async #sent(session, message, isAgain, signal) {
     const fields = { id: message.id, author: this.#author, metadata: metadataOf(message), signal };
     const text = textOf(message);
-    try {
-      return (await session.send("user", text, fields)).id;
-    } catch (error) {
-      if (error.code !== "conflict") throw error;
+    if (!isAgain) {
+      try {
+        return { input: (await session.send("user", text, fields)).id };
+      } catch (error) {
+        if (error.code !== "conflict") throw error;
+      }
     }
-    const held = await session.message(message.id, { signal });
-    if (held.text === text) return held.id;
-    const id = `${message.id.slice(0, ID_CHARS_MAX - 17)}~${hashOf(text)}`;
-    return (await session.send("user", text, { ...fields, id, replaces: message.id })).id;
+    const { messages } = await session.snapshot({ signal });
+    const shown = standing(messages);
+    // The chat goes on to call it by its first id, however often it is edited.
+    const isIt = (one) => (one.id === message.id || one.replaces === message.id) && one.text === text;
+    const at = shown.findLastIndex((one) => one.role === "user" && isIt(one));
+    if (at >= 0) return { input: shown[at].id, replaces: shown[at + 1]?.id };
+    // Another one where the same text has stood before, and something else meanwhile.
+    const id = `${message.id.slice(0, ID_CHARS_MAX - 17)}~${hashOf(`${text} ${messages.at(-1)?.id}`)}`;
+    return { input: (await session.send("user", text, { ...fields, id, replaces: message.id })).id };
   }
 
   /** An answer, followed from its beginning to its end, as a stream of chunks. */
@@ -267,9 +281,12 @@ function wordsOf(value) {
 
 // From messages to the SDK's messages, and back
 
-/** The messages of a view as the SDK's: `useChat({ messages: toUIMessages(view) })`. */
+/**
+ * The messages of a view as the SDK's: `useChat({ messages: toUIMessages(view) })`. What was edited, or
+ * answered anew, is there once, as the chat has shown it.
+ */
 export function toUIMessages(view) {
-  return view.messages.map(({ id, role, metadata, parts, status }) => {
+  return standing(view.messages).map(({ id, role, metadata, parts, status }) => {
     const { parts: others = [], ...rest } = metadata ?? {};
     const isOver = status !== "streaming";
     const shown = role === "user" ? [...others, ...parts.map(({ text }) => ({ type: "text", text }))] : uiParts(parts, isOver);

@@ -167,6 +167,8 @@ export interface RunFields {
   role?: string;
   metadata?: Metadata;
   after?: string;
+  /** The id of the message that the answer stands for, such as an earlier one. */
+  replaces?: string;
 }
 
 export interface WriterOptions extends RequestOptions {
@@ -200,6 +202,12 @@ export function statusOf(
   view: Pick<SessionView, "runs">,
   message: Pick<Message, "id" | "status">,
 ): Status | "interrupted";
+
+/**
+ * The messages that still stand, of some in their order: what another one `replaces` is gone, with all
+ * that followed it up to there.
+ */
+export function standing<M extends Pick<Message, "id" | "replaces">>(messages: readonly M[]): M[];
 
 export class Regions {
   constructor(urls: string | readonly string[], options?: ClientOptions);
@@ -382,6 +390,8 @@ export class Turn {
   suspend(detail?: unknown): Promise<void>;
   resume(detail?: unknown): Promise<void>;
   newInputs(): Reading<Message>;
+  /** What is to be answered, the oldest first: of the `limit` (100) messages before this one those that stand. */
+  history(options?: { limit?: number }): Promise<Message[]>;
   stopped(): Promise<void>;
   /** Let go of it, to be claimed. */
   close(): Promise<void>;

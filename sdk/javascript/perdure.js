@@ -50,6 +50,9 @@ const LEASE_S = 15;
 const CONCURRENCY = 8;
 /** When a claim is tried again where a region could not say: it has not been told of the run yet. */
 const CLAIM_AGAIN_MS = 1_000;
+// So long a turn waits for the message that it answers, where only another region has it so far.
+const INPUT_WAIT_MS = 10_000;
+const INPUT_AGAIN_MS = 200;
 const RETRY_AFTER_S_MAX = 60;
 /** Somebody else's doing: no fault of who has a run in hand. */
 const TAKEN_AWAY = new Set(["cancelled", "deleted", "ended", "fenced"]);
@@ -233,6 +236,22 @@ export function statusOf(view, message) {
   if (message.status !== "streaming") return message.status;
   const run = (view.runs ?? []).find(({ id }) => id === message.id);
   return run?.status === "interrupted" ? "interrupted" : "streaming";
+}
+
+/**
+ * The messages that still stand, of some in their order: what another one `replaces` is gone, with all
+ * that followed it up to there, as in a chat whose message was edited, or whose answer was asked for anew.
+ */
+export function standing(messages) {
+  const stands = [];
+  // Where each one stood, also what does not any more: an edited message may be edited again.
+  const places = new Map();
+  for (const message of messages) {
+    const at = places.get(message.replaces);
+    if (at !== undefined) stands.length = Math.min(stands.length, at);
+    places.set(message.id, stands.push(message) - 1);
+  }
+  return stands;
 }
 
 /** The runs that are not over, in the order in which they came to be known. */
@@ -826,10 +845,10 @@ export class Session {
 
   /**
    * Ask an agent for a turn: the run, whose message is there from now on. `input`: the message that it
-   * answers; `by`: who asks.
+   * answers; `by`: who asks; `replaces`: the message that the answer stands for, such as an earlier one.
    */
-  requestRun(agent, { id = newId(), input, by, role, metadata, after, signal } = {}) {
-    const body = { id, agent: checkedId(agent), ...given({ input, by, role, metadata, after }) };
+  requestRun(agent, { id = newId(), input, by, role, metadata, after, replaces, signal } = {}) {
+    const body = { id, agent: checkedId(agent), ...given({ input, by, role, metadata, after, replaces }) };
     return this.#ask("POST", "/runs", { body, signal });
   }
 
@@ -2185,6 +2204,33 @@ export class Turn {
       await this.writer.stable();
     } finally {
       await this.close();
+    }
+  }
+
+  /**
+   * The conversation that is to be answered, the oldest first, as a model is told it: of the `limit` (100)
+   * messages before this one those that still stand (`standing`). Waits for the message that the run
+   * answers, where the region has not heard of it yet; throws `not_found` when it does not come.
+   */
+  async history({ limit = 100 } = {}) {
+    const signal = this.signal;
+    await this.#asked(signal);
+    const own = await this.session.message(this.id, { signal });
+    const { messages } = await this.session.messages({ before: own.serial, limit, signal });
+    return standing([...messages, own]).slice(0, -1);
+  }
+
+  /** Somebody may have sent it to one region, and asked another one for the run. */
+  async #asked(signal) {
+    const { input } = this.run;
+    for (let waited = 0; input !== null; waited += INPUT_AGAIN_MS) {
+      try {
+        await this.session.message(input, { signal });
+        return;
+      } catch (error) {
+        if (error.code !== "not_found" || waited >= INPUT_WAIT_MS) throw error;
+      }
+      await this.#regions.sleep(INPUT_AGAIN_MS, signal);
     }
   }
 

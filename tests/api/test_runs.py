@@ -53,6 +53,20 @@ async def run(region: Any, id_: str = "r") -> Any:
     return (await region.json("GET", f"{RUNS}/{id_}")).json
 
 
+async def test_a_run_may_replace_an_earlier_answer(region: Any) -> None:
+    """Its message says so; asked for again it is the same run, and one that replaces something else
+    is another."""
+    await ask(region, replaces="a1")
+    message = await region.json("GET", f"{S}/messages/r")
+    assert message.json["replaces"] == "a1"
+    assert (await ask(region, replaces="a1"))["id"] == "r"
+    for others in ({}, {"replaces": "a2"}):
+        reply = await region.json("POST", RUNS, {"id": "r", "agent": "bot", **others})
+        reply.assert_problem(409, "conflict")
+    reply = await region.json("POST", RUNS, {"id": "r2", "agent": "bot", "replaces": "no id!"})
+    reply.assert_problem(400, "invalid_id")
+
+
 async def until_run(follower: Any, status: str) -> Any:
     """The next ``run`` event with this status."""
     while True:

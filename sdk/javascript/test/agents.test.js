@@ -98,3 +98,20 @@ test("a worker that is told to leave lets go of what it holds, without an end", 
   assert.equal(held.error, null);
   assert.ok(!asked.some(({ path }) => path.endsWith("/tokens")));
 });
+
+test("a turn knows the conversation that it answers, and waits for what its region lacks of it", async () => {
+  const own = { id: "r", serial: "4.r", replaces: "a" };
+  const { client, time, asked } = routed({
+    "/agents/bot/runs": [feed()],
+    "/claim": [answer(200, claimed({ input: "u" }))],
+    "/messages/u": [answer(404, { code: "not_found" }), answer(200, { id: "u" })],
+    "/messages/r": [answer(200, own)],
+    "/messages": [answer(200, { messages: [{ id: "u" }, { id: "a" }], more: false })],
+  });
+  const turns = client.agent("bot").turns();
+  const { value: turn } = await time.run(turns.next());
+  assert.deepEqual((await time.run(turn.history({ limit: 7 }))).map(({ id }) => id), ["u"]);
+  assert.ok(asked.some(({ path }) => path.endsWith("/messages?before=4.r&limit=7")));
+  await time.run(turn.close());
+  await time.run(turns.return());
+});

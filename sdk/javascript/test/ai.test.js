@@ -198,15 +198,38 @@ test("stop stops what is written now, also where the run that was read last is o
 });
 
 test("a message that is there already is not sent twice; one that was changed stands in its place", async () => {
+  const holds = (...messages) => answer(200, { messages });
   const conflict = answer(409, { code: "conflict", status: 409 });
-  const there = scripted([conflict, answer(200, { id: "u1", text: "Hi" }), answer(201, RUN), stream(snapshot())]);
-  await new PerdureChatTransport(there.client).sendMessages({ ...sent, trigger: "regenerate-message" });
-  assert.equal(there.asked[2].body.input, "u1");
-  const changed = scripted([conflict, answer(200, { id: "u1", text: "Ho" }), answer(201, { id: "u2" }), answer(201, RUN), stream(snapshot())]);
-  await new PerdureChatTransport(changed.client).sendMessages({ ...sent, messageId: "u1" });
-  const { id, text, replaces } = changed.asked[2].body;
-  assert.match(id, /^u1~[0-9a-f]{16}$/);
-  assert.deepEqual([text, replaces, changed.asked[3].body.input], ["Hi", "u1", "u2"]);
+  const [hi, ho] = ["Hi", "Ho"].map((text) => ({ id: "u1", role: "user", text }));
+  const later = { id: "u1~x", role: "user", text: "Hm", replaces: "u1" };
+  const asks = [answer(201, RUN), stream(snapshot())];
+  const cases = [
+    // Answered anew; sent again by somebody who had no answer; edited into what it is already.
+    [{ trigger: "regenerate-message" }, [holds(hi, { id: "a" })], "u1", "a"],
+    [{}, [conflict, holds(hi)], "u1", undefined],
+    [{ messageId: "u1" }, [holds(ho, { id: "a" }, { ...later, text: "Hi" }, { id: "b" })], "u1~x", "b"],
+  ];
+  for (const [more, steps, input, replaces] of cases) {
+    const { client, asked } = scripted([...steps, ...asks]);
+    await new PerdureChatTransport(client).sendMessages({ ...sent, ...more });
+    assert.deepEqual([asked[steps.length].body.input, asked[steps.length].body.replaces], [input, replaces]);
+  }
+  // Edited; edited back.
+  for (const held of [[ho, { id: "a" }], [hi, { id: "a" }, later, { id: "b" }]]) {
+    const { client, asked } = scripted([holds(...held), answer(201, { id: "u2" }), ...asks]);
+    await new PerdureChatTransport(client).sendMessages({ ...sent, messageId: "u1" });
+    const { id, text, replaces } = asked[1].body;
+    assert.match(id, /^u1~[0-9a-f]{16}$/);
+    assert.deepEqual([text, replaces, asked[2].body.input, asked[2].body.replaces], ["Hi", "u1", "u2", undefined]);
+  }
+});
+
+test("what was edited or answered anew is shown once", () => {
+  const ids = (...pairs) => toUIMessages({ messages: pairs.map(([id, replaces]) => ({ id, replaces, role: "assistant", parts: [] })) }).map(({ id }) => id);
+  assert.deepEqual(ids(["u"], ["a"], ["b", "a"], ["c", "b"]), ["u", "c"]);
+  assert.deepEqual(ids(["u"], ["a"], ["v"], ["b"], ["w", "u"], ["c"]), ["w", "c"]);
+  assert.deepEqual(ids(["u"], ["a"], ["v", "u"], ["b"], ["w", "u"], ["c"]), ["w", "c"]);
+  assert.deepEqual(ids(["a", "older"], ["b"], ["b2", "b"]), ["a", "b2"]);
 });
 
 test("what of a message is no text goes with its metadata, and comes back", async () => {

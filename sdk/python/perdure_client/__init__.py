@@ -19,6 +19,7 @@ from perdure_client.errors import (
 )
 from perdure_client.reducer import MessageView, SessionView, apply
 from perdure_client.session import Session
+from perdure_client.standing import standing
 from perdure_client.transports import Event
 from perdure_client.turns import Turn
 from perdure_client.vendor_parts import VendorError
@@ -50,4 +51,5 @@ __all__ = [
     "VendorError",
     "Writer",
     "apply",
+    "standing",
 ]

@@ -179,14 +179,17 @@ class Session:
         role: str | None = None,
         metadata: dict[str, Any] | None = None,
         after: str | None = None,
+        replaces: str | None = None,
     ) -> dict[str, Any]:
         """Ask an agent for a turn; the run, whose ``message`` is there from now on.
 
-        ``input``: the message that it answers. ``by``: who asks. ``role`` (``assistant``),
-        ``metadata`` and ``after`` are the message's.
+        ``input``: the message that it answers. ``by``: who asks. ``replaces``: the message that the
+        answer stands for, such as an earlier one. ``role`` (``assistant``), ``metadata`` and
+        ``after`` are the message's.
         """
         body = {"id": checked_id(id or new_id()), "agent": checked_id(agent)}
         body |= given(input=input, by=by, role=role, metadata=metadata, after=after)
+        body |= given(replaces=replaces)
         return await self._ask("POST", "/runs", body)
 
     async def run(self, id: str) -> dict[str, Any]:

@@ -15,8 +15,13 @@ from perdure_client.pipes import Format
 from perdure_client.reducer import is_over
 from perdure_client.regions import Regions
 from perdure_client.session import Session
+from perdure_client.standing import standing
 from perdure_client.vendor_parts import End
 from perdure_client.writer import Writer
+
+# So long a turn waits for the message that it answers, where only another region has it so far.
+INPUT_WAIT_S = 10.0
+INPUT_AGAIN_S = 0.2
 
 
 class Turn:
@@ -79,6 +84,31 @@ class Turn:
         return self.writer.parts
 
     # For the agent
+
+    async def history(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The conversation that is to be answered, oldest first, as a model is told it: of the
+        ``limit`` messages before this one those that still stand (:func:`standing`).
+
+        Waits for the message that the run answers, where the region has not heard of it yet;
+        raises ``NotFound`` when it does not come.
+        """
+        await self._asked()
+        own = await self.session.message(self.id)
+        page = await self.session.messages(before=own["serial"], limit=limit)
+        return standing([*page["messages"], own])[:-1]
+
+    async def _asked(self) -> None:
+        """Somebody may have sent it to one region, and asked another one for the run."""
+        waited_s = 0.0
+        while self.run["input"] is not None:
+            try:
+                await self.session.message(self.run["input"])
+                return
+            except NotFound:
+                if waited_s >= INPUT_WAIT_S:
+                    raise
+            await self._regions.sleep(INPUT_AGAIN_S)
+            waited_s += INPUT_AGAIN_S
 
     async def pipe(self, stream: Any, format: Format | None = None) -> End:
         """Write a model's whole answer, end the run, and wait until all of it is in two regions;

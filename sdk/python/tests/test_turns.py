@@ -14,7 +14,17 @@ from sdk.python.tests.conftest import until
 from sdk.python.tests.served import Served, served
 from sdk.python.tests.test_failover import PROGRAM_S_MAX, program
 
-from perdure_client import Cancelled, Client, Ended, Fenced, NotFound, Session, SessionView, Turn
+from perdure_client import (
+    Cancelled,
+    Client,
+    Ended,
+    Fenced,
+    NotFound,
+    Session,
+    SessionView,
+    Turn,
+    standing,
+)
 from perdure_client.agents import Agent
 
 Regions = tuple[Served, Served]
@@ -103,6 +113,26 @@ async def test_a_turn_from_request_to_end(regions: Regions, transport: Any) -> N
         assert (await session.run(run["id"]))["status"] == "complete"
         assert [each["id"] for each in (await session.runs())["runs"]] == [run["id"]]
         assert await agent.runs() == []
+
+
+async def test_a_turn_knows_the_conversation_that_it_answers(client: Client) -> None:
+    """Oldest first, up to its own place, without what was edited or answered anew; and it waits for
+    a message that has not come to its region."""
+    session = client.session("s")
+    await session.send("user", "One", id="u1")
+    await session.send("assistant", "1", id="a1")
+    await session.send("user", "Uno", id="u2", replaces="u1")
+    await session.send("assistant", "2", id="a2")
+    await session.request_run("bot", id="r", input="u3", replaces="a2")
+    await session.send("user", "Later", id="later")
+    async with await first(client.agent("bot")) as turn:
+        telling = asyncio.create_task(turn.history())
+        await asyncio.sleep(0)
+        await session.send("user", "Three", id="u3")
+        assert [message["id"] for message in await telling] == ["u2"]
+        assert (await session.message("r"))["replaces"] == "a2"
+        view = await anext(aiter(session.read()))
+        assert [message.id for message in standing(view.messages)] == ["u2", "r", "later", "u3"]
 
 
 async def test_every_run_is_one_workers(client: Client) -> None:

@@ -160,15 +160,24 @@ class Session:
         role: str | None = None,
         metadata: dict[str, Any] | None = None,
         after: str | None = None,
+        replaces: str | None = None,
     ) -> dict[str, Any]:
         """Ask an agent for a turn; the run, whose ``message`` is there from now on.
 
-        ``input``: the message that it answers. ``by``: who asks. ``role`` (``assistant``),
-        ``metadata`` and ``after`` are the message's.
+        ``input``: the message that it answers. ``by``: who asks. ``replaces``: the message that the
+        answer stands for, such as an earlier one. ``role`` (``assistant``), ``metadata`` and
+        ``after`` are the message's.
         """
         return self._portal.call(
             self._it.request_run(
-                agent, input=input, id=id, by=by, role=role, metadata=metadata, after=after
+                agent,
+                input=input,
+                id=id,
+                by=by,
+                role=role,
+                metadata=metadata,
+                after=after,
+                replaces=replaces,
             )
         )
 

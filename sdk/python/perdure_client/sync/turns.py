@@ -80,6 +80,15 @@ class Turn:
         """The parts that the message showed when it was claimed."""
         return self._it.parts
 
+    def history(self, limit: int = 100) -> list[dict[str, Any]]:
+        """The conversation that is to be answered, oldest first, as a model is told it: of the
+        ``limit`` messages before this one those that still stand (:func:`standing`).
+
+        Waits for the message that the run answers, where the region has not heard of it yet;
+        raises ``NotFound`` when it does not come.
+        """
+        return self._portal.call(self._it.history(limit))
+
     def pipe(self, stream: Any, format: Format | None = None) -> End:
         """Write a model's whole answer, end the run, and wait until all of it is in two regions;
         how it ended. ``stream`` and ``format`` are as of :meth:`Writer.pipe`.
