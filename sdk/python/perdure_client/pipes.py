@@ -30,6 +30,7 @@ _ANTHROPIC = frozenset(
 )
 # One event of a vendor; a body that is no stream is one too.
 EVENT_CHARS_MAX = 16_777_216
+_WHOLE = "this is a whole answer and no stream: ask the vendor to stream it (stream=True)"
 
 
 def adapter_of(format: Format) -> Adapter:
@@ -54,14 +55,16 @@ def format_of(event: Mapping[str, Any]) -> Format:
     if "error" in event:
         return "openai-chat"
     known = ", ".join(FORMATS)
-    raise VendorError(f"cannot tell the format of this stream; give one of {known}")
+    raise VendorError(
+        f"cannot tell the format of this stream; give one of {known}, or pipe the texts of it"
+    )
 
 
 def feed(adapter: Adapter, event: Mapping[str, Any]) -> list[Item]:
     """The items of an event; ``VendorError`` when it lacks what its format says."""
     try:
         if is_whole_answer(event):
-            raise VendorError("this is a whole answer and no stream: ask the vendor to stream it")
+            raise VendorError(_WHOLE)
         return adapter.feed(event)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise VendorError(
@@ -80,7 +83,10 @@ def event_of(value: Any) -> Mapping[str, Any]:
         return value
     dump = getattr(value, "model_dump", None)
     if dump is None:
-        raise VendorError(f"{type(value).__name__} is no event: a mapping or a model is one")
+        raise VendorError(
+            f"{type(value).__name__} is no event of a vendor's stream (a mapping, or a model of its"
+            " SDK), and no token (a string): of what another library gives, pipe the texts"
+        )
     event: Mapping[str, Any] = dump(
         mode="json",
         by_alias=True,
@@ -122,12 +128,23 @@ class Incoming:
             yield item
 
 
+def _why_none(value: Any) -> str:
+    """What is to be done with it first."""
+    if inspect.isawaitable(value):
+        return "await it first"
+    if hasattr(value, "__aenter__"):
+        return "enter it first, and pipe what that gives: async with … as stream"
+    return "it cannot be iterated"
+
+
 async def elements(stream: Any) -> AsyncGenerator[Any, None]:
     """What a stream gives: of an async iterable, or of a plain one, which is read in a thread and
     so does not stop the event loop. The stream is closed at the end, however that comes."""
     iterator: Any = None
     over = threading.Event()
     try:
+        if hasattr(stream, "model_dump"):
+            raise VendorError(_WHOLE)
         if hasattr(stream, "__aiter__"):
             iterator = aiter(stream)
             async for element in iterator:
@@ -137,7 +154,7 @@ async def elements(stream: Any) -> AsyncGenerator[Any, None]:
             while (element := await asyncio.to_thread(_next, iterator, over)) is not over:
                 yield element
         else:
-            raise TypeError(f"{type(stream).__name__} is no stream: it cannot be iterated")
+            raise TypeError(f"{type(stream).__name__} is no stream: {_why_none(stream)}")
     finally:
         over.set()
         if iterator is not stream:

@@ -1,13 +1,15 @@
 """Vendors' streams where they are odd: side by side, cut, repeated, too large, or no stream."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure_client.pipes import EventBytes, adapter_of
+from perdure_client.pipes import EventBytes, Incoming, adapter_of
 from perdure_client.vendor_parts import HELD_BYTES_MAX, MARK_BYTES_MAX, Parts, VendorError
 
 from .test_adapters import (
@@ -299,6 +301,45 @@ def test_an_answer_that_would_be_lost_is_refused(format: Any, event: dict[str, A
     and empty one."""
     with pytest.raises(VendorError):
         through([event], format)
+
+
+class Whole:
+    """A model of a vendor's SDK, which gives its fields to who iterates over it."""
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return {"object": "response"}
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter([("object", "response")])
+
+
+async def answering() -> None:
+    """What a vendor's method gives before it was awaited."""
+
+
+@pytest.mark.parametrize(
+    ("stream", "error", "says"),
+    [
+        (contextlib.AsyncExitStack(), TypeError, "enter it first, and pipe what that gives"),
+        (None, TypeError, "NoneType is no stream: it cannot be iterated"),
+        (Whole(), VendorError, "this is a whole answer and no stream"),
+        ([("x", {})], VendorError, "tuple is no event .* pipe the texts"),
+        ([{"type": "AIMessageChunk"}], VendorError, "cannot tell the format .* the texts of it"),
+    ],
+)
+async def test_what_is_no_stream_is_told_with_what_to_do(
+    stream: Any, error: type[Exception], says: str
+) -> None:
+    """A manager that was not entered, a coroutine that was not awaited, a whole answer, the events
+    of another library."""
+    with pytest.raises(error, match=says):
+        async for _ in Incoming(stream, None).items():
+            pass
+    waiting = answering()
+    with pytest.raises(TypeError, match="coroutine is no stream: await it first"):
+        async for _ in Incoming(waiting, None).items():
+            pass
+    waiting.close()
 
 
 def test_unknown_events_and_deltas_are_counted() -> None:
