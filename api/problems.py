@@ -82,7 +82,7 @@ def problem(error: Exception) -> Problem:
         "type": f"urn:perdure:problem:{error.code}",
         "title": _title(status),
         "status": status,
-        "detail": error.detail,
+        "detail": _in_words(error),
         "code": error.code,
     }
     headers = [("content-type", MEDIA_TYPE)]
@@ -94,6 +94,19 @@ def problem(error: Exception) -> Problem:
         headers.append(("allow", error.extra["allow"]))
     headers += [(name.decode(), value.decode()) for name, value in error.extra.get("fields", ())]
     return Problem(status, body, headers)
+
+
+def _in_words(refusal: Refusal) -> str:
+    """The detail, with what it is that its numbers say: people see the detail alone, in the
+    exceptions of clients."""
+    extra = refusal.extra
+    if refusal.code == "gap" and "expected" in extra:
+        return f"{refusal.detail}: send from {extra['expected']} on"
+    if "limit_bytes" in extra:
+        return f"{refusal.detail}: {extra['limit_bytes']:,} bytes at most"
+    if "limit_items" in extra:
+        return f"{refusal.detail}: {extra['limit_items']:,} at most"
+    return refusal.detail
 
 
 def _title(status: int) -> str:

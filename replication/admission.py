@@ -43,6 +43,10 @@ from perdure.replication.operations import (
 )
 from perdure.replication.session import Session
 
+_UNKNOWN_EPOCH = (
+    "this region does not know the message or the epoch: repeat the open (or claim) with its header"
+)
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -256,7 +260,7 @@ def admit_append(
     message = session.messages.get(message_id)
     held = message.lanes.get(lane) if message is not None else None
     if message is None or held is None or not message.knows_lane(lane):
-        raise Refusal("unknown_epoch", "this region does not know the message or the epoch")
+        raise Refusal("unknown_epoch", _UNKNOWN_EPOCH)
     if message.lost_header(lane):
         raise Refusal("conflict", "another message won this id")
     waiting = pending.get((message_id, lane), ())

@@ -99,8 +99,8 @@ def make_items(values: list[Any], field: str = "tokens") -> list[Item]:
             if len(value) * 4 > TOKEN_BYTES_MAX and len(value.encode()) > TOKEN_BYTES_MAX:
                 raise Refusal(
                     "too_large",
-                    "the token is too large",
-                    field=f"{field}[{index}]",
+                    f"the {'token' if field == 'tokens' else field} is too large",
+                    field=f"{field}[{index}]" if field == "tokens" else field,
                     limit_bytes=TOKEN_BYTES_MAX,
                 )
             items.append(value)

@@ -253,3 +253,12 @@ async def test_wait_for_stable_ends(serve):
         region.peer_has_all()
         again = await region.json("POST", f"{MESSAGES}?ack=stable", body)
         assert (again.status, again.json["stable"]) == (200, True)
+
+
+async def test_a_text_that_is_too_large_is_called_a_text(region):
+    """Nobody who sends a whole message has heard of tokens."""
+    body = {"id": "m", "role": "user", "text": "x" * 1_048_577}
+    reply = await region.json("POST", "/v1/sessions/s/messages", body)
+    reply.assert_problem(413, "too_large")
+    assert reply.json["field"] == "text"
+    assert reply.json["detail"] == "the text is too large: 1,048,576 bytes at most"

@@ -50,6 +50,19 @@ def test_problem(code):
     assert ("retry-after" in dict(found.headers)) == retries
 
 
+@pytest.mark.parametrize(
+    ("refusal", "detail"),
+    [
+        (Refusal("too_large", "it is", limit_bytes=1_048_576), "it is: 1,048,576 bytes at most"),
+        (Refusal("too_large", "they are", limit_items=4_096), "they are: 4,096 at most"),
+        (Refusal("gap", "seq 5 is beyond", expected=2), "seq 5 is beyond: send from 2 on"),
+    ],
+)
+def test_the_words_say_what_the_numbers_are(refusal, detail):
+    """Whoever sees a sentence alone, as in a log, reads what would be taken."""
+    assert problem(refusal).body["detail"] == detail
+
+
 def test_details_cannot_stand_in_for_members():
     """A refusal's own ``status`` does not hide the HTTP status."""
     assert problem(Refusal("ended", "it has", status="complete")).body["status"] == 409
