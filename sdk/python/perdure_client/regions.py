@@ -22,6 +22,9 @@ AVOID_S = 5.0
 RETRY_AFTER_S_MAX = 60
 RECONNECT_S_MAX = 60.0
 GIVE_UP_S = 60.0
+# So many requests are under way at once, of one client; others wait for their turn. None of them
+# waits at its region for anything.
+REQUESTS_AT_ONCE_MAX = 128
 RETRY_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 507})
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -79,6 +82,7 @@ class Regions:
         # Where a region said when to come back: not before, also when there is no other.
         self._not_before: dict[str, float] = {}
         self._last_failure = ""
+        self._at_once = asyncio.Semaphore(REQUESTS_AT_ONCE_MAX)
 
     @property
     def last_failure(self) -> str:
@@ -218,11 +222,18 @@ class Regions:
         Raises :class:`PerdureError`; :class:`Unavailable` when none answers for ``give_up_s``.
         """
         pause = self.pause()
-        deadline = self._clock() + self.give_up_s
-        url = first or self.pick()
-        while (value := await self.once(url, method, path, body, headers)) is None:
+        url, deadline = first, math.inf
+        while True:
+            async with self._at_once:
+                if deadline == math.inf:
+                    # Before, it was this program that had it wait.
+                    deadline = self._clock() + self.give_up_s
+                # Chosen now: many may have learned in the meantime that a region is away.
+                url = url or self.pick()
+                value = await self.once(url, method, path, body, headers)
+            if value is not None:
+                return value, url
             url = await self.turn(url, pause.next_s(), deadline)
-        return value, url
 
     def stream(
         self, url: str, path: str, headers: dict[str, str], read_s_max: float

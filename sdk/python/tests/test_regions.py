@@ -1,5 +1,6 @@
 """Which region next, how long to wait, and one request that survives a death."""
 
+import asyncio
 import random
 from typing import Any
 
@@ -13,6 +14,7 @@ from perdure_client.regions import (
     BACKOFF_S_MAX,
     FIRST_RETRY_S_MAX,
     GIVE_UP_S,
+    REQUESTS_AT_ONCE_MAX,
     RETRY_STATUSES,
     Pause,
 )
@@ -299,3 +301,28 @@ async def test_every_operation(world: World) -> None:
         await session.delete()
         with pytest.raises(Deleted):
             await session.snapshot()
+
+
+async def test_so_many_requests_at_once_wait_for_their_turn() -> None:
+    """A program that asks for thousands of things at once gets all of them: neither the region nor
+    the client's connections are drowned, and one that is away costs only those that are first."""
+    under_way, most, refused = 0, 0, 0
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        nonlocal under_way, most, refused
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        if request.url.host == "eu":
+            refused += 1
+            raise httpx2.ConnectError("away")
+        return httpx2.Response(201, json={"id": "m"})
+
+    http = httpx2.MockTransport(answer)
+    async with Client([EU, US], http=http, sleep=Time().sleep) as client:
+        session = client.session("s")
+        sends = [session.send("user", str(number)) for number in range(3 * REQUESTS_AT_ONCE_MAX)]
+        assert len(await asyncio.gather(*sends)) == 3 * REQUESTS_AT_ONCE_MAX
+    assert most <= REQUESTS_AT_ONCE_MAX
+    assert refused == REQUESTS_AT_ONCE_MAX
