@@ -35,13 +35,17 @@ def opened(directory: Path, *keys: bytes) -> SqliteStorage:
 
 
 def started(directory: Path, *keys: bytes) -> tuple[Node, SqliteStorage]:
-    """The region of a directory, started."""
+    """The region of a directory, started. Its clock stands still, and so do its seconds: on a slow
+    machine one of them would store, and let go of, what a test looks for on the disk."""
     storage = SqliteStorage(directory, cipher(*keys))
     node = Node(
         "eu", storage, ManualClock(), SystemEntropy(), secret=b"s" * 32, peers=[], bootstrap=True
     )
     node.recover()
     node.start(None)
+    for task in node._tasks:
+        if task.get_name() == "perdure-tick":
+            task.cancel()
     return node, storage
 
 
