@@ -136,6 +136,38 @@ async def test_what_was_broken_off_is_finished_by_a_second_run(serve):
         assert content(other) == content(one)
 
 
+@pytest.mark.parametrize("first", ["as it st", LONG[:200_001], LONG])
+@pytest.mark.parametrize("is_one_file", [True, False])
+async def test_what_streamed_when_it_was_broken_off_is_taken_whole_later(
+    serve, first: str, is_one_file: bool
+):
+    """The block had no end: what came of the message since, and how it ended, comes in with the
+    block that is repeated, in the same file or later; and once more changes nothing."""
+    async with serve() as one, serve(name="us") as other:
+        await one.node.create("s", {"title": "of one"})
+        opened = await one.node.open(
+            "s", Draft("assistant", id="m", producer="p", claim_id="claim-01")
+        )
+        pieces = [first[at : at + 50_000] for at in range(0, len(first), 50_000)]
+        await one.node.append("s", "m", "p", opened.epoch, 0, pieces, None)
+        await one.node.append_document("s", "notes", "some notes")
+        broken = (await exported(one))[:-2]
+        rest = ["reams", *MARKS, "done"]
+        await one.node.append("s", "m", "p", opened.epoch, len(pieces), rest, "complete")
+        whole = await exported(one)
+        if is_one_file:
+            report = await imported(other, [*broken, *whole])
+        else:
+            assert len((await imported(other, broken)).faults) == 1
+            assert other.node.message("s", "m")["status"] == "streaming"
+            report = await imported(other, whole)
+        assert (report.faults, report.messages) == ([], 1)
+        assert content(other) == content(one)
+        before = other.state()
+        report = await imported(other, whole)
+        assert (report.faults, report.known, other.state()) == ([], 1, before)
+
+
 async def test_faults_are_told_by_line_and_the_rest_comes_in(serve):
     """No JSON, no message, another body under the same id, a changed line, a deleted message, a
     deleted session."""
