@@ -76,6 +76,7 @@ HOMES = {
         "regions/publishing.py",
         "regions/watching.py",
         "regions/export_command.py",
+        "regions/bringing.py",
         "regions/importing.py",
         "regions/retention_command.py",
     },

@@ -268,3 +268,35 @@ def test_a_region_is_added_while_the_others_run() -> None:
         await stage.until(stage.equal, LONG_S)
 
     played(scene)
+
+
+@pytest.mark.failure("C4")
+def test_one_that_was_removed_and_comes_back_is_never_ready_where_it_meets_a_peer() -> None:
+    """With all of its old data it waits until it has tried its peers: the first that it meets tells
+    it, and by then no probe has found it ready. Where it meets nobody it is ready, as any region
+    that is alone."""
+
+    async def scene(stage: Stage) -> None:
+        await send(stage, "ap", "from-ap")
+        await stage.until(stage.equal, EQUAL_S_MAX)
+        await down(stage, "ap")
+        await forget(stage, "eu", "ap")
+        await stage.until(lambda: gone(stage, "eu", "us"), EQUAL_S_MAX)
+        stage.boot("ap")
+        node = stage.node("ap")
+        assert node.readiness() == "catching_up"
+        found = {node.readiness()}
+
+        def is_told() -> bool:
+            found.add(node.readiness())
+            return node.membership.expelled.is_set()
+
+        await stage.until(is_told, 5)
+        assert None not in found
+        stage.kill("ap")
+        for name in ("eu", "us"):
+            stage.kill(name)
+        stage.boot("ap")
+        await stage.until(lambda: stage.node("ap").readiness() is None, 20)
+
+    played(scene)
