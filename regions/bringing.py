@@ -14,7 +14,7 @@ from perdure_client.errors import Conflict, Deleted, Ended, PerdureError
 
 PRODUCER = "import"
 # Messages of a session that are kept open until its end; one more is ended at once.
-UNFINISHED_MAX = 1_000
+UNFINISHED_MESSAGES_MAX = 1_000
 # An append takes about so much.
 _APPEND_BYTES = 1_048_576
 _REOPENED_MAX = 3
@@ -140,7 +140,7 @@ class Bringing:
 
     async def _end(self, stream: "_Stream") -> None:
         self._stream = None
-        if stream.is_unfinished and len(self._unfinished) < UNFINISHED_MAX:
+        if stream.is_unfinished and len(self._unfinished) < UNFINISHED_MESSAGES_MAX:
             self._unfinished.append(stream)
             return
         await self._finish(stream)
