@@ -90,8 +90,9 @@ class Storm:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Answers that no reader should get."""
-        fine = ("200", "503 with Retry-After", "ConnectError", "ReadError", "RemoteProtocolError")
+        """Answers that no reader should get. A connection that was not made in time is none."""
+        broken = ("ConnectError", "ConnectTimeout", "ReadError", "RemoteProtocolError")
+        fine = ("200", "503 with Retry-After", *broken)
         return {name: count for name, count in self.answers.items() if name not in fine}
 
 
