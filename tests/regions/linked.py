@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket as sockets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,18 @@ DEADLINE_S = 20
 
 
 class ShiftedClock(SystemClock):
-    """The system's clock, moved on by the test."""
+    """The system's clock, moved on by the test, or by nothing else: on a slow machine a peer of
+    the test's may be silent for longer than a live one is."""
 
     shift_ms = 0
+    stands_at_ms: int | None = None
+
+    def stand_still(self) -> None:
+        self.stands_at_ms = super().monotonic_ms()
 
     def monotonic_ms(self) -> int:
-        return super().monotonic_ms() + self.shift_ms
+        now_ms = super().monotonic_ms() if self.stands_at_ms is None else self.stands_at_ms
+        return now_ms + self.shift_ms
 
 
 class LoopTime:
@@ -71,6 +77,14 @@ class QuickEntropy(SystemEntropy):
 async def no_pause(seconds: float) -> None:
     """What is slow, as on a busy machine, earns no long pause after it."""
     await asyncio.sleep(0)
+
+
+async def accept_no_more(listeners: Iterable[Any]) -> None:
+    """Else asyncio leaves a connection open that it has accepted in the turn in which the listener
+    is closed."""
+    for listener in listeners:
+        asyncio.get_running_loop().remove_reader(listener)
+    await turns(3)
 
 
 class Linked:
@@ -149,6 +163,8 @@ class Linked:
 
     async def stop(self, name: str) -> None:
         node, links = self.nodes.pop(name), self.peers.pop(name)
+        if links._listening is not None:
+            await accept_no_more(links._listening.sockets)
         await links.stop()
         await node.stop()
 
@@ -220,6 +236,7 @@ async def acceptor(port: int, act: Act, rcvbuf_bytes: int | None = None) -> Asyn
     try:
         yield
     finally:
+        await accept_no_more([listener])
         await runner.cleanup()
 
 

@@ -70,6 +70,7 @@ async def test_the_newer_of_two_is_told_also_when_it_came_first(tmp_path: Path) 
     again."""
     newer = Identity(Origin("us", 8), US.started_ms + 1, "b" * 64)
     async with linked(tmp_path, PAIR, start=False) as regions:
+        regions.clock.stand_still()
         await regions.start("eu")
         async with dialer(regions, newer) as (first, _):
             await first.receive_bytes()
