@@ -138,7 +138,8 @@ def read_secrets(name: str, environment: Mapping[str, str] | None = None) -> tup
 
 def _read(name: str, environment: Mapping[str, str]) -> str | None:
     value = environment.get(name)
-    if value is None and (path := environment.get(f"{name}_FILE")):
+    # An empty variable is not set, where a file is named: it does not hide that.
+    if not value and (path := environment.get(f"{name}_FILE")):
         try:
             value = Path(path).read_text().strip()
         except OSError as error:

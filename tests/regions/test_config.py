@@ -101,12 +101,14 @@ def test_the_page_of_the_demo_is_for_this_machine() -> None:
 
 
 def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
-    """A file's surrounding white space does not count; the variable goes before the file."""
+    """A file's surrounding white space does not count; the variable goes before the file, unless
+    it is empty, which is not set."""
     path = tmp_path / "secret"
     path.write_text("f" * 32 + "\n")
     assert read_secrets("S", {"S": "e" * 32}) == (b"e" * 32,)
     assert read_secrets("S", {"S_FILE": str(path)}) == (b"f" * 32,)
     assert read_secrets("S", {"S": "e" * 32, "S_FILE": str(path)}) == (b"e" * 32,)
+    assert read_secrets("S", {"S": "", "S_FILE": str(path)}) == (b"f" * 32,)
     assert read_secrets("S", {}) == ()
 
 
