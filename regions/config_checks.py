@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from perdure.regions import certificates
+from perdure.regions import certificates, database_checks
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.peers_file import with_peers
 
@@ -38,6 +38,9 @@ def look(config: Config, now_ms: int, *, ports: bool = True) -> Found:
     if config.jwks is not None and "://" not in config.jwks:
         found.faults += _unreadable("--jwks", Path(config.jwks))
     found.faults += _data_faults(config.data)
+    if os.access(config.data, os.R_OK | os.X_OK):
+        found.faults += database_checks.faults(config.data, config.storage_keys)
+        found.warnings += database_checks.strangers(config.data, config.region)
     try:
         config = with_peers(config)
     except ConfigError as error:

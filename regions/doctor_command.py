@@ -119,6 +119,6 @@ def _keys(data: Path, config: Path | None) -> Iterator[Finding]:
         named = load({}, config).settings.storage_key_file
         environment |= {f"{STORAGE_KEY}_FILE": str(named)} if named else {}
     try:
-        yield from machine.of_keys(data, len(read_storage_keys(environment)))
+        yield from machine.of_keys(data, read_storage_keys(environment))
     except ConfigError as error:
         yield Finding("fail", "key", str(error))

@@ -4,7 +4,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from perdure.regions.doctor import Finding, Level
@@ -17,9 +17,6 @@ DISK_FREE_BYTES_FAIL = 104_857_600
 SYNC_S_WARN = 0.02
 SYNCS = 15
 _SYNC_BYTES = 4_096
-DATABASE = "perdure.sqlite"
-# Where in its file SQLite keeps the number that tells whether the data is encrypted.
-_USER_VERSION = slice(60, 64)
 
 
 def of_limits() -> Finding:
@@ -72,25 +69,18 @@ def sync_seconds(data: Path, clock: Callable[[], float]) -> float:
     return sorted(taken)[SYNCS // 2]
 
 
-def of_keys(data: Path, keys: int) -> Iterator[Finding]:
-    """Whether a start would have what it takes to read the data. ``keys``: how many are set."""
+def of_keys(data: Path, keys: Sequence[bytes]) -> Iterator[Finding]:
+    """Whether a start would have what it takes to read the data. ``keys``: those that are set."""
     # Here and not above: other commands start sooner without.
-    from perdure.regions.storage_engine import ENCRYPTED
+    from perdure.regions import database_checks
 
-    try:
-        with (data / DATABASE).open("rb") as file:
-            head = file.read(_USER_VERSION.stop)
-    except OSError:
+    if not (data / database_checks.DATABASE).is_file():
         # Nothing is there yet, or it has been told already that it cannot be read.
         return
-    encrypted = int.from_bytes(head[_USER_VERSION], "big") > ENCRYPTED
-    if encrypted and not keys:
-        advice = "set PERDURE_STORAGE_KEY_FILE, as for the region itself"
-        yield Finding("fail", "key", f"{data} is encrypted, and no storage key is set", advice)
-    elif keys and not encrypted:
-        advice = f"encrypt it with `perdure rekey --data {data}`, or take the key away"
-        text = f"a storage key is set, and {data} is not encrypted"
-        yield Finding("fail", "key", text, advice)
-    else:
-        word = "encrypted, and a key is set" if encrypted else "not encrypted, and no key is set"
+    wrong = list(database_checks.faults(data, keys))
+    for text in wrong:
+        advice = "a region would not start on it: mend that first, or restore a backup"
+        yield Finding("fail", "key", text.removeprefix("--data "), advice)
+    if not wrong:
+        word = "encrypted, and its key is set" if keys else "not encrypted, and no key is set"
         yield Finding("ok", "key", f"{data} is {word}")

@@ -49,6 +49,11 @@ def read(connection: Connection) -> KeyRecord | None:
     found = connection.exec_driver_sql(
         "SELECT CAST(value AS BLOB) FROM meta WHERE key = ?", (KEY_RECORD,)
     ).scalar_one_or_none()
+    return of_blob(found)
+
+
+def of_blob(found: bytes | None) -> KeyRecord | None:
+    """The record as it is stored; None when it is damaged, or not there."""
     text = None if found is None else unsealed(found)
     return None if text is None else KeyRecord(**json.loads(text))
 
@@ -88,12 +93,7 @@ def admit(connection: Connection, cipher: Clear, directory: Path) -> None:
             f" `perdure rekey --data {directory}` makes it anew, with the same keys set"
         )
     able = check_keys(record, cipher, directory)
-    if record.state != WHOLE:
-        option = " --decrypt" if record.state == DECRYPTING else ""
-        raise StorageKeyWrong(
-            f"{directory} is in the middle of {record.state}: let"
-            f" `perdure rekey --data {directory}{option}` finish"
-        )
+    check_whole(record, directory)
     if able.keys[0] not in record.keys:
         _use(connection, record, able)
 
@@ -118,6 +118,16 @@ def check_keys(record: KeyRecord, cipher: Clear, directory: Path) -> Cipher:
             f" are {', '.join(cipher.keys)}: add the one that is missing, as a line after the first"
         )
     return cipher
+
+
+def check_whole(record: KeyRecord, directory: Path) -> None:
+    """Raises ``StorageKeyWrong`` where encrypting, or the way back, was not finished."""
+    if record.state != WHOLE:
+        option = " --decrypt" if record.state == DECRYPTING else ""
+        raise StorageKeyWrong(
+            f"{directory} is in the middle of {record.state}: let"
+            f" `perdure rekey --data {directory}{option}` finish"
+        )
 
 
 def _named(keys: Collection[str]) -> str:

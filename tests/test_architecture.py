@@ -117,7 +117,12 @@ HOMES = {
     # doctor_machine.py measures how long a disk takes, finer than a region's clock.
     "time": {"regions/clock.py", "regions/doctor_machine.py"},
     # backup.py: copies a database that another process has open, and no part of its meaning.
-    "sqlite3": {"regions/backup.py", "regions/free_space.py", "regions/storage_engine.py"},
+    "sqlite3": {
+        "regions/backup.py",
+        "regions/database_checks.py",
+        "regions/free_space.py",
+        "regions/storage_engine.py",
+    },
     "uuid": set(),
 }
 # The environment is read with the settings. cluster.py hands its own on to the processes that it

@@ -11,14 +11,16 @@ import httpx2
 import pytest
 from perdure.regions import doctor, doctor_machine, doctor_probes
 from perdure.regions.cluster import free_ports
+from perdure.regions.database_checks import DATABASE
 from perdure.regions.doctor import Finding
 from perdure.regions.doctor_command import EXIT_CODES
 from perdure.regions.doctor_machine import of_data, of_keys, of_limits
 from perdure.regions.doctor_probes import Probes, claims_of
 from perdure.regions.main import main
-from perdure.regions.storage_engine import ENCRYPTED
 
 from perdure_client import Client
+from tests.regions.encrypted import KEY, OTHER
+from tests.regions.encrypted import made as filled
 
 NOW_MS = 1_000_000_000
 
@@ -157,18 +159,26 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("version", "keys", "expected"),
-    [(ENCRYPTED + 3, 0, "fail"), (3, 1, "fail"), (ENCRYPTED + 3, 1, "ok"), (3, 0, "ok")],
-)
-def test_keys_and_data_belong_together(
-    tmp_path: Path, version: int, keys: int, expected: str
-) -> None:
-    """A start without its key, or with one where the data is in the clear, would be refused."""
-    head = bytes(60) + version.to_bytes(4, "big")
-    (tmp_path / doctor_machine.DATABASE).write_bytes(head)
-    assert levels(of_keys(tmp_path, keys)) == [(expected, "key")]
-    assert list(of_keys(tmp_path / "none", 1)) == []
+def test_keys_and_data_belong_together(tmp_path: Path) -> None:
+    """A start without its key, with another, or with one where the data is in the clear, would be
+    refused; so would one on what is no database."""
+    for folder, keys in (("sealed", (KEY,)), ("clear", ())):
+        (tmp_path / folder).mkdir()
+        filled(tmp_path / folder, *keys, sessions=1)
+
+    def level(folder: str, *keys: bytes) -> str:
+        ((found, check),) = levels(of_keys(tmp_path / folder, keys))
+        assert check == "key"
+        return found
+
+    assert [level("sealed", *keys) for keys in ((KEY,), (OTHER, KEY), (OTHER,), ())] == [
+        "ok", "ok", "fail", "fail",
+    ]  # fmt: skip
+    assert (level("clear"), level("clear", KEY)) == ("ok", "fail")
+    assert list(of_keys(tmp_path / "none", (KEY,))) == []
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / DATABASE).write_bytes(b"no database" * 1_000)
+    assert level("none") == "fail"
 
 
 def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from perdure.regions.certificates import endings
 from perdure.regions.cluster import free_ports
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.config_checks import look
+from perdure.regions.database_checks import DATABASE
+from perdure.regions.identity import note_identity
 from perdure.regions.main import main
 from perdure.regions.peers_file import with_peers
 from perdure.regions.settings import Settings, flag_of, from_environment, variable_of
@@ -19,6 +21,7 @@ from perdure.regions.settings_reading import Loaded, load
 from perdure.regions.storage_engine import DirectoryLock
 
 from tests.regions.authority import Authority
+from tests.regions.encrypted import KEY, OTHER, opened
 from tests.regions.processes import COMMAND, started
 
 SECRET = "s" * 32
@@ -311,6 +314,30 @@ def test_a_region_that_runs_is_checked_before_its_restart(tmp_path: Path) -> Non
         lock.release()
         assert (found.faults, len(found.warnings)) == ([], 2)
         assert len(look(config, 0).faults) == 2
+
+
+def test_the_database_that_is_there(tmp_path: Path) -> None:
+    """What a start would refuse is told: another key, a newer schema, no database. That another
+    region had the directory last is worth a word. Looking leaves everything as it was."""
+    opened(tmp_path, KEY).close()
+    note_identity(tmp_path, "eu", 1, "0")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def found(region: str = "eu", *keys: bytes) -> tuple[list[str], list[str]]:
+        config = Config(region=region, data=tmp_path, port=1, peer_port=2, storage_keys=keys)
+        looked = look(config, 0, ports=False)
+        return looked.faults, looked.warnings
+
+    assert found("eu", KEY) == ([], [])
+    assert "add the one that is missing" in found("eu", OTHER)[0][0]
+    assert "set PERDURE_STORAGE_KEY" in found()[0][0]
+    assert "was region eu's last, and this one is --region us" in found("us", KEY)[1][0]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    database = tmp_path / DATABASE
+    database.write_bytes(before[DATABASE][:60] + (2_000).to_bytes(4, "big") + before[DATABASE][64:])
+    assert "written by a newer perdure (schema 1000, " in found("eu", KEY)[0][0]
+    database.write_bytes(b"no database" * 1_000)
+    assert "cannot open" in found("eu", KEY)[0][0]
 
 
 async def test_a_region_serves_by_its_file(tmp_path: Path) -> None:
