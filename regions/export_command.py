@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 import httpx2
+from perdure.regions.bringing import Report
 from perdure.regions.config import ConfigError
 from perdure.regions.console import patiently, print_json, say
-from perdure.regions.importing import Hopeless, Importer, Report
+from perdure.regions.importing import Hopeless, Importer
 from perdure.replication.limits import EXPORT_LINE_BYTES_MAX
 from perdure.replication.tenants import is_tenant
 
