@@ -7,6 +7,8 @@ is so and not what to feel, and has a code that the operating guide explains.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from perdure.regions.tables import span
+
 # From here on it is told.
 CLOCKS_APART_MS = 500
 BEHIND_S = 5
@@ -60,7 +62,9 @@ def _of_link(seen: dict[str, Any]) -> Iterator[Finding]:
     offset_ms = seen["clock_offset_ms"]
     if offset_ms is not None and abs(offset_ms) > CLOCKS_APART_MS:
         way = "ahead of" if offset_ms > 0 else "behind"
-        yield Finding("clocks_apart", f"the clock of {name} is {abs(offset_ms):,.0f} ms {way} its")
+        yield Finding(
+            "clocks_apart", f"the clock of {name} is {span(abs(offset_ms) / 1000)} {way} its"
+        )
     if seen["digests"] == "different":
         yield Finding("different", f"it holds something else than {name}, with the same logs")
     if seen["wire"] == 1:
