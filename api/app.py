@@ -124,7 +124,8 @@ class Cors(CORSMiddleware):
 
 
 def _names_here(scope: Any) -> bool:
-    host = Headers(scope=scope).get("host", "")
+    raw = next((value for key, value in scope["headers"] if key == b"host"), b"")
+    host = raw.decode("latin-1")
     name = host.rpartition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
     return is_loopback(name)
 

@@ -57,7 +57,8 @@ class Authority:
         found: frozenset[str] = frozenset()
         for pattern, verbs in self.can:
             if _matches(pattern, session):
-                found |= verbs
+                # Mostly there is one pattern, or one that matches.
+                found = found | verbs if found else verbs
         return found
 
     def check(self, session: str, verb: str | None) -> str:
@@ -87,9 +88,11 @@ class Authority:
 
     def check_name(self, name: str, field: str) -> None:
         """Raises ``Refusal`` ``forbidden`` for a producer, member or author that this is not."""
-        if not any(_matches(pattern, name) for pattern in self.names):
-            detail = f"this grant may not be {field} {name[:128]}: {self._said_names()}"
-            raise Refusal("forbidden", detail, field=field)
+        for pattern in self.names:
+            if _matches(pattern, name):
+                return
+        detail = f"this grant may not be {field} {name[:128]}: {self._said_names()}"
+        raise Refusal("forbidden", detail, field=field)
 
     def _said_names(self) -> str:
         """Who this may be, for who is told that it may not be another."""

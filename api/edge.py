@@ -184,7 +184,7 @@ class Edge:
             await refuse(error, self._headers, receive, watched)
 
     async def _route(self, scope: Scope, told: Told, receive: Receive, send: Send) -> None:
-        if scope["path"] in OPEN_PATHS or self._is_open(scope["path"]):
+        if self._is_open(scope["path"]):
             await self._routes(scope, receive, _marked(send, self._headers))
             return
         try:
@@ -219,8 +219,10 @@ class Edge:
                 raise unnoted[0]
 
     def _is_open(self, path: str) -> bool:
+        if path.startswith(_SESSIONS):
+            return False
         is_demo = self._open_under is not None and path.startswith(self._open_under)
-        return is_demo or admin_page.is_open(path)
+        return is_demo or path in OPEN_PATHS or admin_page.is_open(path)
 
     def _noted(
         self,
@@ -352,6 +354,8 @@ def _is_hot(parts: list[str]) -> bool:
 def _agent_of(scope: Scope) -> str | None:
     """The agent whose feed is asked for; None for other paths. ``Refusal``: ``invalid_id``,
     ``method_not_allowed``."""
+    if scope["path"].startswith(_SESSIONS):
+        return None
     match = _FEED.fullmatch(scope["raw_path"])
     if match is None:
         return None

@@ -102,6 +102,9 @@ _AUDITED_OUTSIDE = {
 
 
 def _shape(parts: list[str]) -> str:
+    if len(parts) == 7 and parts[4] in _NAMED:
+        # As most are, and all tokens.
+        return f"{parts[4]}/*/{parts[6]}"
     rest = parts[4:]
     if len(rest) > 1 and rest[0] in _NAMED:
         rest = [rest[0], "*", *rest[2:]]
