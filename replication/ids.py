@@ -153,6 +153,7 @@ def slot(message: str) -> int:
     return hash64("slot", message) >> 32
 
 
+@lru_cache(_NAMES_CACHED_MAX)
 def reader_tag(lane: LaneKey, header: bytes, created: int) -> int:
     """The 32-bit name, in a cursor, of a lane under a header and its time: a reader was told all
     three, so a change of any of them must not be missed."""

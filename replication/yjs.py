@@ -23,7 +23,12 @@ _ANY_OBJECT = 118
 _SILENT_CLIENT = 1
 
 
+_SMALL = tuple(bytes([number]) for number in range(0x80))
+
+
 def _varint(number: int) -> bytes:
+    if number <= 0x7F:
+        return _SMALL[number]
     out = bytearray()
     while number > 0x7F:
         out.append(0x80 | (number & 0x7F))
