@@ -37,7 +37,9 @@ from perdure.replication.limits import APPEND_ITEMS_MAX, CURSOR_CHARS_MAX, SEQ_M
 JSON = "application/json"
 WRITE_S_MAX = 20
 SLICE_BYTES = 65_536
+_PRODUCER_NAMES = ("Producer-Id", "Producer-Epoch", "Producer-Seq")
 _APPEND_FIELDS = frozenset({"tokens", "end"})
+_PRODUCER = {name.lower().encode(): name for name in _PRODUCER_NAMES}
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -51,13 +53,20 @@ class Producer(NamedTuple):
 
 def producer_of(scope: Scope, *, seq_needed: bool = True) -> Producer:
     """The producer headers, or ``Refusal`` ``invalid_producer`` that names the wrong one."""
-    values: dict[str, str | None] = {}
-    for name in ("Producer-Id", "Producer-Epoch", "Producer-Seq"):
-        try:
-            values[name] = header(scope, name.lower().encode())
-        except ValueError as error:
-            raise _wrong(name, "is malformed or given twice") from error
-    id_, epoch, seq = values.values()
+    given: dict[bytes, bytes] = {}
+    twice = set()
+    for key, value in scope["headers"]:
+        if key in _PRODUCER:
+            if key in given:
+                twice.add(key)
+            given[key] = value
+    values: list[str | None] = []
+    for key, name in _PRODUCER.items():
+        raw = given.get(key)
+        if key in twice or (raw is not None and not raw.isascii()):
+            raise _wrong(name, "is malformed or given twice")
+        values.append(None if raw is None else raw.decode("ascii"))
+    id_, epoch, seq = values
     if id_ is None or not is_id(id_):
         raise _wrong("Producer-Id", "must be the producer's id")
     try:

@@ -59,15 +59,17 @@ class Census:
         ``too_large``."""
         if is_own(session.id):
             return
-        opened = sum(isinstance(operation, Open) for operation in operations)
         most = self._messages_max
-        known = session.messages.count + session.messages.graves_count
-        # Revocations and the audit log are no client's messages, and have limits of their own.
-        is_full = most is not None and known + opened > most
-        if opened and is_full and not is_own(session.id):
-            raise Refusal("too_large", "the session has too many messages", limit_items=most)
+        # Tokens, which are most of what comes, open nothing.
+        opened = [operation for operation in operations if isinstance(operation, Open)]
+        if opened and most is not None:
+            known = session.messages.count + session.messages.graves_count
+            if known + len(opened) > most:
+                raise Refusal("too_large", "the session has too many messages", limit_items=most)
+        if session.exists or session.deleted or session.id in fresh:
+            return
         tenant = tenant_of(session.id)
-        if session.exists or session.deleted or not tenant or session.id in fresh:
+        if not tenant:
             return
         most = self._sessions_max
         if most is not None:

@@ -31,6 +31,7 @@ from perdure.replication.hlc import to_time
 from perdure.replication.ids import check_id
 from perdure.replication.lane import Place
 from perdure.replication.limits import ERASE_EVERY_S, ERASE_SUBJECTS_MAX
+from perdure.replication.operations import Items
 from perdure.replication.records import ABSORBED, Vector, parse_origin
 from perdure.replication.subjects import Deletion, Subject
 from perdure.replication.tenants import check_session, name_of
@@ -95,6 +96,9 @@ class Eraser:
 
     def deletions(self, applied: Applied) -> Sequence[Deletion]:
         """What a record deletes."""
+        if isinstance(applied.operation, Items):
+            # Tokens, which are most of what comes, delete nothing.
+            return ()
         found = list(deletions(applied.operation))
         if not found:
             return ()

@@ -35,8 +35,12 @@ class FairQueue(Generic[T]):
     def add(self, item: T) -> None:
         """One more."""
         self._count += 1
-        sessions = self._tenants.setdefault(_tenant_of(item.session), OrderedDict())
-        sessions.setdefault(item.session, deque()).append(item)
+        tenant = _tenant_of(item.session)
+        if (sessions := self._tenants.get(tenant)) is None:
+            sessions = self._tenants[tenant] = OrderedDict()
+        if (items := sessions.get(item.session)) is None:
+            items = sessions[item.session] = deque()
+        items.append(item)
 
     def take(self) -> T | None:
         """The next one; None when nothing is left that may be taken."""

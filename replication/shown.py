@@ -39,6 +39,9 @@ class Variant(NamedTuple):
 
 def is_prefix(old: tuple[Run, ...], new: tuple[Run, ...]) -> bool:
     """Whether what was shown by ``old`` is the beginning of what ``new`` shows."""
+    if len(old) == len(new) == 1:
+        # As mostly: one lane, that grows.
+        return not old[0].take or (old[0][:2] == new[0][:2] and old[0].take <= new[0].take)
     old = tuple(run for run in old if run.take)
     new = tuple(run for run in new if run.take)
     if len(old) > len(new) or any(a != b for a, b in zip(old[:-1], new, strict=False)):
