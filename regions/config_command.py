@@ -76,31 +76,35 @@ def _show(options: argparse.Namespace) -> int:
     loaded = load(given(options), options.config)
     shown = _effective(loaded)
     if options.json:
-        print(json.dumps({"settings": shown}, ensure_ascii=False))
+        print(json.dumps({"settings": shown}, ensure_ascii=False, default=str))
     else:
         width = max(map(len, shown))
         for name, one in shown.items():
-            print(f"{name:<{width}} = {_toml(one['value']):<28} # {one['from']}")
+            note = ": wrong, see below" if "wrong" in one else ""
+            print(f"{name:<{width}} = {_toml(one['value']):<28} # {one['from']}{note}")
     for fault in loaded.faults:
         print(f"perdure: {fault}", file=sys.stderr)
     return EXIT_WRONG if loaded.faults else 0
 
 
 def _effective(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """Each setting, and where it is from; of a secret, whether there is one."""
+    """Each setting, and where it is from, also of a value that cannot be taken; of a secret, whether
+    there is one."""
     found: dict[str, dict[str, Any]] = {}
     for name, setting in Settings.model_fields.items():
         if name not in loaded.origins and setting.is_required():
             # What stands in its place is nobody's value.
             found[name] = {"value": None, "from": "required"}
             continue
-        value = getattr(loaded.settings, name)
+        value = loaded.wrong.get(name, getattr(loaded.settings, name))
         value = str(value) if isinstance(value, Path) else value
         value = list(value) if isinstance(value, tuple) else value
         found[name] = {
             "value": _without_password(value),
             "from": loaded.origins.get(name, "default"),
         }
+        if name in loaded.wrong:
+            found[name]["wrong"] = True
     for name, variable in SECRETS.items():
         found[name] = {"value": _told(loaded, name), "from": variable}
     return found
@@ -130,4 +134,4 @@ def _without_password(value: Any) -> Any:
 
 def _toml(value: Any) -> str:
     """As it stands in a file; what is not set is said so."""
-    return "(not set)" if value is None else json.dumps(value, ensure_ascii=False)
+    return "(not set)" if value is None else json.dumps(value, ensure_ascii=False, default=str)

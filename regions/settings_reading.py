@@ -44,13 +44,15 @@ class Fault:
 
 @dataclass
 class Loaded:
-    """What was read. ``config`` is None where something is wrong; ``settings`` has what is not."""
+    """What was read. ``config`` is None where something is wrong; ``settings`` has what is not, and
+    ``wrong`` what was said in the place of that."""
 
     settings: Settings
     origins: dict[str, str]
     faults: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
     config: Config | None = None
+    wrong: dict[str, Any] = field(default_factory=dict)
 
 
 def load(flags: Mapping[str, Any], path: Path | None = None) -> Loaded:
@@ -67,6 +69,7 @@ def load(flags: Mapping[str, Any], path: Path | None = None) -> Loaded:
     origins |= {name: flag_of(name) for name in flags}
     settings, wrong = _settings(values, origins, found)
     loaded = Loaded(settings, origins, found, _strange_variables(os.environ))
+    loaded.wrong = {name: values[name] for name in wrong if name in values}
     _convert(loaded, os.environ, wrong)
     if loaded.config is not None and path is not None:
         loaded.config = _following(loaded, loaded.config, path)

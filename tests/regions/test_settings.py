@@ -261,6 +261,27 @@ def test_config_show_hides_secrets(
     assert settings["data"] == {"value": None, "from": "required"}
 
 
+def test_config_show_tells_what_is_wrong(
+    environment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value that cannot be taken is shown as it was said, and as wrong: not a default in its
+    place, which nobody said."""
+    text = "region = 'eu'\ndata = 'd'\nport = 2026-11-26\npeers = 'us=http://u:hunter2@h'\n"
+    path = written(tmp_path / "f.toml", text)
+    environment.setenv("PERDURE_LOG_BYTES_MAX", "4 GiB")
+    assert main(["config", "show", "--config", str(path)]) == 2
+    out, err = capsys.readouterr()
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert f'port = "2026-11-26" # {path}, line 3: wrong, see below' in lines
+    assert 'log_bytes_max = "4 GiB" # PERDURE_LOG_BYTES_MAX: wrong, see below' in lines
+    assert f'region = "eu" # {path}, line 1' in lines and "hunter2" not in out + err
+    assert "--port" in err and "--log-bytes-max 4 GiB must be a whole number" in err
+    assert main(["config", "show", "--config", str(path), "--json"]) == 2
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    told = {"value": "4 GiB", "from": "PERDURE_LOG_BYTES_MAX", "wrong": True}
+    assert settings["log_bytes_max"] == told and "wrong" not in settings["region"]
+
+
 def test_certificates_that_end_soon(tmp_path: Path) -> None:
     """Within 30 days it is a warning, when it is over a fault; a file without any is named."""
     files = Authority().issue(tmp_path, "eu.perdure", days=(-1, 60))
