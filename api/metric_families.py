@@ -209,7 +209,7 @@ def _seconds_since(then_ms: int | None, now_ms: int) -> float | None:
 
 def _of_sessions(node: Node) -> Iterator[Family]:
     state = node.state
-    yield gauge("sessions", "Sessions that exist", len(state))
+    yield gauge("sessions", "Sessions that exist, without the regions' own", len(state))
     yield gauge("sessions_in_memory", "Sessions that are in memory", len(state.sessions))
     yield gauge(
         "sessions_dirty", "Sessions of which something is in the log alone", len(state.dirty)

@@ -174,7 +174,8 @@ def _connected(path: Path, how: str) -> sqlite3.Connection:
 def _describe(partial: Path, identity: dict[str, str], version: str, made_ms: int) -> Manifest:
     with contextlib.closing(_connected(partial, "mode=ro&immutable=1")) as copy:
         (schema,) = copy.execute("PRAGMA user_version").fetchone()
-        (sessions,) = copy.execute("SELECT COUNT(*) FROM session WHERE present").fetchone()
+        people = "SELECT COUNT(*) FROM session WHERE present AND id NOT GLOB ':*'"
+        (sessions,) = copy.execute(people).fetchone()
         (messages,) = copy.execute("SELECT COUNT(*) FROM message").fetchone()
         (records,) = copy.execute("SELECT COUNT(*) FROM log").fetchone()
         lsns = copy.execute(

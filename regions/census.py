@@ -16,7 +16,8 @@ from perdure.replication.tenants import is_own, tenant_of
 
 
 class Census:
-    """The sessions of a region, by tenant; "" are those of none."""
+    """The sessions of people in a region, by tenant; "" are those of none. What the regions keep for
+    themselves (the audit log, revocations) counts nowhere."""
 
     def __init__(self) -> None:
         self._sessions: Counter[str] = Counter()
@@ -39,12 +40,12 @@ class Census:
         return self._sessions[tenant]
 
     def tenants(self) -> list[str]:
-        """Those that have any; the regions' own count as those of none."""
+        """Those that have any."""
         return list(self._sessions)
 
     def moved(self, session: str, existed: bool, exists: bool) -> None:
         """A session has come to exist, or does no more, or neither."""
-        if existed == exists:
+        if existed == exists or is_own(session):
             return
         tenant = tenant_of(session)
         self._sessions[tenant] += exists - existed

@@ -174,10 +174,12 @@ def active(connection: Connection) -> list[str]:
 
 
 def tenants(connection: Connection) -> dict[str, int]:
-    """How many sessions exist, of each tenant; those whose names are damaged are none."""
+    """How many sessions exist, of each tenant; those whose names are damaged are none, and the
+    regions' own are nobody's."""
     rows = connection.exec_driver_sql(
         "SELECT substr(id, 1, max(instr(id, ':') - 1, 0)) AS tenant, count(*)"
-        " FROM session WHERE present AND id NOT GLOB '*[^A-Za-z0-9._~:-]*' GROUP BY tenant"
+        " FROM session WHERE present AND id NOT GLOB '*[^A-Za-z0-9._~:-]*' AND id NOT GLOB ':*'"
+        " GROUP BY tenant"
     )
     return {str(tenant): int(count) for tenant, count in rows}
 

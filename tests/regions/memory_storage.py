@@ -12,7 +12,7 @@ from perdure.replication.ids import bucket
 from perdure.replication.records import ABSORBED, Origin, Record, Vector, bytes_of, intact
 from perdure.replication.rows import Image
 from perdure.replication.subjects import Deletion, Erasure, Subject
-from perdure.replication.tenants import Range, is_session, tenant_of
+from perdure.replication.tenants import Range, is_own, is_session, tenant_of
 
 from tests.replication.memory_archive import MemoryArchive
 
@@ -167,7 +167,8 @@ class MemoryStorage:
 
     def tenants(self) -> dict[str, int]:
         stored = self._images.items()
-        return dict(Counter(tenant_of(id_) for id_, (_, image) in stored if image.exists))
+        people = (id_ for id_, (_, image) in stored if image.exists and not is_own(id_))
+        return dict(Counter(map(tenant_of, people)))
 
     def bucket_sums(self) -> list[int]:
         return list(self._sums.sums)

@@ -79,6 +79,22 @@ async def test_the_count_is_right_after_a_start(regions: Regions) -> None:
     assert (third.state.census.of("acme"), third.state.census.of(""), len(third.state)) == (3, 2, 5)
 
 
+async def test_the_regions_own_sessions_are_nobodys(regions: Regions) -> None:
+    """Who asks how many sessions there are means people's: also after a start, from the disk."""
+    node, _ = regions.node()
+    node.start(None)
+    await node.create("s", {})
+    await node.send(own_key("note"), user("m"))
+    assert (len(node.state), node.state.census.of("")) == (1, 1)
+    await node.stop()
+    again, _ = regions.node()
+    assert (len(again.state), again.state.census.of("")) == (1, 1)
+    again.start(None)
+    await again.delete("s")
+    assert (len(again.state), again.state.census.tenants()) == (0, [])
+    await again.stop()
+
+
 async def test_a_session_has_so_many_messages(regions: Regions) -> None:
     """Deleted ones count; a retry of one that is there is answered."""
     node, _ = regions.node()
