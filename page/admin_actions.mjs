@@ -98,8 +98,8 @@ export class Actions {
     });
   }
 
-  forget(region, ageMs) {
-    const silent = typeof ageMs === "number" ? ` Nothing was heard of it for ${duration(ageMs)}.` : "";
+  forget(region, silentMs) {
+    const silent = typeof silentMs === "number" ? ` Nothing was heard of it for ${duration(silentMs)}.` : "";
     this.#question.ask({
       title: `Forget ${region} for good?`,
       text: `The other regions stop waiting for ${region} and let go of what they kept for it.${silent} What it alone had acknowledged and never passed on is lost, and it cannot come back: a new region in its place needs an empty disk and another name. Do this only if it never returns.`,

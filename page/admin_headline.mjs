@@ -114,6 +114,9 @@ function seenBy(name, regions) {
     .filter(({ see }) => see !== undefined);
 }
 
+/** How long nothing was heard of a region by any other; null where nobody knows. Its own figures may be older: it is asked for them while somebody looks. */
+export const silentFor = (name, regions) => silence(seenBy(name, regions));
+
 /** The last sign of life that any other region had, as its age. */
 function silence(seen) {
   const ages = seen.map(({ see }) => see.last_seen_ms).filter((age) => age !== null && age !== undefined);

@@ -1,7 +1,7 @@
 /** The view of all regions: who sees whom, each region, each link. */
 
 import { button, element, mark, setAttribute, setFacts, setMark, setText, Table, WORDS } from "./admin_elements.mjs";
-import { BEHIND_S_MAX, found, levelOf } from "./admin_headline.mjs";
+import { BEHIND_S_MAX, found, levelOf, silentFor } from "./admin_headline.mjs";
 import { bytes, clock, count, counted, duration, listed, milliseconds, offset, rate, utc } from "./admin_units.mjs";
 
 const STATES = { up: "well", suspect: "warning", down: "trouble" };
@@ -77,10 +77,11 @@ class Card {
   #forget;
   #open;
   #view = null;
+  #silentMs = null;
 
   constructor(region, acts) {
     this.#drain = button("Drain…", () => acts.drain(this.#view));
-    this.#forget = button("Forget for good…", () => acts.forget(this.#view), { className: "danger" });
+    this.#forget = button("Forget for good…", () => acts.forget(this.#view, this.#silentMs), { className: "danger" });
     this.#open = button(`Open this page at ${region}`, () => acts.open(this.#view));
     const title = element("h3", {}, this.#mark, ` ${region} `, this.#state);
     this.element = element("section", { className: "card", "aria-label": `Region ${region}` }, title, this.#facts, element("p", { className: "actions" }, this.#drain, this.#open, this.#forget));
@@ -88,6 +89,7 @@ class Card {
 
   draw(view, overview, findings) {
     this.#view = view;
+    this.#silentMs = view.reachable ? null : silentFor(view.region, overview.regions);
     const isSelf = view.region === overview.region;
     const level = view.is_gone ? "note" : levelOf(findings, view.region);
     setMark(this.#mark, level);
@@ -120,7 +122,7 @@ function facts(view) {
     ["Open runs", known(view.open_runs, count)],
     ["Present", known(view.present, count)],
     ["Tokens", known(view.tokens_per_s, rate)],
-    ["Logs", known(view.log_bytes, bytes)],
+    ["Logged, ever", known(view.log_bytes, bytes)],
     ["Disk free", known(view.disk_free_bytes, bytes)],
   ];
 }
@@ -189,7 +191,7 @@ export function leaveFor(grant, url) {
 function regionActs(actions) {
   return {
     drain: ({ region, state }) => actions.drain(region, state === "draining"),
-    forget: ({ region, reachable, age_ms: ageMs }) => actions.forget(region, reachable ? null : ageMs),
+    forget: ({ region }, silentMs) => actions.forget(region, silentMs),
   };
 }
 

@@ -22,8 +22,8 @@ def of_regions(value: Value, width: int | None) -> list[str]:
     regions = overview["regions"]
     lines = _problems(regions)
     head = ("REGION", "STATE", "VERSION", "WIRE", "UP", "SESSIONS", "READERS", "RUNS", "PRESENT",
-            "TOKENS/S", "EVENTS/S", "LOGS", "DISK FREE")  # fmt: skip
-    rows = [_region_row(region, overview["region"]) for region in regions]
+            "TOKENS/S", "EVENTS/S", "LOGGED", "DISK FREE")  # fmt: skip
+    rows = [_region_row(region, overview["region"], regions) for region in regions]
     return [*lines, *table(head, rows, width), "", *_matrix(regions, width)]
 
 
@@ -46,15 +46,15 @@ def _about(region: str, text: object) -> str:
     return told if told.startswith(f"{name} ") else f"{name}: {told}"
 
 
-def _region_row(region: Value, here: str) -> Sequence[object]:
+def _region_row(region: Value, here: str, regions: Sequence[Value]) -> Sequence[object]:
     name = region["region"] + (" *" if region["region"] == here else "")
     if not region.get("reachable", True):
         # What it said last is no news of what it does.
-        return (name, _state(region), region.get("version"), *[None] * 10)
+        return (name, _state(region, regions), region.get("version"), *[None] * 10)
     wire = region.get("wire")
     return (
         name,
-        _state(region),
+        _state(region, regions),
         region.get("version"),
         "-".join(map(str, (wire[0], wire[-1]) if len(wire) > 1 else wire)) if wire else None,
         span(region.get("uptime_s")),
@@ -69,14 +69,22 @@ def _region_row(region: Value, here: str) -> Sequence[object]:
     )
 
 
-def _state(region: Value) -> str:
+def _state(region: Value, regions: Sequence[Value]) -> str:
     if region.get("is_gone"):
         return "gone for good"
     if not region.get("reachable", True):
-        age_ms = region.get("age_ms")
-        since = "" if age_ms is None else f", for {span(age_ms / 1000)}"
+        silent_ms = _silent_ms(region["region"], regions)
+        since = "" if silent_ms is None else f", for {span(silent_ms / 1000)}"
         return f"not reachable{since}"
     return region.get("state") or "ready"
+
+
+def _silent_ms(name: str, regions: Sequence[Value]) -> float | None:
+    """How long nobody has heard a region. What it said last may be older: nobody asked for it."""
+    answering = [one for one in regions if one.get("reachable", True)]
+    links = [link for one in answering for link in one.get("sees") or () if link["region"] == name]
+    heard = [link["last_seen_ms"] for link in links if link.get("last_seen_ms") is not None]
+    return min(heard, default=None)
 
 
 def _matrix(regions: Sequence[Value], width: int | None) -> list[str]:

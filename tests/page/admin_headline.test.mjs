@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { found, headline, levelOf, worse } from "../../page/admin_headline.mjs";
+import { found, headline, levelOf, silentFor, worse } from "../../page/admin_headline.mjs";
 
 const NAMES = ["ap", "eu", "us"];
 const see = (region, more = {}) => ({ region, state: "up", rtt_ms: 80, behind_operations: 0, behind_bytes: 0, behind_s: 0, clock_offset_ms: 2, last_seen_ms: 300, last_anti_entropy_ms: 1000, digests: "equal", wire: 2, ...more });
@@ -42,6 +42,14 @@ test("a killed region: for how long, seen from where, and what it means; once, n
   assert.match(told.text, /^Nothing is lost: ap and eu hold every session/);
   assert.deepEqual(told.findings, []);
   assert.equal(told.more, "");
+});
+
+test("how long nothing was heard of a region is not how old its figures are", () => {
+  // Nobody has looked for a day: the figures are that old, and the region was heard 12 s ago.
+  const old = { us: { reachable: false, age_ms: 86_400_000 } };
+  const seen = overview({ views: old, sees: { "eu us": down(12_000), "ap us": down(14_500) } });
+  assert.equal(silentFor("us", seen.regions), 12_000);
+  assert.equal(silentFor("us", overview({ names: ["us"] }).regions), null);
 });
 
 test("a region that is only late is not called down", () => {

@@ -151,6 +151,21 @@ def test_regions_tells_problems_first(told: Told) -> None:
     assert "\x1b" not in out and "old\ufffd[2J" in out
 
 
+def test_how_long_a_region_is_away(told: Told) -> None:
+    """Since anybody has heard it. What it said last may be much older: it is asked for that only
+    while somebody looks."""
+    ap = {**AP, "age_ms": 86_400_000}
+    regions = {
+        **OVERVIEW,
+        "regions": [EU, {**US, "sees": [{**EU["sees"][1], "last_seen_ms": 12_000}]}, ap],
+    }
+    out = told("regions", but={"GET /admin/api/overview": regions})[1]
+    assert "not reachable, for 12 s" in out and "ap, 1 d 0 h ago" in out
+    alone = {**OVERVIEW, "regions": [{**EU, "sees": []}, ap]}
+    out = told("regions", but={"GET /admin/api/overview": alone})[1]
+    assert "not reachable" in out and "not reachable, for" not in out
+
+
 def test_regions_leaves_no_trace_in_the_audit_log(told: Told, asked: list[httpx2.Request]) -> None:
     """Regions note who asks for /v1/regions, each time: who watches them must not fill the log."""
     assert told("regions")[0] == 3
