@@ -48,12 +48,15 @@ from perdure_client.reducer import SessionView, apply
 
 EXIT_DIFFERENT = 1
 _EXIT_CODES_VERIFY = (
-    "Exit codes: 0 equal, 1 different or refused, 2 wrong arguments, 3 a region is not up or none"
-    " answers, 130 interrupted."
+    "Exit codes: 0 equal, but for what is written to meanwhile, 1 different or refused, 2 wrong"
+    " arguments, 3 a region is not up or none answers, 130 interrupted."
 )
 _VERIFY_EVERY_S = 0.25
 # How often it says that it still looks.
 _TELL_EVERY_S = 2.0
+# Whether sessions that differ are written to is looked at of so many, and after so long.
+_BUSY_LOOKED_AT_MAX = 100
+_BUSY_AFTER_S = 1.0
 
 
 def add_commands(commands: Any) -> None:
@@ -223,15 +226,39 @@ async def _verify(options: argparse.Namespace, client: Client) -> int:
             say(f"{len(answer['different'])} of {answer['sessions']} sessions differ; asking again")
         await asyncio.sleep(_VERIFY_EVERY_S)
         answer = await client.verify(options.session)
+    busy = await _written_to(answer, client)
+    answer = {**answer, "busy": busy}
     known = options.session is None or await _is_known(options.session, client)
     if options.json:
         print_json(answer)
     else:
         _print_verified(answer)
-    if answer["equal"]:
-        return 0 if known else EXIT_DIFFERENT
-    differs = "different" in answer["regions"].values()
-    return EXIT_DIFFERENT if differs else EXIT_UNREACHABLE
+    if len(busy) < len(answer["different"]):
+        return EXIT_DIFFERENT
+    if "unreachable" in answer["regions"].values():
+        return EXIT_UNREACHABLE
+    return 0 if known and (answer["equal"] or busy) else EXIT_DIFFERENT
+
+
+async def _written_to(answer: Mapping[str, Any], client: Client) -> list[str]:
+    """Which of the sessions that differ change while one looks: what is written there is on its way
+    to the others, and never the same everywhere. Where there are many, nobody is asked."""
+    ids = answer["different"]
+    if not ids or len(ids) > _BUSY_LOOKED_AT_MAX:
+        return []
+    before = {id_: await client.verify(id_) for id_ in ids}
+    await asyncio.sleep(_BUSY_AFTER_S)
+    after = {id_: await client.verify(id_) for id_ in ids}
+    return [
+        id_
+        for id_ in ids
+        # By the same region: another one may hold something else for ever.
+        if "different" not in after[id_]["regions"].values()
+        or (
+            after[id_]["regions"].keys() == before[id_]["regions"].keys()
+            and after[id_].get("digest") != before[id_].get("digest")
+        )
+    ]
 
 
 async def _is_known(session: str, client: Client) -> bool:
@@ -253,10 +280,15 @@ async def _is_known(session: str, client: Client) -> bool:
 def _print_verified(answer: Mapping[str, Any]) -> None:
     now = datetime.now(UTC).strftime("%H:%M:%S")
     outcomes = answer["regions"].values()
-    word = "NOT equal" if "different" in outcomes else "equal"
+    different = [id_ for id_ in answer["different"] if id_ not in answer["busy"]]
+    is_busy = bool(answer["busy"]) and not different
+    word = "NOT equal" if "different" in outcomes and not is_busy else "equal"
     missing = ", but not every region could be asked" if "unreachable" in outcomes else ""
-    print(f"{now} {word}: {answer['sessions']} session(s){missing}")
+    busy = f", but for {len(answer['busy'])} that are written to now" if is_busy else ""
+    print(f"{now} {word}: {answer['sessions']} session(s){busy}{missing}")
     for region, outcome in answer["regions"].items():
         print(f"  {region:<12} {outcome}")
-    for session in answer["different"][:20]:
+    for session in different[:20]:
         print(f"  differs: {session}")
+    for session in answer["busy"][:20]:
+        print(f"  written to now, and compared when it is quiet: {session}")

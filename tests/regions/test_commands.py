@@ -438,10 +438,56 @@ async def test_what_verify_says(
 ) -> None:
     """0 equal, 1 different, 3 not all could be asked; what is under way gets time to arrive."""
     monkeypatch.setattr(commands, "_VERIFY_EVERY_S", 0)
+    monkeypatch.setattr(commands, "_BUSY_AFTER_S", 0)
     options = argparse.Namespace(session=None, wait_s=wait_s, json=False)
     assert await commands._verify(options, Answers(*answers)) == code  # type: ignore[arg-type]
     out = capsys.readouterr().out
     assert said in out and ("differs: s" in out) == (code == 1)
+
+
+class Busy:
+    """A client of regions of which two sessions differ: one is written to, one may be quiet."""
+
+    def __init__(self, *, quiet: str, unreachable: bool = False) -> None:
+        self.regions = argparse.Namespace(urls=["http://eu"])
+        self.quiet, self.asked = quiet, 0
+        self.outcomes = {"us": "different"} | ({"ap": "unreachable"} if unreachable else {})
+
+    async def verify(self, session: str | None) -> dict[str, Any]:
+        self.asked += 1
+        digest = "1" if session == "still" and self.quiet == "different" else str(self.asked)
+        equal = session == "still" and self.quiet == "equal"
+        outcomes = {**self.outcomes, "us": "equal" if equal else "different"}
+        named = ["busy", "still"] if session is None else [session] * (not equal)
+        about = {"sessions": 9, "different": named, "digest": digest}
+        return {"equal": equal, "regions": outcomes, **about}
+
+
+@pytest.mark.parametrize(
+    ("client", "code", "said"),
+    [
+        (Busy(quiet="equal"), 0, " equal: 9 session(s), but for 2 that are written to now\n"),
+        (Busy(quiet="different"), 1, " NOT equal: 9 session(s)\n"),
+        (Busy(quiet="equal", unreachable=True), 3, "but not every region could be asked"),
+    ],
+)
+async def test_verify_while_something_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    client: Busy,
+    code: int,
+    said: str,
+) -> None:
+    """A session that changes while one looks is never the same everywhere, and no reason to wait
+    with the next region of a roll-out; one that is quiet and differs is."""
+    monkeypatch.setattr(commands, "_BUSY_AFTER_S", 0)
+    options = argparse.Namespace(session=None, wait_s=0, json=False)
+    assert await commands._verify(options, client) == code  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert said in out and ("differs: still\n" in out) == (code == 1)
+    assert (
+        "differs: busy" not in out and "written to now, and compared when it is quiet: busy" in out
+    )
 
 
 async def test_verify_says_that_it_still_looks(
