@@ -45,7 +45,11 @@ def add_token(commands: Any) -> None:
         help="producers, members and authors that it may be (the subject, and subject~…)",
     )
     minting.add_argument(
-        "--expires-s", type=int, default=EXPIRES_S, metavar="SECONDS", help=f"({EXPIRES_S})"
+        "--expires-s",
+        type=int,
+        default=EXPIRES_S,
+        metavar="SECONDS",
+        help=f"how long it is good ({EXPIRES_S})",
     )
     minting.add_argument("--id", metavar="NAME", help="its jti, by which it can be revoked")
     minting.add_argument("--audience", metavar="NAME", help="aud, where regions ask for one")

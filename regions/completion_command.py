@@ -46,6 +46,11 @@ def _words(command: Command) -> str:
     return " ".join([*command.children, *placed, *flags])
 
 
+def _takes_file(command: Command) -> bool:
+    """Whether a file is told by its place, without a flag."""
+    return any(not option.flags and option.value == "file" for option in command.options)
+
+
 def _with_values(commands: list[Command]) -> Iterator[tuple[Command, Option, str]]:
     """Every flag that takes a value."""
     for command in commands:
@@ -80,7 +85,10 @@ def _bash(commands: list[Command]) -> Iterator[str]:
     yield "    esac"
     yield '    case "$at" in'
     for command in commands:
-        yield f"        {_quoted(' '.join(command.path))}) {_bash_words(_words(command))} ;;"
+        done = _bash_words(_words(command))
+        if _takes_file(command):
+            done = f"if [[ $cur == -* ]]; then {done}; else {_BASH_VALUES['file']}; fi"
+        yield f"        {_quoted(' '.join(command.path))}) {done} ;;"
     yield "    esac"
     yield "}"
     yield "complete -F _perdure perdure"
@@ -121,6 +129,9 @@ def _zsh(commands: list[Command]) -> Iterator[str]:
             told += [] if option.flags else [f"{word}:{option.help}" for word in option.words]
         yield f"        {_quoted(' '.join(command.path))}) each=({' '.join(map(_quoted, told))}) ;;"
     yield "    esac"
+    files = [command for command in commands if _takes_file(command)]
+    # What is told by its place comes first, as long as no flag is begun.
+    yield f'    case "$at" in {_paths(files)}) [[ $PREFIX == -* ]] || {{ _files; return }} ;; esac'
     yield "    _describe perdure each"
     yield "}"
     # From a directory of $fpath it is the function itself; sourced, it makes itself known.
@@ -167,6 +178,8 @@ def _fish_option(when: str, option: Option) -> Iterator[str]:
     if not option.flags:
         if words:
             yield f"{when} -a {_quoted(words)}{about}"
+        elif option.value == "file":
+            yield f"{when} -F"
         return
     names = "".join(
         f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in option.flags

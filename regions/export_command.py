@@ -42,7 +42,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def add_import_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``import``."""
-    parser.add_argument("file", help="a file that export wrote; - is standard input")
+    parser.add_argument(
+        "file", metavar="FILE", help="a file that export wrote; - is standard input"
+    )
     text = "bring the one session of the file in under this name"
     parser.add_argument("--as", dest="name", metavar="SESSION", help=text)
     text = "only the sessions of this tenant (-: of none)"

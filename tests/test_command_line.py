@@ -81,6 +81,9 @@ def test_completion_in_bash(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert offered("serve", "--data", "a") == {"a folder"}
     assert offered("serve", "--region", "") == set()
     assert offered("completion", "") >= {"bash", "zsh", "fish"}
+    for command in ("restore", "import"):
+        assert offered(command, "a") == offered(command, "--json", "a") == {"a folder", "a file"}
+        assert offered(command, "--js") == {"--json"}
     assert offered("tail", "serve", "--unt") == {"--until-end"}
 
 
