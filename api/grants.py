@@ -129,6 +129,10 @@ class Grants:
             claims, signer = self._verified(token)
         except jwt.ExpiredSignatureError as error:
             raise Refusal("unauthorized", "the grant has expired") from error
+        except jwt.ImmatureSignatureError as error:
+            # Told apart: it is the clock of a machine that is to be mended, and no secret.
+            text = "the grant is not good yet: the clock of this region, or of its issuer, is wrong"
+            raise Refusal("unauthorized", text) from error
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise Refusal("unauthorized", "the grant is not valid") from error
         return read_claims(claims, token, signer)

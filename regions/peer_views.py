@@ -25,6 +25,8 @@ CLOCK_EVERY_MS = 10_000
 DIGEST_EVERY_MS = 5_000
 COMPARE_EVERY_MS = 60_000
 DIGEST_MS_MAX = 300_000
+# Two answers within milliseconds are no sign that a clock was set.
+CLOCKS_READ_TO_MS = 5
 # Round trips that are kept of each peer: the shortest tells the time best.
 _TRIPS = 8
 _SMOOTH = 0.3
@@ -61,7 +63,15 @@ class PeerView:
         before = self.rtt_ms
         smooth = rtt_ms if before is None else before + _SMOOTH * (rtt_ms - before)
         self.rtt_ms = round(smooth, 2)
-        self._trips.append((rtt_ms, theirs_ms + rtt_ms / 2 - received_ms))
+        offset_ms = theirs_ms + rtt_ms / 2 - received_ms
+        # What two answers say may be apart by half of both trips, and by what clocks are read to.
+        # More than that, and a clock was set meanwhile: what was found before is over.
+        if self._trips:
+            best_rtt_ms, best_offset_ms = min(self._trips)
+            apart_ms = abs(offset_ms - best_offset_ms)
+            if apart_ms > (rtt_ms + best_rtt_ms) / 2 + CLOCKS_READ_TO_MS:
+                self._trips.clear()
+        self._trips.append((rtt_ms, offset_ms))
 
     @property
     def clock_offset_ms(self) -> float | None:

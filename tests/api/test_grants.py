@@ -85,6 +85,14 @@ def test_refuses(token):
     assert caught.value.code == "unauthorized"
 
 
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_a_clock_that_is_wrong_is_named(claim: str):
+    """Where a region's clock is behind it refuses every new grant: no secret is wrong then."""
+    token = jwt.encode({**GOOD, claim: after(LEEWAY_S + 300)}, SECRET)
+    with pytest.raises(Refusal, match="not good yet: the clock of this region, or of its issuer"):
+        Grants(SECRET).check(f"Bearer {token}")
+
+
 @pytest.mark.failure("S1")
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic YTpi", "Bearerx"])
 def test_refuses_other_schemes(header):

@@ -107,6 +107,19 @@ def test_the_shortest_round_trip_tells_the_time() -> None:
     assert view.clock_offset_ms == 2_000.0
 
 
+def test_a_clock_that_was_set_is_told_at_once() -> None:
+    """Two answers that cannot both be of one clock: what was found before counts no more, however
+    short its trip was. What a slow trip may say is no such sign."""
+    view = PeerView()
+    view.timed(10.0, 5_005, 5_010)
+    view.timed(900.0, 6_005, 6_905)
+    assert view.clock_offset_ms == 0.0
+    view.timed(300.0, 10_800_000 + 7_000, 7_150)
+    assert view.clock_offset_ms == 10_800_000.0
+    view.timed(20.0, 8_000, 8_010)
+    assert view.clock_offset_ms == 0.0
+
+
 def test_what_was_compared_long_ago_is_unknown() -> None:
     """Equal, or different, is said of what was found lately."""
     view = PeerView()
