@@ -40,7 +40,7 @@ def look(config: Config, now_ms: int, *, ports: bool = True) -> Found:
     found.faults += _data_faults(config.data)
     if os.access(config.data, os.R_OK | os.X_OK):
         found.faults += database_checks.faults(config.data, config.storage_keys)
-        found.warnings += database_checks.strangers(config.data, config.region)
+        found.faults += database_checks.strangers(config.data, config.region)
     try:
         config = with_peers(config)
     except ConfigError as error:

@@ -39,7 +39,8 @@ def strangers(data: Path, region: str) -> Iterator[str]:
     if isinstance(last, str) and last != region:
         yield (
             f"--data {data} was region {last}'s last, and this one is --region {region}: each"
-            " region has a directory of its own"
+            f" region has a directory of its own. To begin with what {last} has, back that up and"
+            " restore it"
         )
 
 

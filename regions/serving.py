@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import uvicorn
+from perdure.regions import database_checks
 from perdure.regions.checkpoint import Limits
 from perdure.regions.cipher import Cipher
 from perdure.regions.clock import SystemClock, SystemEntropy
@@ -179,6 +180,8 @@ def build_node(
     Raises ``ConfigError``, ``StorageLocked``, ``StorageKeyWrong`` and ``StorageFailed``.
     """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
+    for fault in database_checks.strangers(config.data, config.region):
+        raise ConfigError(fault)
     tls = None
     if config.peer_files is not None:
         tls = PeerTls(config.peer_files, config.region, clock)

@@ -16,6 +16,7 @@ from perdure.regions.database_checks import DATABASE
 from perdure.regions.identity import note_identity
 from perdure.regions.main import main
 from perdure.regions.peers_file import with_peers
+from perdure.regions.serving import build_node
 from perdure.regions.settings import Settings, flag_of, from_environment, variable_of
 from perdure.regions.settings_reading import Loaded, load
 from perdure.regions.storage_engine import DirectoryLock
@@ -338,8 +339,8 @@ def test_a_region_that_runs_is_checked_before_its_restart(tmp_path: Path) -> Non
 
 
 def test_the_database_that_is_there(tmp_path: Path) -> None:
-    """What a start would refuse is told: another key, a newer schema, no database. That another
-    region had the directory last is worth a word. Looking leaves everything as it was."""
+    """What a start would refuse is told: another key, a newer schema, no database, a
+    directory that another region had last. Looking leaves everything as it was."""
     opened(tmp_path, KEY).close()
     note_identity(tmp_path, "eu", 1, "0")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -352,13 +353,22 @@ def test_the_database_that_is_there(tmp_path: Path) -> None:
     assert found("eu", KEY) == ([], [])
     assert "add the one that is missing" in found("eu", OTHER)[0][0]
     assert "set PERDURE_STORAGE_KEY" in found()[0][0]
-    assert "was region eu's last, and this one is --region us" in found("us", KEY)[1][0]
+    assert "was region eu's last, and this one is --region us" in found("us", KEY)[0][0]
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     database = tmp_path / DATABASE
     database.write_bytes(before[DATABASE][:60] + (2_000).to_bytes(4, "big") + before[DATABASE][64:])
     assert "written by a newer perdure (schema 1000, " in found("eu", KEY)[0][0]
     database.write_bytes(b"no database" * 1_000)
     assert "cannot open" in found("eu", KEY)[0][0]
+
+
+def test_no_region_starts_on_the_directory_of_another(tmp_path: Path) -> None:
+    """For a mistake in one line; and nothing in it is changed."""
+    note_identity(tmp_path, "us", 7, "0.1.0")
+    before = sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="was region us's last, and this one is --region eu"):
+        build_node(Config(region="eu", data=tmp_path, port=1, peer_port=1))
+    assert sorted((path.name, path.read_bytes()) for path in tmp_path.iterdir()) == before
 
 
 async def test_a_region_serves_by_its_file(tmp_path: Path) -> None:
