@@ -1,5 +1,6 @@
 """What the doctor looks at on this machine: the data directory, and what a process may open."""
 
+import errno
 import os
 import resource
 import shutil
@@ -44,7 +45,8 @@ def of_data(data: Path, clock: Callable[[], float] = time.perf_counter) -> Itera
     try:
         seconds = sync_seconds(data, clock)
     except OSError as error:
-        advice = "run it as the user that the region runs as"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "make room" if is_full else "run it as the user that the region runs as"
         yield Finding("fail", "sync", f"cannot write to {data}: {error.strerror}", advice)
         return
     level = "warn" if seconds > SYNC_S_WARN else "ok"

@@ -48,6 +48,7 @@ class Probes:
         self._backups: dict[str, int | None] = {}
         # Where a reader of the probes' session was refused by the region itself.
         self._refused: set[str] = set()
+        self._unready: set[str] = set()
 
     async def findings(self) -> AsyncIterator[Finding]:
         """Everything, one after the other; what cannot be asked is told and stops nothing."""
@@ -66,7 +67,8 @@ class Probes:
                 yield finding
         for finding in doctor.of_backups(self._backups, self._wall_ms()):
             yield finding
-        for url in reached:
+        # A region that is not ready sends readers elsewhere: nothing is learned of the way to it.
+        for url in (each for each in reached if each not in self._unready):
             for transport in _TRANSPORTS:
                 yield await self._passage(url, transport)
 
@@ -96,6 +98,8 @@ class Probes:
         yield Finding(
             "ok", "reach", f"{url} is region {about['region']}, in {took_s * 1000:.0f} ms"
         )
+        if ready.status_code != 200:
+            self._unready.add(url)
         yield doctor.of_readiness(url, ready.status_code, state)
 
     async def _certificate(self, url: str) -> Finding:

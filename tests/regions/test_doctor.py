@@ -156,6 +156,8 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor_machine.os, "fsync", full)
     found = list(of_data(tmp_path))
     assert (found[1].level, "No space left" in found[1].text) == ("fail", True)
+    # Another user would have no more room.
+    assert found[1].advice == "make room"
     assert list(tmp_path.iterdir()) == []
 
 
