@@ -141,7 +141,7 @@ class Storage(Protocol):
         """The stored sessions of which some run is not over."""
 
     def tenants(self) -> dict[str, int]:
-        """How many stored sessions exist, of each tenant ("": of none), without the regions' own."""
+        """How many stored sessions of people exist, of each tenant ("": of none)."""
 
     def bucket_sums(self) -> list[int]:
         """The sum of the stored sessions' terms in each bucket."""

@@ -254,7 +254,7 @@ class SqliteStorage(ErasingStorage):
         return self._look(image_tables.active)
 
     def tenants(self) -> dict[str, int]:
-        """How many stored sessions exist, of each tenant ("": of none), without the regions' own."""
+        """How many stored sessions of people exist, of each tenant ("": of none)."""
         return self._look(image_tables.tenants)
 
     def bucket_sums(self) -> list[int]:
