@@ -40,6 +40,8 @@ PAGES_AT_ONCE = 256
 # What is copied goes to the disk in portions: all at once at the end, commits of the region would
 # wait behind it.
 SYNC_BYTES = 8_388_608
+# What is left to a region on whose own disk the copy is made: it goes on writing meanwhile.
+LEFT_BYTES = 268_435_456
 # What the manifest and the seal take, in room on the disk that is looked for.
 _ROOM_BYTES = 1_048_576
 Rest = Callable[[], object]
@@ -141,9 +143,7 @@ def _copy(path: Path, partial: Path, tell: Tell, rest: Rest) -> int:
         (pages,) = source.execute("PRAGMA page_count").fetchone()
         (page_bytes,) = source.execute("PRAGMA page_size").fetchone()
         total = int(pages * page_bytes)
-        free = shutil.disk_usage(partial.parent).free
-        if free < total + _ROOM_BYTES:
-            raise StorageFull(f"{partial.parent} has {free:,} bytes free, and {total:,} are needed")
+        _check_room(path, partial.parent, total)
         # Nobody needs the half of it: it has no name yet.
         target.execute("PRAGMA journal_mode=OFF")
         target.execute("PRAGMA synchronous=OFF")
@@ -160,6 +160,16 @@ def _copy(path: Path, partial: Path, tell: Tell, rest: Rest) -> int:
 
         source.backup(target, pages=PAGES_AT_ONCE, progress=look, sleep=0)
     return total
+
+
+def _check_room(path: Path, into: Path, total: int) -> None:
+    free, needed = shutil.disk_usage(into).free, total + _ROOM_BYTES
+    why = ""
+    if path.stat().st_dev == into.stat().st_dev:
+        needed += LEFT_BYTES
+        why = f", {LEFT_BYTES:,} of them for the region itself, whose disk it is"
+    if free < needed:
+        raise StorageFull(f"{into} has {free:,} bytes free, and {needed:,} are needed{why}")
 
 
 def _connected(path: Path, how: str) -> sqlite3.Connection:

@@ -302,6 +302,10 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_done(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(StorageFull, match="bytes free"):
         make(tmp_path / "data", tmp_path / "c")
+    # Room for the copy, and then none for the region, which goes on writing on the same disk.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000_000))
+    with pytest.raises(StorageFull, match="268,435,456 of them for the region itself"):
+        make(tmp_path / "data", tmp_path / "c")
     assert not list(tmp_path.glob("c*"))
 
 
