@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,7 @@ def _convert(loaded: Loaded, environment: Mapping[str, str], wrong: set[str]) ->
     texts += faults(config)
     flags = {flag_of(name) for name in wrong}
     told = set()
-    for text in texts:
+    for text in map(partial(_as_setting, loaded.origins), texts):
         named = re.findall(r"--[a-z][a-z-]*", text)
         # What is said of a wrong value's default is not the operator's doing.
         if flags.isdisjoint(named[:1]) and text not in told:
@@ -238,6 +239,16 @@ def _convert(loaded: Loaded, environment: Mapping[str, str], wrong: set[str]) ->
             loaded.faults.append(Fault(text, _origins(loaded.origins, named)))
     if not loaded.faults:
         loaded.config = config
+
+
+def _as_setting(origins: Mapping[str, str], text: str) -> str:
+    """What is said of a secret's file, by the name of the setting where another than the variable
+    has named it: nobody finds a variable that they have not set."""
+    for name, variable in SECRETS.items():
+        setting = f"{name}_file"
+        if origins.get(setting, variable_of(setting)) != variable_of(setting):
+            text = text.replace(f"{variable}_FILE", flag_of(setting))
+    return text
 
 
 def _origins(origins: Mapping[str, str], flags: list[str]) -> str | None:

@@ -262,6 +262,19 @@ def test_config_show_hides_secrets(
     assert settings["data"] == {"value": None, "from": "required"}
 
 
+def test_a_secret_that_cannot_be_read_is_told_by_what_names_it(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the line of the file, and not by a variable that nobody has set; or by the variable."""
+    path = written(tmp_path / "f.toml", "region = 'eu'\ndata = 'd'\njwt_secret_file = '/none/it'\n")
+    environment.setenv("PERDURE_PEER_SECRET_FILE", "/none/peer")
+    told = [str(fault) for fault in load({}, path).faults]
+    why = "cannot read /none/it: No such file or directory"
+    at = f"(--jwt-secret-file is from {path}, line 3)"
+    assert f"--jwt-secret-file: {why} {at}" in told
+    assert any(text.startswith("PERDURE_PEER_SECRET_FILE: cannot read") for text in told)
+
+
 def test_config_show_tells_what_is_wrong(
     environment: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
