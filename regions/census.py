@@ -16,8 +16,8 @@ from perdure.replication.tenants import is_own, tenant_of
 
 
 class Census:
-    """The sessions of people in a region, by tenant; "" are those of none. What the regions keep for
-    themselves (the audit log, revocations) counts nowhere."""
+    """The sessions of people in a region, by tenant; "" are those of none. What the regions keep
+    for themselves (the audit log, revocations) counts nowhere."""
 
     def __init__(self) -> None:
         self._sessions: Counter[str] = Counter()

@@ -88,8 +88,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _effective(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """Each setting, and where it is from, also of a value that cannot be taken; of a secret, whether
-    there is one."""
+    """Each setting, and where it is from, also of a value that cannot be taken; of a secret,
+    whether there is one."""
     found: dict[str, dict[str, Any]] = {}
     for name, setting in Settings.model_fields.items():
         if name not in loaded.origins and setting.is_required():
