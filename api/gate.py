@@ -11,7 +11,7 @@ from perdure.replication.errors import Refusal
 from perdure.replication.limits import REQUESTS_WAITING_MAX
 
 # So many are let in in one turn, each of which takes some hundred microseconds.
-LET_IN_AT_ONCE_MAX = 4
+LET_IN_AT_ONCE_MAX = 8
 
 
 class Gate:
