@@ -78,6 +78,9 @@ def _bash(commands: list[Command]) -> Iterator[str]:
     yield "        esac"
     yield "    done"
     yield "    COMPREPLY=()"
+    # --data=x is three words here.
+    yield "    [[ $prev == = ]] && prev=${COMP_WORDS[COMP_CWORD-2]}"
+    yield "    [[ $cur == = ]] && cur=''"
     yield '    case "$at $prev" in'
     for command, option, flag in _with_values(commands):
         done = _BASH_VALUES.get(option.value) or _bash_words(" ".join(option.words))
@@ -116,7 +119,12 @@ def _zsh(commands: list[Command]) -> Iterator[str]:
     yield f"            {_paths(commands)}) at=$next ;;"
     yield "        esac"
     yield "    done"
-    yield '    case "$at ${words[CURRENT-1]}" in'
+    yield "    local prev=${words[CURRENT-1]}"
+    yield "    if [[ ${words[CURRENT]} == --*=* ]]; then"
+    yield "        prev=${words[CURRENT]%%=*}"
+    yield "        compset -P '*='"
+    yield "    fi"
+    yield '    case "$at $prev" in'
     for command, option, flag in _with_values(commands):
         done = _ZSH_VALUES.get(option.value) or f"compadd {' '.join(map(_quoted, option.words))}"
         yield f"        {_quoted(' '.join([' '.join(command.path), flag]))}) {done}; return ;;"

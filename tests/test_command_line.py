@@ -79,7 +79,10 @@ def test_completion_in_bash(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     assert offered("sessions", "--sort", "") == {"recent", "id", "size", "readers"}
     assert offered("serve", "--config", "a") == {"a folder", "a file"}
     assert offered("serve", "--data", "a") == {"a folder"}
+    assert offered("serve", "--data", "=", "a") == {"a folder"}
+    assert offered("sessions", "--sort", "=") == {"recent", "id", "size", "readers"}
     assert offered("serve", "--region", "") == set()
+    assert offered("restore", "--da") == {"--data"}
     assert offered("completion", "") >= {"bash", "zsh", "fish"}
     for command in ("restore", "import"):
         assert offered(command, "a") == offered(command, "--json", "a") == {"a folder", "a file"}
