@@ -100,9 +100,11 @@ class Bringing:
             try:
                 await self._ask("/messages", {**body, "text": text})
                 self._report.messages += 1
+                return
             except Conflict:
-                await self._compare(number, value)
-            return
+                if not await self._is_begun(value["id"]):
+                    await self._compare(number, value)
+                    return
         claim_id = f"import-{digest(12, self._session.id, value['id']).hex()}"
         opening = {**body, "producer": PRODUCER, "claim_id": claim_id}
         try:
@@ -113,17 +115,27 @@ class Bringing:
         stream = _Stream(self._client, self._path, value, opened)
         if opened["next"]:
             there = await self._session.message(value["id"])
-            if there["status"] == "streaming":
+            if there["status"] == "streaming" or follows:
                 stream.go_on(opened["next"], there["parts"])
-            elif not follows and there["parts"] != parts:
+            elif there["parts"] != parts:
                 text = f"message {value['id']} has ended there with another text or parts"
                 self._report.fault(number, text)
+                return
+            else:
+                # Where its text was split may have been another place then.
+                self._report.known += 1
                 return
         if follows:
             self._stream = stream
             return
         await stream.add(list(items_of(parts)))
         await self._end(stream)
+
+    async def _is_begun(self, id_: str) -> bool:
+        """Whether an import opened it when it was still streaming, and has not ended it."""
+        there = await self._session.message(id_)
+        is_ours = isinstance(there["metadata"].get("imported"), dict)
+        return there["status"] == "streaming" and is_ours
 
     async def _opened(self, opening: dict[str, Any]) -> dict[str, Any]:
         """Open it, or go on with what an import opened when it was still streaming: what is said of

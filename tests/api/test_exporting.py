@@ -168,6 +168,32 @@ async def test_what_streamed_when_it_was_broken_off_is_taken_whole_later(
         assert (report.faults, report.known, other.state()) == ([], 1, before)
 
 
+@pytest.mark.parametrize("end", ["complete", "failed", None])
+@pytest.mark.parametrize("first", ["as it st", LONG])
+async def test_a_plain_text_that_streamed_when_it_was_broken_off_is_taken_whole_later(
+    serve, first: str, end: str | None
+):
+    """Most messages are one text. Once more changes nothing, however it ended and wherever it was
+    split."""
+    async with serve() as one, serve(name="us") as other:
+        await one.node.create("s", {"title": "of one"})
+        opened = await one.node.open(
+            "s", Draft("assistant", id="m", producer="p", claim_id="claim-01")
+        )
+        pieces = [first[at : at + 50_000] for at in range(0, len(first), 50_000)]
+        await one.node.append("s", "m", "p", opened.epoch, 0, pieces, None)
+        await one.node.append_document("s", "notes", "some notes")
+        await imported(other, (await exported(one))[:-2])
+        await one.node.append("s", "m", "p", opened.epoch, len(pieces), ["reams"], end)
+        whole = await exported(one)
+        report = await imported(other, whole)
+        assert (report.faults, report.messages) == ([], 1)
+        assert content(other) == content(one)
+        before = other.state()
+        assert (await imported(other, whole)).faults == []
+        assert other.state() == before
+
+
 async def test_faults_are_told_by_line_and_the_rest_comes_in(serve):
     """No JSON, no message, another body under the same id, a changed line, a deleted message, a
     deleted session."""
