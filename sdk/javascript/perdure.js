@@ -614,6 +614,17 @@ function newProducer(grant) {
 }
 
 /**
+ * A producer that nobody else is: two workers of one name would take runs from each other, for a producer is
+ * not kept from what it holds itself. Throws where the grant allows none.
+ */
+function newWorker(grant) {
+  const name = newProducer(grant);
+  const { as: names } = claimsOf(grant);
+  if (!Array.isArray(names) || !names.includes(name)) return name;
+  throw new TypeError(`this grant has every worker be ${name}, and each needs a name of its own: list ${name}~* in its as, or name the workers`);
+}
+
+/**
  * Which transport reaches which region. All bring the same events with the same cursors; what lies
  * between may forbid one and hold back another. What gets through is remembered for a while.
  */
@@ -2059,7 +2070,7 @@ export class Agent {
   async #claim(run, waiting, signal) {
     const key = keyOf(run);
     const session = this.#session(run.session);
-    const producer = this.worker ?? newProducer(await this.#regions.granted());
+    const producer = this.worker ?? newWorker(await this.#regions.granted());
     const body = { producer, claim_id: newId(), mode: this.#mode, lease_s: this.#leaseS };
     const path = `/v1/sessions/${session.id}/runs/${checkedId(run.id)}/claim`;
     let claimed;

@@ -13,14 +13,14 @@ const claimed = (fields = {}) => {
 const feed = (...events) => stream(sse("runs", "c", { all: [RUN] }), ...events);
 
 /** Answers by path: regions whose requests come in an order that nobody knows. */
-function routed(routes) {
+function routed(routes, options = {}) {
   const steps = Object.entries(routes).map(([path, answers]) => [path, [...answers]]);
   const route = (request, pathname) => {
     const [, answers] = steps.find(([path]) => pathname.endsWith(path)) ?? [];
     assert.ok(answers, `nothing answers ${pathname}`);
     return (answers.length > 1 ? answers.shift() : answers[0])(request);
   };
-  return scripted(Array(100).fill(route), { transport: "sse" });
+  return scripted(Array(100).fill(route), { transport: "sse", ...options });
 }
 
 test("a run that is held by another is asked for again when its lease is over", async () => {
@@ -114,4 +114,18 @@ test("a turn knows the conversation that it answers, and waits for what its regi
   assert.ok(asked.some(({ path }) => path.endsWith("/messages?before=4.r&limit=7")));
   await time.run(turn.close());
   await time.run(turns.return());
+});
+
+test("a worker whose grant has one name for all of them is told to have its own", async () => {
+  const grant = `a.${btoa(JSON.stringify({ sub: "me", as: ["bot"] }))}.c`;
+  const begun = () => routed({ "/agents/bot/runs": [feed()], "/claim": [answer(200, claimed())] }, { grant: async () => grant });
+  const { client, time, asked } = begun();
+  await assert.rejects(time.run(client.agent("bot").turns().next()), /each needs a name of its own/);
+  assert.ok(!asked.some(({ path }) => path.endsWith("/claim")));
+  const named = begun();
+  const turns = named.client.agent("bot", { worker: "bot" }).turns();
+  const { value: turn } = await named.time.run(turns.next());
+  assert.equal(turn.writer.producer, "bot");
+  await named.time.run(turn.close());
+  await named.time.run(turns.return());
 });

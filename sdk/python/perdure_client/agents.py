@@ -19,7 +19,7 @@ from perdure_client.errors import (
 from perdure_client.feeds import FeedConnecting
 from perdure_client.following import followed
 from perdure_client.ids import checked_id, given, new_id
-from perdure_client.own_names import new_producer
+from perdure_client.own_names import new_worker
 from perdure_client.regions import Regions
 from perdure_client.session import Session
 from perdure_client.transports import Event, Transports
@@ -146,7 +146,7 @@ class Agent:
         """The turn, or None where somebody else has it, or nobody needs to."""
         key = key_of(run)
         session = self._session(run["session"])
-        producer = self.worker or new_producer(self._headers().get("authorization"))
+        producer = self.worker or new_worker(self._headers().get("authorization"))
         body = {"producer": producer, "claim_id": new_id(), "mode": self._mode}
         path = f"/v1/sessions/{session.id}/runs/{checked_id(run['id'])}/claim"
         try:

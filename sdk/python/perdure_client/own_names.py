@@ -4,6 +4,7 @@ import base64
 import json
 from typing import Any
 
+from perdure_client.errors import invalid
 from perdure_client.ids import is_id, new_id
 
 SCHEME = "Bearer "
@@ -34,3 +35,17 @@ def new_producer(authorization: str | None) -> str:
         return random
     below = (f"{beginning}{random}" for beginning in beginnings)
     return next((name for name in (*below, *texts) if is_id(name)), random)
+
+
+def new_worker(authorization: str | None) -> str:
+    """A producer that nobody else is: two workers of one name would take runs from each other, for
+    a producer is not kept from what it holds itself. Raises ``Invalid`` where the grant allows
+    none."""
+    name = new_producer(authorization)
+    if name in (claims_of(authorization or "").get("as") or ()):
+        raise invalid(
+            "invalid_producer",
+            f"this grant has every worker be {name}, and each needs a name of its own: list"
+            f" {name}~* in its as, or name the workers (worker=)",
+        )
+    return name

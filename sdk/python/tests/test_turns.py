@@ -9,6 +9,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from sdk.python.tests.conftest import until
 from sdk.python.tests.served import Served, served
@@ -19,6 +20,7 @@ from perdure_client import (
     Client,
     Ended,
     Fenced,
+    Invalid,
     NotFound,
     Session,
     SessionView,
@@ -133,6 +135,18 @@ async def test_a_turn_knows_the_conversation_that_it_answers(client: Client) -> 
         assert (await session.message("r"))["replaces"] == "a2"
         view = await anext(aiter(session.read()))
         assert [message.id for message in standing(view.messages)] == ["u2", "r", "later", "u3"]
+
+
+async def test_workers_that_would_have_one_name_are_told(regions: Regions) -> None:
+    """A producer is not kept from what it holds itself: they would take runs from each other, and
+    each would ask its model."""
+    grant = jwt.encode({"sub": "me", "as": ["bot"], "exp": 4_000_000_000}, "s" * 32)
+    async with Client([regions[0].url], grant=grant) as client:
+        await client.session("s").request_run("bot", id="r")
+        with pytest.raises(Invalid, match=r"list bot~\* in its as, or name the workers"):
+            await first(client.agent("bot"))
+        async with await first(client.agent("bot", worker="bot")) as turn:
+            assert turn.run["producer"] == "bot"
 
 
 async def test_every_run_is_one_workers(client: Client) -> None:
