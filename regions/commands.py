@@ -253,12 +253,20 @@ async def _written_to(answer: Mapping[str, Any], client: Client) -> list[str]:
         id_
         for id_ in ids
         # By the same region: another one may hold something else for ever.
-        if "different" not in after[id_]["regions"].values()
+        if _is_same(answer["regions"], after[id_]["regions"])
         or (
             after[id_]["regions"].keys() == before[id_]["regions"].keys()
             and after[id_].get("digest") != before[id_].get("digest")
         )
     ]
+
+
+def _is_same(before: Mapping[str, str], after: Mapping[str, str]) -> bool:
+    """Whether no region holds anything else, and none has gone away meanwhile."""
+    away = {region for region, outcome in after.items() if outcome == "unreachable"}
+    return "different" not in after.values() and all(
+        before.get(region) == "unreachable" for region in away
+    )
 
 
 async def _is_known(session: str, client: Client) -> bool:

@@ -490,6 +490,18 @@ async def test_verify_while_something_is_written(
     )
 
 
+async def test_verify_takes_no_region_that_went_away_for_equal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It held something else when it was last asked."""
+    monkeypatch.setattr(commands, "_BUSY_AFTER_S", 0)
+    options = argparse.Namespace(session=None, wait_s=0, json=False)
+    client = Answers({"us": "different"}, {"us": "different"}, {"us": "unreachable"})
+    assert await commands._verify(options, client) == 1  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert " NOT equal: 2 session(s)\n" in out and "differs: s\n" in out
+
+
 async def test_verify_says_that_it_still_looks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
