@@ -2227,8 +2227,25 @@ export class Turn {
     const signal = this.signal;
     await this.#asked(signal);
     const own = await this.session.message(this.id, { signal });
-    const { messages } = await this.session.messages({ before: own.serial, limit, signal });
-    return standing([...messages, own]).slice(0, -1);
+    const page = await this.session.messages({ before: own.serial, limit, signal });
+    const messages = [...page.messages, own];
+    const begins = page.more ? await this.#begins(messages, signal) : 0;
+    return standing(messages.slice(begins)).slice(0, -1);
+  }
+
+  /** Where what stands begins: what replaces an older message than these leaves out all that is before it here. */
+  async #begins(messages, signal) {
+    const ids = new Set(messages.map(({ id }) => id));
+    for (const [at, { replaces }] of [...messages.entries()].reverse()) {
+      if (replaces === undefined || ids.has(replaces)) continue;
+      try {
+        const there = await this.session.message(replaces, { signal });
+        if (there.serial < messages[0].serial) return at;
+      } catch (error) {
+        if (error.code !== "not_found" && error.code !== "deleted") throw error;
+      }
+    }
+    return 0;
   }
 
   /** Somebody may have sent it to one region, and asked another one for the run. */

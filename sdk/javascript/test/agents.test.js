@@ -116,6 +116,23 @@ test("a turn knows the conversation that it answers, and waits for what its regi
   await time.run(turns.return());
 });
 
+test("a turn is not told what an edit of something older than it asks for left out", async () => {
+  const page = [{ id: "u1", serial: "2.u1" }, { id: "e", serial: "3.e", replaces: "u0" }, { id: "f", serial: "4.f", replaces: "gone" }];
+  const { client, time } = routed({
+    "/agents/bot/runs": [feed()],
+    "/claim": [answer(200, claimed({ input: null }))],
+    "/messages/u0": [answer(200, { id: "u0", serial: "1.u0" })],
+    "/messages/gone": [answer(410, { code: "deleted" })],
+    "/messages/r": [answer(200, { id: "r", serial: "5.r" })],
+    "/messages": [answer(200, { messages: page, more: true })],
+  });
+  const turns = client.agent("bot").turns();
+  const { value: turn } = await time.run(turns.next());
+  assert.deepEqual((await time.run(turn.history({ limit: 3 }))).map(({ id }) => id), ["e", "f"]);
+  await time.run(turn.close());
+  await time.run(turns.return());
+});
+
 test("a worker whose grant has one name for all of them is told to have its own", async () => {
   const grant = `a.${btoa(JSON.stringify({ sub: "me", as: ["bot"] }))}.c`;
   const begun = () => routed({ "/agents/bot/runs": [feed()], "/claim": [answer(200, claimed())] }, { grant: async () => grant });

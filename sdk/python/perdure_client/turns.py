@@ -95,7 +95,25 @@ class Turn:
         await self._asked()
         own = await self.session.message(self.id)
         page = await self.session.messages(before=own["serial"], limit=limit)
-        return standing([*page["messages"], own])[:-1]
+        messages = [*page["messages"], own]
+        begins = await self._begins(messages) if page["more"] else 0
+        return standing(messages[begins:])[:-1]
+
+    async def _begins(self, messages: list[dict[str, Any]]) -> int:
+        """Where what stands begins: what replaces an older message than these leaves out all that
+        is before it here."""
+        ids = {message["id"] for message in messages}
+        for at in reversed(range(len(messages))):
+            replaced = messages[at].get("replaces")
+            if replaced is None or replaced in ids:
+                continue
+            try:
+                there = await self.session.message(replaced)
+            except (NotFound, Deleted):
+                continue
+            if there["serial"] < messages[0]["serial"]:
+                return at
+        return 0
 
     async def _asked(self) -> None:
         """Somebody may have sent it to one region, and asked another one for the run."""

@@ -137,6 +137,21 @@ async def test_a_turn_knows_the_conversation_that_it_answers(client: Client) -> 
         assert [message.id for message in standing(view.messages)] == ["u2", "r", "later", "u3"]
 
 
+async def test_a_turn_is_not_told_what_an_edit_of_something_older_left_out(client: Client) -> None:
+    """Also where the message that was edited is older than what is asked for; one that was deleted
+    leaves nothing out."""
+    session = client.session("s")
+    for number in range(4):
+        await session.send("user", str(number), id=f"u{number}")
+    await session.send("user", "gone", id="u4", replaces="none")
+    await session.send("user", "Zero", id="edited", replaces="u0")
+    await session.send("user", "more", id="u5", replaces="none")
+    await session.request_run("bot", id="r")
+    async with await first(client.agent("bot")) as turn:
+        for limit, ids in ((4, ["edited", "u5"]), (1, ["u5"]), (100, ["edited", "u5"])):
+            assert [message["id"] for message in await turn.history(limit)] == ids
+
+
 async def test_workers_that_would_have_one_name_are_told(regions: Regions) -> None:
     """A producer is not kept from what it holds itself: they would take runs from each other, and
     each would ask its model."""
