@@ -2220,17 +2220,19 @@ export class Turn {
 
   /**
    * The conversation that is to be answered, the oldest first, as a model is told it: of the `limit` (100)
-   * messages before this one those that still stand (`standing`). Waits for the message that the run
-   * answers, where the region has not heard of it yet; throws `not_found` when it does not come.
+   * messages before this one those that still stand (`standing`), and what the run answers. Waits for that
+   * where the region has not heard of it yet; throws `not_found` when it does not come.
    */
   async history({ limit = 100 } = {}) {
     const signal = this.signal;
-    await this.#asked(signal);
+    const asked = await this.#asked(signal);
     const own = await this.session.message(this.id, { signal });
     const page = await this.session.messages({ before: own.serial, limit, signal });
     const messages = [...page.messages, own];
     const begins = page.more ? await this.#begins(messages, signal) : 0;
-    return standing(messages.slice(begins)).slice(0, -1);
+    const stand = standing(messages.slice(begins)).slice(0, -1);
+    // Of a region whose clock is ahead of that of the one that was asked for the run.
+    return asked !== null && asked.serial > own.serial ? standing([...stand, asked]) : stand;
   }
 
   /** Where what stands begins: what replaces an older message than these leaves out all that is before it here. */
@@ -2248,18 +2250,18 @@ export class Turn {
     return 0;
   }
 
-  /** Somebody may have sent it to one region, and asked another one for the run. */
+  /** What the run answers. Somebody may have sent it to one region, and asked another one for the run. */
   async #asked(signal) {
     const { input } = this.run;
     for (let waited = 0; input !== null; waited += INPUT_AGAIN_MS) {
       try {
-        await this.session.message(input, { signal });
-        return;
+        return await this.session.message(input, { signal });
       } catch (error) {
         if (error.code !== "not_found" || waited >= INPUT_WAIT_MS) throw error;
       }
       await this.#regions.sleep(INPUT_AGAIN_MS, signal);
     }
+    return null;
   }
 
   /**

@@ -87,17 +87,22 @@ class Turn:
 
     async def history(self, limit: int = 100) -> list[dict[str, Any]]:
         """The conversation that is to be answered, oldest first, as a model is told it: of the
-        ``limit`` messages before this one those that still stand (:func:`standing`).
+        ``limit`` messages before this one those that still stand (:func:`standing`), and what the
+        run answers.
 
         Waits for the message that the run answers, where the region has not heard of it yet;
         raises ``NotFound`` when it does not come.
         """
-        await self._asked()
+        asked = await self._asked()
         own = await self.session.message(self.id)
         page = await self.session.messages(before=own["serial"], limit=limit)
         messages = [*page["messages"], own]
         begins = await self._begins(messages) if page["more"] else 0
-        return standing(messages[begins:])[:-1]
+        stand = standing(messages[begins:])[:-1]
+        if asked is not None and asked["serial"] > own["serial"]:
+            # Of a region whose clock is ahead of that of the one that was asked for the run.
+            stand = standing([*stand, asked])
+        return stand
 
     async def _begins(self, messages: list[dict[str, Any]]) -> int:
         """Where what stands begins: what replaces an older message than these leaves out all that
@@ -115,18 +120,19 @@ class Turn:
                 return at
         return 0
 
-    async def _asked(self) -> None:
-        """Somebody may have sent it to one region, and asked another one for the run."""
+    async def _asked(self) -> dict[str, Any] | None:
+        """What the run answers. Somebody may have sent it to one region, and asked another one for
+        the run."""
         waited_s = 0.0
         while self.run["input"] is not None:
             try:
-                await self.session.message(self.run["input"])
-                return
+                return await self.session.message(self.run["input"])
             except NotFound:
                 if waited_s >= INPUT_WAIT_S:
                     raise
             await self._regions.sleep(INPUT_AGAIN_S)
             waited_s += INPUT_AGAIN_S
+        return None
 
     async def pipe(self, stream: Any, format: Format | None = None) -> End:
         """Write a model's whole answer, end the run, and wait until all of it is in two regions;

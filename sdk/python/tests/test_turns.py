@@ -119,7 +119,7 @@ async def test_a_turn_from_request_to_end(regions: Regions, transport: Any) -> N
 
 async def test_a_turn_knows_the_conversation_that_it_answers(client: Client) -> None:
     """Oldest first, up to its own place, without what was edited or answered anew; and it waits for
-    a message that has not come to its region."""
+    a message that has not come to its region, which it is told wherever that stands."""
     session = client.session("s")
     await session.send("user", "One", id="u1")
     await session.send("assistant", "1", id="a1")
@@ -131,7 +131,7 @@ async def test_a_turn_knows_the_conversation_that_it_answers(client: Client) -> 
         telling = asyncio.create_task(turn.history())
         await asyncio.sleep(0)
         await session.send("user", "Three", id="u3")
-        assert [message["id"] for message in await telling] == ["u2"]
+        assert [message["id"] for message in await telling] == ["u2", "u3"]
         assert (await session.message("r"))["replaces"] == "a2"
         view = await anext(aiter(session.read()))
         assert [message.id for message in standing(view.messages)] == ["u2", "r", "later", "u3"]

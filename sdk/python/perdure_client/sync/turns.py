@@ -82,7 +82,8 @@ class Turn:
 
     def history(self, limit: int = 100) -> list[dict[str, Any]]:
         """The conversation that is to be answered, oldest first, as a model is told it: of the
-        ``limit`` messages before this one those that still stand (:func:`standing`).
+        ``limit`` messages before this one those that still stand (:func:`standing`), and what the
+        run answers.
 
         Waits for the message that the run answers, where the region has not heard of it yet;
         raises ``NotFound`` when it does not come.
