@@ -2257,6 +2257,8 @@ export class Turn {
       try {
         return await this.session.message(input, { signal });
       } catch (error) {
+        // Nothing is answered then; where it is the session, who asks on is told.
+        if (error.code === "deleted") return null;
         if (error.code !== "not_found" || waited >= INPUT_WAIT_MS) throw error;
       }
       await this.#regions.sleep(INPUT_AGAIN_MS, signal);

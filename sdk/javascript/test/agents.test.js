@@ -131,6 +131,21 @@ test("a turn is told what it answers also where that sorts behind it", async () 
   await time.run(turns.return());
 });
 
+test("a turn whose prompt was deleted is told the rest", async () => {
+  const { client, time } = routed({
+    "/agents/bot/runs": [feed()],
+    "/claim": [answer(200, claimed({ input: "u" }))],
+    "/messages/u": [answer(410, { code: "deleted" })],
+    "/messages/r": [answer(200, { id: "r", serial: "4.r" })],
+    "/messages": [answer(200, { messages: [{ id: "t", serial: "1.t" }], more: false })],
+  });
+  const turns = client.agent("bot").turns();
+  const { value: turn } = await time.run(turns.next());
+  assert.deepEqual((await time.run(turn.history())).map(({ id }) => id), ["t"]);
+  await time.run(turn.close());
+  await time.run(turns.return());
+});
+
 test("a turn is not told what an edit of something older than it asks for left out", async () => {
   const page = [{ id: "u1", serial: "2.u1" }, { id: "e", serial: "3.e", replaces: "u0" }, { id: "f", serial: "4.f", replaces: "gone" }];
   const { client, time } = routed({

@@ -127,6 +127,9 @@ class Turn:
         while self.run["input"] is not None:
             try:
                 return await self.session.message(self.run["input"])
+            except Deleted:
+                # Nothing is answered then; where it is the session, who asks on is told.
+                return None
             except NotFound:
                 if waited_s >= INPUT_WAIT_S:
                     raise

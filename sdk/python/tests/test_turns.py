@@ -152,6 +152,30 @@ async def test_a_turn_is_not_told_what_an_edit_of_something_older_left_out(clien
             assert [message["id"] for message in await turn.history(limit)] == ids
 
 
+async def test_a_turn_whose_prompt_was_deleted_comes_to_its_end(client: Client) -> None:
+    """The conversation is told without it: else its worker would let go of the run, and claim it
+    again, for ever."""
+    session = client.session("s")
+    await session.send("user", "One", id="u1")
+    await session.send("user", "Two", id="u2")
+    await session.request_run("bot", id="r", input="u2")
+    await session.delete("u2")
+    told: list[list[str]] = []
+
+    async def handler(turn: Turn) -> None:
+        told.append([message["id"] for message in await turn.history()])
+
+    working = asyncio.create_task(client.agent("bot").work(handler))
+    try:
+        async with asyncio.timeout(10):
+            async for view in session.read():
+                if (shown := view.message("r")) is not None and shown.status == "complete":
+                    break
+    finally:
+        working.cancel()
+    assert told == [["u1"]]
+
+
 async def test_workers_that_would_have_one_name_are_told(regions: Regions) -> None:
     """A producer is not kept from what it holds itself: they would take runs from each other, and
     each would ask its model."""
