@@ -93,22 +93,34 @@ export class PerdureChatTransport {
   async #sent(session, message, isAgain, signal) {
     const fields = { id: message.id, author: this.#author, metadata: metadataOf(message), signal };
     const text = textOf(message);
-    if (!isAgain) {
+    // The chat goes on to call it by its first id, however often it is edited.
+    const isOfIt = ({ id, replaces }) => id === message.id || replaces === message.id;
+    let messages = isAgain ? await this.#held(session, signal) : [];
+    if (!messages.some(isOfIt)) {
+      // It never came, or not to this region yet: under its own id it is there once.
       try {
         return { input: (await session.send("user", text, fields)).id };
       } catch (error) {
-        if (error.code !== "conflict") throw error;
+        if (error.code !== "conflict" && !(isAgain && error.code === "deleted")) throw error;
       }
+      messages = await this.#held(session, signal);
     }
-    const { messages } = await session.snapshot({ signal });
     const shown = standing(messages);
-    // The chat goes on to call it by its first id, however often it is edited.
-    const isIt = (one) => (one.id === message.id || one.replaces === message.id) && one.text === text;
-    const at = shown.findLastIndex((one) => one.role === "user" && isIt(one));
+    const at = shown.findLastIndex((one) => one.role === "user" && isOfIt(one) && one.text === text);
     if (at >= 0) return { input: shown[at].id, replaces: shown[at + 1]?.id };
     // Another one where the same text has stood before, and something else meanwhile.
     const id = `${message.id.slice(0, ID_CHARS_MAX - 17)}~${hashOf(`${text} ${messages.at(-1)?.id}`)}`;
     return { input: (await session.send("user", text, { ...fields, id, replaces: message.id })).id };
+  }
+
+  /** The newest messages of a session; none where the region knows of no session. */
+  async #held(session, signal) {
+    try {
+      return (await session.snapshot({ signal })).messages;
+    } catch (error) {
+      if (error.code === "not_found") return [];
+      throw error;
+    }
   }
 
   /** An answer, followed from its beginning to its end, as a stream of chunks. */

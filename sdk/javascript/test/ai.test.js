@@ -224,6 +224,17 @@ test("a message that is there already is not sent twice; one that was changed st
   }
 });
 
+test("a message that never came is sent when the chat asks again", async () => {
+  const unknown = answer(404, { code: "not_found", status: 404 });
+  const lacking = answer(200, { messages: [{ id: "u0", role: "user", text: "Hi" }] });
+  for (const held of [unknown, lacking]) {
+    const { client, asked } = scripted([held, answer(201, { id: "u1" }), answer(201, RUN), stream(snapshot())]);
+    await new PerdureChatTransport(client).sendMessages({ ...sent, trigger: "regenerate-message" });
+    const [, message, run] = asked.map(({ body }) => body);
+    assert.deepEqual([message.id, message.replaces, run.input, run.replaces], ["u1", undefined, "u1", undefined]);
+  }
+});
+
 test("what was edited or answered anew is shown once", () => {
   const ids = (...pairs) => toUIMessages({ messages: pairs.map(([id, replaces]) => ({ id, replaces, role: "assistant", parts: [] })) }).map(({ id }) => id);
   assert.deepEqual(ids(["u"], ["a"], ["b", "a"], ["c", "b"]), ["u", "c"]);
