@@ -652,6 +652,19 @@ async def test_operators(guarded):
         assert (await guarded.request("GET", target, None, bearer(grant()))).status == 200
 
 
+async def test_operators_have_one_session_of_a_tenant_compared(guarded):
+    """By the name that the answer about all of them gives it; nobody else asks by such names."""
+    for target in ("/v1/verify?session=acme:s", "/v1/verify?session=:audit"):
+        reply = await guarded.request("GET", target, None, bearer(grant()))
+        assert (reply.status, reply.json["different"], len(reply.json["digest"])) == (200, [], 32)
+        reply = await guarded.request("GET", target, None, bearer(grant(tenant="acme")))
+        reply.assert_problem(400, "invalid_id")
+        reply = await guarded.request("GET", target, None, bearer(grant(can={"s": ["admin"]})))
+        reply.assert_problem(403, "forbidden")
+    reply = await guarded.request("GET", "/v1/verify?session=A:b", None, bearer(grant()))
+    reply.assert_problem(400, "invalid_id")
+
+
 # API keys
 
 

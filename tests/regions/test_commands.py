@@ -21,6 +21,7 @@ from perdure.regions.cluster import Cluster, free_ports
 from perdure.regions.main import main
 
 from perdure_client import Client, Event
+from perdure_client.errors import invalid
 from tests.regions.processes import COMMAND, SECRET, Served, started
 
 COMMAND_S_MAX = 40
@@ -500,6 +501,22 @@ async def test_verify_takes_no_region_that_went_away_for_equal(
     assert await commands._verify(options, client) == 1  # type: ignore[arg-type]
     out = capsys.readouterr().out
     assert " NOT equal: 2 session(s)\n" in out and "differs: s\n" in out
+
+
+async def test_verify_where_a_region_compares_no_session_of_a_tenant(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of an older version, which refuses such a name: what differs is told as that."""
+
+    class Older(Answers):
+        async def verify(self, session: str | None) -> dict[str, Any]:
+            if session is not None:
+                raise invalid("invalid_id", "session must be an id")
+            return await super().verify(session)
+
+    options = argparse.Namespace(session=None, wait_s=0, json=False)
+    assert await commands._verify(options, Older({"us": "different"})) == 1  # type: ignore[arg-type]
+    assert " NOT equal: 2 session(s)\n" in capsys.readouterr().out
 
 
 async def test_verify_says_that_it_still_looks(
