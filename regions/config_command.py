@@ -12,7 +12,7 @@ from perdure.regions.config_checks import look
 from perdure.regions.settings import Settings
 from perdure.regions.settings_config import SECRETS
 from perdure.regions.settings_flags import add_flags, given
-from perdure.regions.settings_reading import Fault, Loaded, load
+from perdure.regions.settings_reading import Fault, Loaded, load, without_password
 
 EXIT_WRONG = 2
 _CODES_CHECK = (
@@ -123,13 +123,11 @@ def _told(loaded: Loaded, name: str) -> str:
 
 
 def _without_password(value: Any) -> Any:
-    """URLs may hold what is nobody's business."""
     if isinstance(value, list):
         return [_without_password(one) for one in value]
-    if isinstance(value, str) and "://" in value and "@" in value:
-        head, _, rest = value.partition("://")
-        return f"{head}://…@{rest.rpartition('@')[2]}"
-    return value
+    if isinstance(value, dict):
+        return {name: _without_password(one) for name, one in value.items()}
+    return without_password(value) if isinstance(value, str) else value
 
 
 def _toml(value: Any) -> str:

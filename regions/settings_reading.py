@@ -28,6 +28,8 @@ from pydantic import ValidationError
 CONFIG_FILE = "PERDURE_CONFIG"
 _OTHER_VARIABLES = {CONFIG_FILE, "PERDURE_GRANT", "PERDURE_URL", "PERDURE_ARGS"}
 _QUOTED_CHARS_MAX = 80
+# Who somebody is, and their password, in a URL.
+_USER = re.compile(r"://[^\s'\"]*@")
 # What stands for a setting that is missing, while the others are looked at.
 _STAND_INS: dict[str, Any] = {"region": "region", "data": Path()}
 
@@ -211,8 +213,14 @@ def _bounds(name: str) -> tuple[int | None, int | None]:
     return least, None if most == 2**53 - 1 else most
 
 
+def without_password(text: str) -> str:
+    """URLs may hold what is nobody's business."""
+    return _USER.sub("://…@", text)
+
+
 def _quoted(value: Any) -> str:
     text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    text = without_password(text)
     return text if len(text) <= _QUOTED_CHARS_MAX else f"{text[:_QUOTED_CHARS_MAX]}…"
 
 

@@ -294,6 +294,10 @@ def test_config_show_tells_what_is_wrong(
     settings = json.loads(capsys.readouterr().out)["settings"]
     told = {"value": "4 GiB", "from": "PERDURE_LOG_BYTES_MAX", "wrong": True}
     assert settings["log_bytes_max"] == told and "wrong" not in settings["region"]
+    written(path, "region = 'eu'\ndata = 'd'\nport = {us = 'http://u:hunter2@h'}\n")
+    assert main(["config", "show", "--config", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert "http://…@h" in out and "hunter2" not in out + err
 
 
 def test_certificates_that_end_soon(tmp_path: Path) -> None:
