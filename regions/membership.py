@@ -109,9 +109,8 @@ class Membership:
         peer = node.gossip.peers.get(name)
         if peer is None and all(origin.region != name for origin in node.gossip.vector):
             raise Refusal("not_found", f"this region knows no region {name}")
-        state = "down" if peer is None else peer.state(node.clock.monotonic_ms())
         if not force:
-            await self._check_idle(name, state)
+            await self._check_idle(name)
         if len(self.gone) >= REGIONS_GONE_MAX:
             raise Refusal("too_many", "too many regions were removed", retry_after_s=3_600)
         try:
@@ -123,31 +122,34 @@ class Membership:
         self._changed(name)
         return {"region": name, **self.gone[name]}
 
-    async def _check_idle(self, name: str, state: str) -> None:
+    async def _check_idle(self, name: str) -> None:
         """Whether it may be removed without force. Raises ``Refusal`` ``conflict``."""
-        if state != "down":
-            if await self._is_drained(name):
-                return
-            detail = (
-                f"region {name} is {state}: drain it first, until all that it has accepted is"
-                " here; or force this"
-            )
-        else:
-            others = sorted(self._others(name))
-            told = await asyncio.gather(*(self._hears(other, name) for other in others))
-            heard = [other for other, hears in zip(others, told, strict=True) if hears]
-            if not heard:
-                return
-            detail = (
+        if self._state(name) == "down" and (heard := await self._heard_by(name)):
+            raise Refusal(
+                "conflict",
                 f"region {name} is down for {self._node.region}, and heard by {', '.join(heard)}:"
-                f" ask {heard[0]} to remove it, once it is drained; or force this"
+                f" ask {heard[0]} to remove it, once it is drained; or force this",
             )
-        raise Refusal("conflict", detail)
+        # It may have come up while the others were asked.
+        if (state := self._state(name)) != "down" and not await self._is_drained(name):
+            raise Refusal(
+                "conflict",
+                f"region {name} is {state}: drain it first, until all that it has accepted is"
+                " here; or force this",
+            )
+
+    def _state(self, name: str) -> str:
+        peer = self._node.gossip.peers.get(name)
+        return "down" if peer is None else peer.state(self._node.clock.monotonic_ms())
+
+    async def _heard_by(self, name: str) -> list[str]:
+        """The other regions that can be asked, and say that they hear it."""
+        others = sorted(self._others(name))
+        told = await asyncio.gather(*(self._hears(other, name) for other in others))
+        return [other for other, hears in zip(others, told, strict=True) if hears]
 
     def _others(self, name: str) -> set[str]:
-        now_ms = self._node.clock.monotonic_ms()
-        peers = self._node.gossip.peers.items()
-        return {other for other, peer in peers if other != name and peer.state(now_ms) != "down"}
+        return {o for o in self._node.gossip.peers if o != name and self._state(o) != "down"}
 
     async def _hears(self, other: str, name: str) -> bool:
         """Whether another region says that it hears this one; who does not answer says nothing."""

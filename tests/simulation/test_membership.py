@@ -208,6 +208,32 @@ def test_a_region_that_another_one_hears_is_not_removed_as_down() -> None:
 
 
 @pytest.mark.failure("C4")
+def test_a_region_that_comes_up_while_others_are_asked_is_not_removed() -> None:
+    """Asking takes time: what counts is what is so after it."""
+
+    async def scene(stage: Stage) -> None:
+        await stage.until(stage.equal, EQUAL_S_MAX)
+        await down(stage, "ap")
+        membership = stage.node("eu").membership
+        ask, asked = membership._hears, 0
+
+        async def is_heard(other: str, name: str) -> bool:
+            nonlocal asked
+            asked += 1
+            heard = await ask(other, name)
+            stage.boot("ap")
+            await stage.until(lambda: membership._state("ap") == "up", EQUAL_S_MAX)
+            return heard
+
+        membership._hears = is_heard  # type: ignore[method-assign]
+        with pytest.raises(Refusal, match="region ap is up: drain it first"):
+            await forget(stage, "eu", "ap")
+        assert asked == 1 and stage.node("eu").gossip.gone == {}
+
+    played(scene)
+
+
+@pytest.mark.failure("C4")
 def test_what_a_drained_region_alone_has_of_another_is_waited_for() -> None:
     """It hands on what it took of one that is lost by now: it is not removed before that is done,
     or the acknowledged word of the lost one were gone with it."""
