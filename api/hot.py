@@ -37,9 +37,12 @@ from perdure.replication.limits import APPEND_ITEMS_MAX, CURSOR_CHARS_MAX, SEQ_M
 JSON = "application/json"
 WRITE_S_MAX = 20
 SLICE_BYTES = 65_536
-_PRODUCER_NAMES = ("Producer-Id", "Producer-Epoch", "Producer-Seq")
 _APPEND_FIELDS = frozenset({"tokens", "end"})
-_PRODUCER = {name.lower().encode(): name for name in _PRODUCER_NAMES}
+_PRODUCER = {
+    b"producer-id": "Producer-Id",
+    b"producer-epoch": "Producer-Epoch",
+    b"producer-seq": "Producer-Seq",
+}
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
