@@ -29,13 +29,13 @@ from perdure.regions.identity import note_backup, read_identity
 from perdure.regions.ports import StorageError, StorageFailed, StorageFull
 from perdure.regions.storage_engine import (
     BUSY_TIMEOUT_MS,
+    DATABASE,
     ENCRYPTED,
     SCHEMA_VERSION,
     is_full,
     sync_directory,
 )
 
-DATABASE = "perdure.sqlite"
 PAGES_AT_ONCE = 256
 # What is copied goes to the disk in portions: all at once at the end, commits of the region would
 # wait behind it.

@@ -13,9 +13,7 @@ from perdure.regions.clock import SystemEntropy
 from perdure.regions.identity import read_identity
 from perdure.regions.log_tables import KEY_RECORD
 from perdure.regions.ports import StorageKeyWrong
-from perdure.regions.storage_engine import ENCRYPTED, SCHEMA_VERSION
-
-DATABASE = "perdure.sqlite"
+from perdure.regions.storage_engine import DATABASE, ENCRYPTED, SCHEMA_VERSION
 
 
 def faults(data: Path, keys: Sequence[bytes]) -> Iterator[str]:

@@ -75,8 +75,9 @@ def of_keys(data: Path, keys: Sequence[bytes]) -> Iterator[Finding]:
     """Whether a start would have what it takes to read the data. ``keys``: those that are set."""
     # Here and not above: other commands start sooner without.
     from perdure.regions import database_checks
+    from perdure.regions.storage_engine import DATABASE
 
-    if not (data / database_checks.DATABASE).is_file():
+    if not (data / DATABASE).is_file():
         # Nothing is there yet, or it has been told already that it cannot be read.
         return
     wrong = list(database_checks.faults(data, keys))

@@ -18,6 +18,7 @@ from perdure.regions.log_tables import KEY_RECORD
 from perdure.regions.ports import StorageFailed, StorageFull, StorageKeyWrong
 from perdure.regions.rewriting import TABLES, Rewrite, Rewriting, count
 from perdure.regions.storage_engine import (
+    DATABASE,
     DirectoryLock,
     engine_for,
     is_encrypted,
@@ -51,7 +52,7 @@ class Rekeying:
 
     def __init__(self, directory: Path, cipher: Clear, tell: Tell) -> None:
         self._directory = directory
-        self._path = directory / "perdure.sqlite"
+        self._path = directory / DATABASE
         self._cipher = cipher
         self._tell = tell
         self._report = Report()

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from perdure.regions.backup import DATABASE, NO_ROOM, check_database, restored_note
+from perdure.regions.backup import NO_ROOM, check_database, restored_note
 from perdure.regions.backup_file import Manifest, Tell, read_database, read_manifest
 from perdure.regions.catch_up import CAUGHT_UP
 from perdure.regions.config import ConfigError
 from perdure.regions.log_tables import NOTE
 from perdure.regions.ports import StorageFailed, StorageFull
-from perdure.regions.storage_engine import DirectoryLock, make_directory, sync_directory
+from perdure.regions.storage_engine import DATABASE, DirectoryLock, make_directory, sync_directory
 
 _UNFINISHED = f"{DATABASE}.restoring"
 # What may lie in a directory that counts as empty: what is ours, and what file systems put there.

@@ -20,6 +20,7 @@ from perdure.regions.image_tables import Sums
 from perdure.regions.key_record import admit
 from perdure.regions.ports import Mark, Measures, StorageError, StorageFailed, Stored
 from perdure.regions.storage_engine import (
+    DATABASE,
     DirectoryLock,
     OpenFile,
     engine_for,
@@ -66,7 +67,7 @@ class SqliteStorage(ErasingStorage):
     @property
     def path(self) -> Path:
         """The database file."""
-        return self.directory / "perdure.sqlite"
+        return self.directory / DATABASE
 
     def open(self) -> None:
         """Own the directory and open the database, making both if they are new.

@@ -14,6 +14,8 @@ from perdure.regions.ports import StorageFailed, StorageLocked
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import StaticPool
 
+# The file in a data directory.
+DATABASE = "perdure.sqlite"
 SCHEMA_VERSION = 4
 # Added to the version of a database that is encrypted: older programs take it for a newer one, and
 # keep their hands off what they would find damaged.

@@ -11,12 +11,12 @@ import httpx2
 import pytest
 from perdure.regions import doctor, doctor_machine, doctor_probes
 from perdure.regions.cluster import free_ports
-from perdure.regions.database_checks import DATABASE
 from perdure.regions.doctor import Finding
 from perdure.regions.doctor_command import EXIT_CODES
 from perdure.regions.doctor_machine import of_data, of_keys, of_limits
 from perdure.regions.doctor_probes import Probes, claims_of
 from perdure.regions.main import main
+from perdure.regions.storage_engine import DATABASE
 
 from perdure_client import Client
 from tests.regions.encrypted import KEY, OTHER

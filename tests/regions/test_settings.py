@@ -12,14 +12,13 @@ from perdure.regions.certificates import endings
 from perdure.regions.cluster import free_ports
 from perdure.regions.config import Config, ConfigError
 from perdure.regions.config_checks import look
-from perdure.regions.database_checks import DATABASE
 from perdure.regions.identity import note_identity
 from perdure.regions.main import main
 from perdure.regions.peers_file import with_peers
 from perdure.regions.serving import build_node
 from perdure.regions.settings import Settings, flag_of, from_environment, variable_of
 from perdure.regions.settings_reading import Loaded, load
-from perdure.regions.storage_engine import DirectoryLock
+from perdure.regions.storage_engine import DATABASE, DirectoryLock
 
 from tests.regions.authority import Authority
 from tests.regions.encrypted import KEY, OTHER, opened
