@@ -136,6 +136,19 @@ async def test_what_was_broken_off_is_finished_by_a_second_run(serve):
         assert content(other) == content(one)
 
 
+async def streaming(region, text: str) -> tuple[str, int]:
+    """A session with a message that streams and has this text so far; its epoch, and how many items
+    it has."""
+    await region.node.create("s", {"title": "of one"})
+    opened = await region.node.open(
+        "s", Draft("assistant", id="m", producer="p", claim_id="claim-01")
+    )
+    pieces = [text[at : at + 50_000] for at in range(0, len(text), 50_000)]
+    await region.node.append("s", "m", "p", opened.epoch, 0, pieces, None)
+    await region.node.append_document("s", "notes", "some notes")
+    return opened.epoch, len(pieces)
+
+
 @pytest.mark.parametrize("first", ["as it st", LONG[:200_001], LONG])
 @pytest.mark.parametrize("is_one_file", [True, False])
 async def test_what_streamed_when_it_was_broken_off_is_taken_whole_later(
@@ -144,16 +157,10 @@ async def test_what_streamed_when_it_was_broken_off_is_taken_whole_later(
     """The block had no end: what came of the message since, and how it ended, comes in with the
     block that is repeated, in the same file or later; and once more changes nothing."""
     async with serve() as one, serve(name="us") as other:
-        await one.node.create("s", {"title": "of one"})
-        opened = await one.node.open(
-            "s", Draft("assistant", id="m", producer="p", claim_id="claim-01")
-        )
-        pieces = [first[at : at + 50_000] for at in range(0, len(first), 50_000)]
-        await one.node.append("s", "m", "p", opened.epoch, 0, pieces, None)
-        await one.node.append_document("s", "notes", "some notes")
+        epoch, length = await streaming(one, first)
         broken = (await exported(one))[:-2]
         rest = ["reams", *MARKS, "done"]
-        await one.node.append("s", "m", "p", opened.epoch, len(pieces), rest, "complete")
+        await one.node.append("s", "m", "p", epoch, length, rest, "complete")
         whole = await exported(one)
         if is_one_file:
             report = await imported(other, [*broken, *whole])
@@ -176,15 +183,9 @@ async def test_a_plain_text_that_streamed_when_it_was_broken_off_is_taken_whole_
     """Most messages are one text. Once more changes nothing, however it ended and wherever it was
     split."""
     async with serve() as one, serve(name="us") as other:
-        await one.node.create("s", {"title": "of one"})
-        opened = await one.node.open(
-            "s", Draft("assistant", id="m", producer="p", claim_id="claim-01")
-        )
-        pieces = [first[at : at + 50_000] for at in range(0, len(first), 50_000)]
-        await one.node.append("s", "m", "p", opened.epoch, 0, pieces, None)
-        await one.node.append_document("s", "notes", "some notes")
+        epoch, length = await streaming(one, first)
         await imported(other, (await exported(one))[:-2])
-        await one.node.append("s", "m", "p", opened.epoch, len(pieces), ["reams"], end)
+        await one.node.append("s", "m", "p", epoch, length, ["reams"], end)
         whole = await exported(one)
         report = await imported(other, whole)
         assert (report.faults, report.messages) == ([], 1)

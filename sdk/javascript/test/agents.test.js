@@ -99,68 +99,59 @@ test("a worker that is told to leave lets go of what it holds, without an end", 
   assert.ok(!asked.some(({ path }) => path.endsWith("/tokens")));
 });
 
+/** What a turn knows of the conversation that it answers, at a region that answers so. */
+async function told(routes, options) {
+  const { client, time, asked } = routed({ "/agents/bot/runs": [feed()], ...routes });
+  const turns = client.agent("bot").turns();
+  const { value: turn } = await time.run(turns.next());
+  const ids = (await time.run(turn.history(options))).map(({ id }) => id);
+  await time.run(turn.close());
+  await time.run(turns.return());
+  return { ids, asked };
+}
+
 test("a turn knows the conversation that it answers, and waits for what its region lacks of it", async () => {
   const own = { id: "r", serial: "4.r", replaces: "a" };
-  const { client, time, asked } = routed({
-    "/agents/bot/runs": [feed()],
+  const { ids, asked } = await told({
     "/claim": [answer(200, claimed({ input: "u" }))],
     "/messages/u": [answer(404, { code: "not_found" }), answer(200, { id: "u" })],
     "/messages/r": [answer(200, own)],
     "/messages": [answer(200, { messages: [{ id: "u" }, { id: "a" }], more: false })],
-  });
-  const turns = client.agent("bot").turns();
-  const { value: turn } = await time.run(turns.next());
-  assert.deepEqual((await time.run(turn.history({ limit: 7 }))).map(({ id }) => id), ["u"]);
+  }, { limit: 7 });
+  assert.deepEqual(ids, ["u"]);
   assert.ok(asked.some(({ path }) => path.endsWith("/messages?before=4.r&limit=7")));
-  await time.run(turn.close());
-  await time.run(turns.return());
 });
 
 test("a turn is told what it answers also where that sorts behind it", async () => {
-  const { client, time } = routed({
-    "/agents/bot/runs": [feed()],
+  const { ids } = await told({
     "/claim": [answer(200, claimed({ input: "u" }))],
     "/messages/u": [answer(200, { id: "u", serial: "5.u" })],
     "/messages/r": [answer(200, { id: "r", serial: "4.r" })],
     "/messages": [answer(200, { messages: [{ id: "t", serial: "1.t" }], more: false })],
   });
-  const turns = client.agent("bot").turns();
-  const { value: turn } = await time.run(turns.next());
-  assert.deepEqual((await time.run(turn.history())).map(({ id }) => id), ["t", "u"]);
-  await time.run(turn.close());
-  await time.run(turns.return());
+  assert.deepEqual(ids, ["t", "u"]);
 });
 
 test("a turn whose prompt was deleted is told the rest", async () => {
-  const { client, time } = routed({
-    "/agents/bot/runs": [feed()],
+  const { ids } = await told({
     "/claim": [answer(200, claimed({ input: "u" }))],
     "/messages/u": [answer(410, { code: "deleted" })],
     "/messages/r": [answer(200, { id: "r", serial: "4.r" })],
     "/messages": [answer(200, { messages: [{ id: "t", serial: "1.t" }], more: false })],
   });
-  const turns = client.agent("bot").turns();
-  const { value: turn } = await time.run(turns.next());
-  assert.deepEqual((await time.run(turn.history())).map(({ id }) => id), ["t"]);
-  await time.run(turn.close());
-  await time.run(turns.return());
+  assert.deepEqual(ids, ["t"]);
 });
 
 test("a turn is not told what an edit of something older than it asks for left out", async () => {
   const page = [{ id: "u1", serial: "2.u1" }, { id: "e", serial: "3.e", replaces: "u0" }, { id: "f", serial: "4.f", replaces: "gone" }];
-  const { client, time } = routed({
-    "/agents/bot/runs": [feed()],
+  const { ids } = await told({
     "/claim": [answer(200, claimed({ input: null }))],
     "/messages/u0": [answer(200, { id: "u0", serial: "1.u0" })],
     "/messages/gone": [answer(410, { code: "deleted" })],
     "/messages/r": [answer(200, { id: "r", serial: "5.r" })],
     "/messages": [answer(200, { messages: page, more: true })],
-  });
-  const turns = client.agent("bot").turns();
-  const { value: turn } = await time.run(turns.next());
-  assert.deepEqual((await time.run(turn.history({ limit: 3 }))).map(({ id }) => id), ["e", "f"]);
-  await time.run(turn.close());
-  await time.run(turns.return());
+  }, { limit: 3 });
+  assert.deepEqual(ids, ["e", "f"]);
 });
 
 test("a worker whose grant has one name for all of them is told to have its own", async () => {
